@@ -1,0 +1,51 @@
+"""The errors and the warning that roialign raises; each message starts with its RA code."""
+
+
+class RoIError(ValueError):
+    """A call of an RoI operator that cannot be right: what was wanted, what came, the usual fix.
+
+    `code` is the RA code that `roialign explain` describes.
+    """
+
+    @property
+    def code(self) -> str:
+        return str(self.args[0]).partition(":")[0] if self.args else ""
+
+
+class BoxesShapeError(RoIError, AssertionError):
+    """Boxes that are not rows of coordinates.
+
+    Also an AssertionError, because that is what torchvision raises here.
+    """
+
+
+class BoxesValueError(RoIError):
+    """A coordinate that cannot be sampled: NaN, infinite or astronomically large."""
+
+
+class BatchIndexError(RoIError, IndexError):
+    """A box that names an image that the batch does not have."""
+
+
+class FeatureMapError(RoIError):
+    """A feature map that is not a non-empty [N, C, H, W] tensor."""
+
+
+class ScaleError(RoIError):
+    """A spatial_scale that is zero, negative or not finite."""
+
+
+class OutputSizeError(RoIError):
+    """An output_size or a sampling_ratio that cannot be used."""
+
+
+class DtypeError(RoIError, TypeError):
+    """Boxes and features whose types or devices do not fit together."""
+
+
+class CoverageError(RoIError):
+    """RoIs that lie off the feature map, under `set_policy("raise")`."""
+
+
+class RoIWarning(UserWarning):
+    """RoIs that lie off the feature map: their features are zero, or nearly so."""

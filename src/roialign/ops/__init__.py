@@ -1,0 +1,4 @@
+"""The RoI operators: validate, then the registered operator, then the notice."""
+
+from roialign.ops.roi_align import RoIAlign as RoIAlign
+from roialign.ops.roi_align import roi_align as roi_align

@@ -1,0 +1,49 @@
+"""What one call of an RoI operator was asked, for those who look at calls: the notice and the doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RoICall:
+    """One call of `roi_align`, with its boxes as rois [K, 5]: image index, x1, y1, x2, y2."""
+
+    input: Tensor
+    rois: Tensor
+    output_size_hw: tuple[int, int]
+    spatial_scale: float
+    sampling_ratio: int
+    aligned: bool
+
+    @property
+    def map_size_hw(self) -> tuple[int, int]:
+        return self.input.shape[2], self.input.shape[3]
+
+    @property
+    def options(self) -> tuple[int, int, float, int, bool]:
+        """The arguments after the tensors, in the order of the registered operator."""
+        return (*self.output_size_hw, self.spatial_scale, self.sampling_ratio, self.aligned)
+
+    def run(self) -> tuple[Tensor, Tensor]:
+        """The pooled features [K, C, h, w] and each RoI's coverage [K], without a gradient or a notice."""
+        with torch.no_grad():
+            output, coverage = torch.ops.roialign.roi_align(self.input, self.rois, *self.options)
+        return output, coverage
+
+    def coverage(self) -> Tensor:
+        """Each RoI's coverage [K]: the share of its samples that lie on the map."""
+        return self.with_(input=self.input[:, :0]).run()[1]
+
+    def with_(self, **changes: Any) -> RoICall:
+        """The same call with other arguments."""
+        return replace(self, **changes)
+
+
+observers: list[Callable[[RoICall], None]] = []
+"""Called with each eager `roialign` call, after its arguments were found usable and before it runs."""

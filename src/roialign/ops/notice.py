@@ -1,0 +1,91 @@
+"""The notice that `roi_align` gives when RoIs lie off the feature map, and the policy that governs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from roialign.errors import CoverageError, RoIWarning
+from roialign.ops.calls import RoICall
+
+Policy = Literal["warn", "raise", "ignore"]
+LEAST_COVERAGE = 0.5  # below it most of a RoI's samples are zeros
+_PACKAGES = tuple(os.path.dirname(path) + os.sep for path in (os.path.dirname(__file__), torch.__file__))
+
+_policy: Policy = "warn"
+_noticed: set[tuple[str, int]] = set()
+explain: Callable[[RoICall, Tensor], str] | None = None
+"""Finds the words for a call whose RoIs lie off the map. The doctor puts itself here."""
+
+
+class set_policy:
+    """Choose what `roi_align` does when RoIs lie mostly or wholly off the feature map.
+
+    The policy holds for the whole process, from the call on; as a context manager, until the block ends.
+
+    Args:
+        policy: "warn" (the default) gives one `RoIWarning` for each line of code that makes such a call,
+            "raise" raises `CoverageError`, "ignore" says nothing and does not look.
+
+    Raises:
+        ValueError: if `policy` is none of the three.
+
+    Example:
+        >>> import torch, roialign
+        >>> with roialign.set_policy("raise"):
+        ...     roialign.roi_align(torch.ones(1, 1, 4, 4), [torch.tensor([[90.0, 90, 99, 99]])], 1)
+        Traceback (most recent call last):
+        roialign.errors.CoverageError: RA101: ...
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        global _policy
+        if policy not in get_args(Policy):
+            raise ValueError(f"expected one of {', '.join(map(repr, get_args(Policy)))}; got {policy!r}")
+        self._previous, _policy = _policy, policy
+
+    def __enter__(self) -> set_policy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        global _policy
+        _policy = self._previous
+
+
+def get_policy() -> Policy:
+    """The policy that is in force."""
+    return _policy
+
+
+def look(call: RoICall, coverage: Tensor) -> None:
+    """Warn or raise, as the policy says, if RoIs of `call` lie mostly off the map."""
+    if _policy == "ignore" or coverage.numel() == 0 or float(coverage.min()) >= LEAST_COVERAGE or explain is None:
+        return
+    if _policy == "raise":
+        raise CoverageError(explain(call, coverage))
+    frame = calling_frame()
+    site = (frame.f_code.co_filename, frame.f_lineno)
+    if site in _noticed:
+        return
+    _noticed.add(site)
+    warnings.warn_explicit(explain(call, coverage), RoIWarning, *site)
+
+
+def calling_frame(packages: tuple[str, ...] = _PACKAGES) -> FrameType:
+    """The innermost frame of the program that is not in one of `packages` (folders)."""
+    frame: FrameType | None = sys._getframe(1)
+    outermost = sys._getframe(1)
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith(packages):
+            return frame
+        outermost, frame = frame, frame.f_back
+    return outermost

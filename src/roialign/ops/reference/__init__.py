@@ -1,0 +1,5 @@
+"""Readable pure-PyTorch definitions of the operators: the specification of the kernels."""
+
+from roialign.ops.reference.roi_align import roi_align as roi_align
+from roialign.ops.reference.roi_align import roi_align_backward as roi_align_backward
+from roialign.ops.reference.roi_align import roi_align_backward_boxes as roi_align_backward_boxes

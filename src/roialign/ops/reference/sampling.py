@@ -1,0 +1,115 @@
+"""The sampling rule of every RoI operator, along one axis, in pure PyTorch.
+
+RoIAlign factors per axis: whether a sample is on the map, the clamping at the border and the bilinear
+weight of a row do not depend on the column. This file is the specification of that rule;
+`ops/cpu/sampling.h` states it again for the CPU kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AxisSamples:
+    """Where the samples of K RoIs lie along one axis, in cells of the feature map."""
+
+    start: Tensor  # [K]
+    bin: Tensor  # [K], length of one output bin; negative when the box is inverted
+    grid: Tensor  # [K] int64, samples in each bin
+    pooled: int  # output bins
+    extent: int  # cells of the map
+
+    @classmethod
+    def of_boxes(
+        cls,
+        low: Tensor,
+        high: Tensor,
+        pooled: int,
+        extent: int,
+        spatial_scale: float,
+        sampling_ratio: int,
+        aligned: bool,
+    ) -> AxisSamples:
+        offset = 0.5 if aligned else 0.0
+        start = low * spatial_scale - offset
+        size = (high * spatial_scale - offset) - start
+        if not aligned:
+            size = size.clamp(min=1.0)
+        bin_size = size / pooled
+        grid = bin_size.detach().ceil().long()
+        if sampling_ratio > 0:
+            grid = torch.full_like(grid, sampling_ratio)
+        return cls(start, bin_size, grid, pooled, extent)
+
+    def positions(self, samples: Tensor) -> Tensor:
+        """Positions [K, pooled, G] of the samples with these indices, [K, pooled, G] or [G].
+
+        The order of these operations is torchvision's: whether a sample is on the map is decided on the
+        rounded result, so another order would decide some samples differently.
+        """
+        bins = torch.arange(self.pooled, dtype=self.start.dtype, device=self.start.device)
+        start, size = self.start[:, None, None], self.bin[:, None, None]
+        grid = self.grid.clamp(min=1).to(size.dtype)[:, None, None]
+        return start + bins[:, None] * size + (samples.to(size.dtype) + 0.5) * size / grid
+
+    def run_on_map(self) -> tuple[Tensor, Tensor]:
+        """First and past-the-last index [K, pooled] of the samples of each bin that are on the map.
+
+        Positions are monotone in the sample index, rounding included, so those samples are one run.
+        Bisection finds it: a box of millions of cells costs no more than its samples on the map.
+        """
+        ascending = (self.bin >= 0)[:, None, None]
+        extent = self.extent
+
+        def reached(position: Tensor) -> Tensor:
+            return torch.where(ascending, position >= -1, position <= extent)
+
+        def passed(position: Tensor) -> Tensor:
+            return torch.where(ascending, position > extent, position < -1)
+
+        return self._first_where(reached), self._first_where(passed)
+
+    @torch.no_grad()
+    def _first_where(self, holds: Callable[[Tensor], Tensor]) -> Tensor:
+        low = self.grid.new_zeros(self.grid.shape[0], self.pooled, 1)
+        high = low + self.grid.clamp(min=0)[:, None, None]
+        longest = int(self.grid.max()) if self.grid.numel() else 0
+        for _ in range(max(longest, 1).bit_length()):
+            middle = (low + high) // 2
+            searching, found = low < high, holds(self.positions(middle))
+            high = torch.where(searching & found, middle, high)
+            low = torch.where(searching & ~found, middle + 1, low)
+        return low.squeeze(2)
+
+
+@dataclass(frozen=True)
+class Bilinear:
+    """The cells that the samples of one axis read, all [K, pooled, G]."""
+
+    on_map: Tensor  # bool; elsewhere nothing is read
+    low: Tensor  # int64
+    high: Tensor  # int64
+    fraction: Tensor  # weight of `high`; differentiable to the boxes
+
+    @classmethod
+    def of_samples(cls, samples: AxisSamples) -> Bilinear:
+        """The closed interval [-1, extent] is on the map; outside [0, extent - 1] the border cell is read."""
+        first, last = samples.run_on_map()
+        run = last - first
+        index = torch.arange(int(run.max()) if run.numel() else 0, device=run.device)
+        on_map = index < run[:, :, None]
+        position = samples.positions(first[:, :, None] + index)
+        position = torch.where(on_map, position, 0.0).clamp(min=0.0)
+        low = position.detach().long().clamp(max=samples.extent - 1)
+        fraction = torch.where(low < samples.extent - 1, position - low, 0.0)
+        return cls(on_map, low, (low + 1).clamp(max=samples.extent - 1), fraction)
+
+    def share(self, samples: AxisSamples) -> Tensor:
+        """Share [K] of the axis's samples that are on the map."""
+        total = (samples.grid * samples.pooled).clamp(min=1)
+        return self.on_map.sum((1, 2)).to(samples.start.dtype) / total

@@ -1,0 +1,147 @@
+"""RoIAlign: torchvision's names, arguments and numbers."""
+
+from typing import Any, List, Union  # noqa: UP035  TorchScript knows these names
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.jit.annotations import BroadcastingList2
+
+from roialign.ops import calls, library, notice, validate
+
+
+@torch.fx.wrap
+def roi_align(
+    input: Tensor,
+    boxes: Union[Tensor, List[Tensor]],  # noqa: UP006, UP007
+    output_size: BroadcastingList2[int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+) -> Tensor:
+    """Cut a feature of fixed size out of a feature map for each box, by averaged bilinear samples.
+
+    Convention: boxes are (x1, y1, x2, y2), x first, in the frame of the image that the backbone saw;
+    `spatial_scale` takes them to cells of the map. With `aligned=True` cell (0, 0) is centred at half a
+    stride, with `aligned=False` at 0, and boxes are then at least one cell wide. Samples further than one
+    cell off the map are zero and count in the average.
+
+    Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in
+    the type of the features. Deterministic, forward and backward, for any number of threads. Differentiable
+    to the features and, other than torchvision's, to the boxes.
+
+    Args:
+        input: features [N, C, H, W], floating point, of any strides.
+        boxes: [K, 5] with the image's index in column 0, or a list with one [L, 4] for each image; in the
+            type of the features, or float32 where those are float16 or bfloat16.
+        output_size: bins (height, width), or one number for both.
+        spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
+        sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells).
+        aligned: whether cells are centred at half a stride; see above.
+
+    Returns:
+        [K, C, height, width], in the type of `input`.
+
+    Raises:
+        RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
+        CoverageError: under `set_policy("raise")`, when RoIs lie mostly or wholly off the map.
+
+    Warns:
+        RoIWarning: once for each line of code, when RoIs lie mostly or wholly off the map.
+
+    Compatible with: torchvision.ops.roi_align, whose numbers these are. He et al., "Mask R-CNN", 2017.
+
+    Example:
+        >>> import torch
+        >>> features = torch.arange(16.0).reshape(1, 1, 4, 4)  # of a 64 x 64 image: stride 16
+        >>> boxes = [torch.tensor([[0.0, 0.0, 32.0, 32.0]])]
+        >>> roi_align(features, boxes, output_size=2, spatial_scale=1 / 16, aligned=True)
+        tensor([[[[0., 1.],
+                  [4., 5.]]]])
+    """
+    if torch.jit.is_scripting():
+        rois = boxes if isinstance(boxes, Tensor) else _scripted_rois(boxes)
+        rois = rois.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
+        output = torch.ops.roialign.roi_align(
+            input, rois, output_size[0], output_size[1], spatial_scale, sampling_ratio, aligned
+        )[0]
+    else:
+        output = _pool(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
+    return output
+
+
+class RoIAlign(nn.Module):
+    """`roi_align` with its options kept, as a module; torchvision's constructor and attributes.
+
+    Args:
+        output_size: bins (height, width), or one number for both.
+        spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
+        sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells).
+        aligned: True centres cell (0, 0) at half a stride, False at 0.
+
+    Example:
+        >>> import torch
+        >>> pool = RoIAlign(output_size=7, spatial_scale=1 / 16, sampling_ratio=2, aligned=True)
+        >>> pool(torch.rand(1, 8, 40, 40), [torch.tensor([[32.0, 32.0, 320.0, 200.0]])]).shape
+        torch.Size([1, 8, 7, 7])
+    """
+
+    def __init__(
+        self,
+        output_size: BroadcastingList2[int],
+        spatial_scale: float,
+        sampling_ratio: int,
+        aligned: bool = False,
+    ) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+
+    def forward(self, input: Tensor, rois: Union[Tensor, List[Tensor]]) -> Tensor:  # noqa: UP006, UP007
+        """Pool `input` [N, C, H, W] under `rois`, as `roi_align` does."""
+        return roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
+
+    def extra_repr(self) -> str:
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
+            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
+        )
+
+
+def as_call(
+    input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any, aligned: bool
+) -> calls.RoICall:
+    """The call with its boxes as rois, once shapes, types and options are found usable."""
+    validate.check_input(input)
+    size_hw = validate.check_options(output_size, spatial_scale, sampling_ratio)
+    rois = validate.as_rois(boxes, input)
+    return calls.RoICall(input, rois, size_hw, spatial_scale, sampling_ratio, bool(aligned))
+
+
+def _pool(
+    input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any, aligned: bool
+) -> Tensor:
+    call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return torch.ops.roialign.roi_align(call.input, call.rois, *call.options)[0]
+    library.say_once_if_slow(call.input)
+    for observe in calls.observers:
+        observe(call)
+    try:
+        output, coverage = torch.ops.roialign.roi_align(call.input, call.rois, *call.options)
+    except RuntimeError:
+        options = (call.output_size_hw, call.spatial_scale, call.sampling_ratio, call.aligned)
+        validate.check_values(call.input.shape[0], call.rois, *options)
+        raise
+    notice.look(call, coverage)
+    return output
+
+
+def _scripted_rois(boxes: List[Tensor]) -> Tensor:  # noqa: UP006
+    rois: List[Tensor] = []  # noqa: UP006
+    for image, image_boxes in enumerate(boxes):
+        images = torch.full_like(image_boxes[:, :1], float(image), dtype=torch.float32)
+        rois.append(torch.cat([images.to(image_boxes.dtype), image_boxes], dim=1))
+    return torch.cat(rois)

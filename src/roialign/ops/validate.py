@@ -1,0 +1,180 @@
+"""What an RoI operator accepts, and what it says of everything else.
+
+Shapes and types are looked at before every call. Values (finite coordinates, image indices) are looked
+at by the kernels as they read them; `check_values` then finds the words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roialign import errors
+
+MAX_ADAPTIVE_GRID = 1 << 24  # more samples than this cannot be counted in float32
+MAX_SAMPLING_RATIO = 4096
+_WANTED_BOXES = "boxes as a tensor [K, 5] (image index, x1, y1, x2, y2) or a list with one tensor [L, 4] for each image"
+
+
+def compute_dtype(input: Tensor) -> torch.dtype:
+    """The type that an operator computes in: float64 for float64 features, float32 for all others."""
+    return torch.float64 if input.dtype == torch.float64 else torch.float32
+
+
+def describe(value: Any) -> str:
+    """`value` in a message: shape and type of a tensor, type and value of anything else."""
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor {list(value.shape)}"
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"{type(value).__name__} {value!r}" if isinstance(value, (int, float, str)) else f"a {type(value).__name__}"
+
+
+def check_input(input: Any) -> None:
+    """Raise unless `input` is a non-empty floating-point feature map [N, C, H, W]."""
+    wanted = "RA306: expected a feature map [N, C, H, W] with H >= 1 and W >= 1; got"
+    if not isinstance(input, Tensor):
+        raise errors.FeatureMapError(f"{wanted} {describe(input)}. Pass a torch.Tensor.")
+    if input.dim() == 3:
+        raise errors.FeatureMapError(
+            f"{wanted} {describe(input)}. One image without a batch axis: input[None]. Tokens [N, L, C] of a "
+            "transformer: drop the class token, then tokens.transpose(1, 2).unflatten(2, (H, W))."
+        )
+    if input.dim() != 4 or input.shape[2] == 0 or input.shape[3] == 0:
+        raise errors.FeatureMapError(f"{wanted} {describe(input)}. Look at the layer that made it.")
+    if not input.is_floating_point():
+        raise errors.DtypeError(
+            f"RA505: expected floating-point features; got {describe(input)}. Use input.float()."
+        )
+
+
+def check_options(output_size: Any, spatial_scale: Any, sampling_ratio: Any) -> tuple[int, int]:
+    """The output size as (height, width), once all three options are found usable."""
+    if not isinstance(spatial_scale, torch.SymFloat) and not (
+        isinstance(spatial_scale, (int, float)) and math.isfinite(spatial_scale) and spatial_scale > 0
+    ):
+        raise errors.ScaleError(
+            f"RA105: expected spatial_scale, a finite number above zero; got {describe(spatial_scale)}. It is "
+            "1 / stride: cells of the feature map per pixel of the image that the boxes are in, such as 1 / 16."
+        )
+    if isinstance(sampling_ratio, bool) or not isinstance(sampling_ratio, int) or sampling_ratio > MAX_SAMPLING_RATIO:
+        raise errors.OutputSizeError(
+            f"RA506: expected sampling_ratio, an integer of at most {MAX_SAMPLING_RATIO}; got "
+            f"{describe(sampling_ratio)}. Use 2, or -1 to let the box's size decide."
+        )
+    size_hw = (output_size, output_size) if isinstance(output_size, (int, torch.SymInt)) else output_size
+    if (
+        not isinstance(size_hw, Sequence)
+        or len(size_hw) != 2
+        or not all(isinstance(side, (int, torch.SymInt)) and side >= 1 for side in size_hw)
+    ):
+        raise errors.OutputSizeError(
+            "RA506: expected output_size, one integer of at least 1 or a pair (height, width) of them; got "
+            f"{output_size!r}. Use output_size=7 for 7 x 7 bins."
+        )
+    return size_hw[0], size_hw[1]
+
+
+def as_rois(boxes: Any, input: Tensor) -> Tensor:
+    """Boxes in either of torchvision's two forms as rois [K, 5] of the type that is computed in."""
+    if isinstance(boxes, Tensor):
+        _check_tensor(boxes, input)
+        return boxes.to(compute_dtype(input))
+    if not isinstance(boxes, (list, tuple)) or not all(isinstance(image_boxes, Tensor) for image_boxes in boxes):
+        hint = "Use torch.from_numpy(boxes)." if type(boxes).__module__ == "numpy" else "Use torch.tensor(boxes)."
+        raise errors.BoxesShapeError(f"RA210: expected {_WANTED_BOXES}; got {describe(boxes)}. {hint}")
+    _check_list(boxes, input)
+    if not boxes:
+        return input.new_empty(0, 5, dtype=compute_dtype(input))
+    coordinates = torch.cat([image_boxes.to(compute_dtype(input)) for image_boxes in boxes])
+    counts = [image_boxes.shape[0] for image_boxes in boxes]
+    images = torch.cat([coordinates.new_full((count, 1), image) for image, count in enumerate(counts)])
+    return torch.cat([images, coordinates], dim=1)
+
+
+def _check_tensor(boxes: Tensor, input: Tensor) -> None:
+    if boxes.dim() == 2 and boxes.shape[1] == 4:
+        raise errors.BoxesShapeError(
+            f"RA207: expected {_WANTED_BOXES}; got {describe(boxes)}: the column with the image index is missing. "
+            "For boxes of one image pass a list: [boxes]."
+        )
+    if boxes.dim() != 2 or boxes.shape[1] != 5:
+        raise errors.BoxesShapeError(
+            f"RA210: expected {_WANTED_BOXES}; got {describe(boxes)}. "
+            + ("Use boxes[None] for a single row." if boxes.dim() == 1 else "Flatten it to rows: boxes.reshape(-1, 5).")
+        )
+    _check_dtype(boxes, input)
+
+
+def _check_list(boxes: Sequence[Tensor], input: Tensor) -> None:
+    for image, image_boxes in enumerate(boxes):
+        if image_boxes.dim() != 2 or image_boxes.shape[1] != 4:
+            raise errors.BoxesShapeError(
+                f"RA210: expected {_WANTED_BOXES}; got {describe(image_boxes)} for image {image}. In a list the "
+                "position is the image index: leave that column out, and use torch.empty(0, 4) for no boxes."
+            )
+        _check_dtype(image_boxes, input)
+    if len(boxes) > input.shape[0]:
+        raise errors.BatchIndexError(
+            f"RA208: expected at most one list of boxes for each of the {input.shape[0]} images in the batch; got "
+            f"{len(boxes)} lists. If all boxes are of one image, pass [torch.cat(boxes)]."
+        )
+
+
+def _check_dtype(boxes: Tensor, input: Tensor) -> None:
+    if boxes.device != input.device:
+        raise errors.DtypeError(
+            f"RA505: expected boxes on the device of the features, {input.device}; got them on {boxes.device}. "
+            f'Use boxes.to("{input.device}").'
+        )
+    if not boxes.is_floating_point():
+        raise errors.DtypeError(
+            f"RA505: expected floating-point boxes; got {describe(boxes)}. Use boxes.float()."
+        )
+    half_features = input.dtype in (torch.float16, torch.bfloat16)
+    fits = boxes.dtype == input.dtype or (half_features and boxes.dtype == torch.float32)
+    if not fits and not torch.is_autocast_enabled(input.device.type):
+        wanted = str(compute_dtype(input)).removeprefix("torch.")
+        raise errors.DtypeError(
+            f"RA505: expected {wanted} boxes for {str(input.dtype).removeprefix('torch.')} features; got "
+            f"{describe(boxes)}. Use boxes.to(torch.{wanted})."
+        )
+
+
+def check_values(
+    images: int,
+    rois: Tensor,
+    output_size_hw: Sequence[int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> None:
+    """Raise for the first row of `rois` [K, 5] that cannot be sampled; reads the values, so it waits for them."""
+    index, boxes = rois[:, 0].detach(), rois[:, 1:].detach()
+    sizes = ((boxes[:, 2:] - boxes[:, :2]) * spatial_scale).clamp(min=-math.inf if aligned else 1.0)
+    grids = (sizes / sizes.new_tensor([output_size_hw[1], output_size_hw[0]])).ceil().abs()
+    too_large = (grids > MAX_ADAPTIVE_GRID) if sampling_ratio <= 0 else ~grids.isfinite()
+    unusable = ~(boxes * spatial_scale).isfinite().all(1) | too_large.any(1)
+    if bool(unusable.any()):
+        row = int(unusable.nonzero()[0])
+        raise errors.BoxesValueError(
+            f"RA205: expected finite coordinates that adaptive sampling can count; got {int(unusable.sum())} "
+            f"unusable rows of {len(rois)}, the first boxes[{row}] = {_row(rois, row)}. Look at what made them (a "
+            "division by zero, an exploding regression), or drop them: boxes[boxes.isfinite().all(dim=1)]."
+        )
+    outside = ~((index >= 0) & (index < images) & (index == index.floor()))
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise errors.BatchIndexError(
+            f"RA206: expected in column 0 the index of an image, a whole number from 0 to {images - 1}; got "
+            f"{int(outside.sum())} rows of {len(rois)} with another, the first boxes[{row}] = {_row(rois, row)}. "
+            "Column 0 is the image, then x1, y1, x2, y2; boxes of one image can be passed as a list: [boxes]."
+        )
+
+
+def _row(rois: Tensor, row: int) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in rois[row].tolist()) + "]"
