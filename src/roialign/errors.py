@@ -39,8 +39,11 @@ class OutputSizeError(RoIError):
     """An output_size or a sampling_ratio that cannot be used."""
 
 
-class DtypeError(RoIError, TypeError):
-    """Boxes and features whose types or devices do not fit together."""
+class DtypeError(RoIError, RuntimeError):
+    """Boxes and features whose types or devices do not fit together.
+
+    Also a RuntimeError, because that is what torchvision raises here.
+    """
 
 
 class CoverageError(RoIError):

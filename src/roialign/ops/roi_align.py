@@ -7,6 +7,7 @@ import torch.fx
 from torch import Tensor, nn
 from torch.jit.annotations import BroadcastingList2
 
+from roialign.errors import DtypeError
 from roialign.ops import calls, library, notice, validate
 
 
@@ -123,6 +124,8 @@ def as_call(
 def _pool(
     input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any, aligned: bool
 ) -> Tensor:
+    if isinstance(input, Tensor) and input.is_quantized:
+        return _pool_quantized(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return torch.ops.roialign.roi_align(call.input, call.rois, *call.options)[0]
@@ -137,6 +140,18 @@ def _pool(
         raise
     notice.look(call, coverage)
     return output
+
+
+def _pool_quantized(input: Tensor, boxes: Any, *options: Any) -> Tensor:
+    """torchvision's rule: one image, boxes quantized too, the result in the features' quantization."""
+    if input.shape[0] != 1 or not isinstance(boxes, Tensor) or not boxes.is_quantized:
+        raise DtypeError(
+            "RA505: expected quantized boxes [K, 5] with quantized features. Only one image per batch is allowed, "
+            f"since quantization rounds its index; got {validate.describe(input)} and {validate.describe(boxes)}. "
+            "Use input.dequantize() and float boxes."
+        )
+    pooled = _pool(input.dequantize(), boxes.dequantize(), *options)
+    return torch.quantize_per_tensor(pooled, input.q_scale(), input.q_zero_point(), input.dtype)
 
 
 def _scripted_rois(boxes: List[Tensor]) -> Tensor:  # noqa: UP006

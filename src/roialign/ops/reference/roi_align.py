@@ -1,10 +1,14 @@
 """RoIAlign in pure PyTorch: the definition that the kernels are held against.
 
-Differentiable to the features and to the boxes, on any device and for any floating type. Its results do
-not depend on how the RoIs are cut into chunks, which only bounds its memory.
+Differentiable to the features and to the boxes, on any device and for any floating type. RoIs are taken in
+chunks, which bounds the memory and changes no result. `rois` [K, 5] holds image index, x1, y1, x2, y2 in
+the type that is computed in: float64 for float64 features, float32 for all others.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +16,40 @@ from torch import Tensor
 from roialign.ops.reference.sampling import AxisSamples, Bilinear
 
 _VALUES_AT_ONCE = 1 << 22
-_ROIS_AT_ONCE = 16  # their graph is kept while their gradient is computed
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some RoIs of one image and the cells that their samples read."""
+
+    image: int
+    members: Tensor  # [k], their rows in `rois`
+    rows: AxisSamples
+    columns: AxisSamples
+    row_taps: Bilinear
+    column_taps: Bilinear
+
+    @property
+    def on_map(self) -> Tensor:
+        """Whether each sample is on the map, [k, ph, pw, gh, gw]."""
+        return self.row_taps.on_map[:, :, None, :, None] & self.column_taps.on_map[:, None, :, None, :]
+
+    @property
+    def divisor(self) -> Tensor:
+        """Samples of a bin, those off the map included, [k, 1, 1, 1]."""
+        return (self.rows.grid * self.columns.grid).clamp(min=1).to(self.rows.start.dtype)[:, None, None, None]
+
+    def corners(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Row, column and weight of the four cells that each sample reads, broadcast to [k, ph, pw, gh, gw]."""
+        rows, columns = self.row_taps, self.column_taps
+        ly, lx = rows.fraction[:, :, None, :, None], columns.fraction[:, None, :, None, :]
+        top, bottom = rows.low[:, :, None, :, None], rows.high[:, :, None, :, None]
+        left, right = columns.low[:, None, :, None, :], columns.high[:, None, :, None, :]
+        hy, hx = 1 - ly, 1 - lx
+        return [(top, left, hy * hx), (top, right, hy * lx), (bottom, left, ly * hx), (bottom, right, ly * lx)]
+
+    def coverage(self) -> Tensor:
+        return self.row_taps.share(self.rows) * self.column_taps.share(self.columns)
 
 
 def roi_align(
@@ -24,98 +61,113 @@ def roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Pool [K, C, pooled_height, pooled_width] features and the coverage [K] of each RoI.
-
-    `rois` [K, 5] holds image index, x1, y1, x2, y2 in the type that is computed in: float64 for float64
-    features, float32 for all others.
-    """
+    """Pool features [K, C, pooled_height, pooled_width], and the coverage [K] of each RoI."""
     features = input.to(rois.dtype)
-    images = rois[:, 0].detach().long()
     pooled_hw, options = (pooled_height, pooled_width), (spatial_scale, sampling_ratio, aligned)
     outputs, coverages, order = [], [], []
-    for image in images.unique().tolist():
-        members = (images == image).nonzero().flatten()
-        samples = axes_of_boxes(rois[members].detach(), input.shape[-2:], pooled_hw, *options)
-        for chunk in _chunks(*samples, input.shape[1]):
-            rows, columns = axes_of_boxes(rois[members[chunk]], input.shape[-2:], pooled_hw, *options)
-            row_taps, column_taps = Bilinear.of_samples(rows), Bilinear.of_samples(columns)
-            outputs.append(_pool(features[image], row_taps, column_taps, rows.grid * columns.grid))
-            coverages.append(row_taps.share(rows) * column_taps.share(columns))
-            order.append(members[chunk])
+    for chunk in _chunks(rois, input.shape, pooled_hw, *options):
+        on_map = chunk.on_map
+        pooled = []
+        for planes in features[chunk.image].split(_channels_at_once(on_map)):
+            total = torch.zeros((), dtype=rois.dtype, device=rois.device)
+            for row, column, weight in chunk.corners():
+                # where, not times: a NaN that no sample reads stays out
+                total = total + weight * torch.where(on_map, planes[:, row, column], 0.0)
+            pooled.append(total.sum((-2, -1)))
+        outputs.append(torch.cat(pooled).transpose(0, 1) / chunk.divisor)
+        coverages.append(chunk.coverage())
+        order.append(chunk.members)
     if not order:
-        return input.new_empty(0, input.shape[1], pooled_height, pooled_width), rois.new_empty(0)
+        return input.new_empty(0, input.shape[1], *pooled_hw), rois.new_empty(0)
     restore = torch.cat(order).argsort()
     return torch.cat(outputs)[restore].to(input.dtype), torch.cat(coverages)[restore].detach()
 
 
-def axes_of_boxes(
+def roi_align_backward(
+    grad: Tensor,
     rois: Tensor,
-    map_size_hw: torch.Size | tuple[int, int],
-    pooled_hw: tuple[int, int],
+    images: int,
+    height: int,
+    width: int,
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
-) -> tuple[AxisSamples, AxisSamples]:
-    """The row and the column samples of `rois` [K, 5] on a map of this size."""
-    options = (spatial_scale, sampling_ratio, aligned)
-    _, x1, y1, x2, y2 = rois.unbind(1)
-    rows = AxisSamples.of_boxes(y1, y2, pooled_hw[0], map_size_hw[0], *options)
-    columns = AxisSamples.of_boxes(x1, x2, pooled_hw[1], map_size_hw[1], *options)
-    return rows, columns
-
-
-def _pool(features: Tensor, rows: Bilinear, columns: Bilinear, samples: Tensor) -> Tensor:
-    """Average the bilinear samples of one image's `features` [C, H, W] in each bin, [K, C, ph, pw]."""
-    on_map = rows.on_map[:, :, None, :, None] & columns.on_map[:, None, :, None, :]  # [K, ph, pw, gh, gw]
-    ly, lx = rows.fraction[:, :, None, :, None], columns.fraction[:, None, :, None, :]
-    hy, hx = 1 - ly, 1 - lx
-
-    def pool(planes: Tensor) -> Tensor:
-        def read(row: Tensor, column: Tensor) -> Tensor:
-            cells = planes[:, row[:, :, None, :, None], column[:, None, :, None, :]]  # [C, K, ph, pw, gh, gw]
-            return torch.where(on_map, cells, 0.0)  # where, not times: a NaN that is not read stays out
-
-        total = hy * hx * read(rows.low, columns.low)
-        total = total + hy * lx * read(rows.low, columns.high)
-        total = total + ly * hx * read(rows.high, columns.low)
-        total = total + ly * lx * read(rows.high, columns.high)
-        return total.sum((-2, -1))
-
-    channels_at_once = max(1, _VALUES_AT_ONCE // max(on_map.numel(), 1))
-    pooled = torch.cat([pool(planes) for planes in features.split(channels_at_once)]).transpose(0, 1)
-    return pooled / samples.clamp(min=1).to(pooled.dtype)[:, None, None, None]
-
-
-def _chunks(rows: AxisSamples, columns: AxisSamples, channels: int) -> list[Tensor]:
-    """Cut the RoIs into chunks of like size, each with a bounded number of samples to read."""
-    bins = rows.pooled * columns.pooled * max(channels, 1)
-    grids = rows.grid.clamp(1, 2 * rows.extent) * columns.grid.clamp(1, 2 * columns.extent)
-    sizes, order = (grids * bins).sort()
-    chunks, begin = [], 0
-    for end, size in enumerate(sizes.tolist()[1:] + [_VALUES_AT_ONCE], start=1):
-        if size * (end + 1 - begin) > _VALUES_AT_ONCE:
-            chunks.append(order[begin:end])
-            begin = end
-    return chunks
-
-
-def roi_align_backward(
-    grad: Tensor, rois: Tensor, images: int, height: int, width: int, *options: float | int | bool
 ) -> Tensor:
     """Gradient [N, C, H, W] with respect to the features, for `grad` [K, C, ph, pw] of the output."""
-    with torch.enable_grad():
-        input = rois.new_zeros(images, grad.shape[1], height, width).requires_grad_()
-        output, _ = roi_align(input, rois.detach(), *grad.shape[2:], *options)
-    (grad_input,) = torch.autograd.grad(output, input, grad.detach().to(rois.dtype))
+    input_shape = torch.Size((images, grad.shape[1], height, width))
+    grad_input = rois.new_zeros(input_shape)
+    for chunk in _chunks(rois, input_shape, grad.shape[2:], spatial_scale, sampling_ratio, aligned):
+        on_map = chunk.on_map
+        upstream = (grad[chunk.members].to(rois.dtype) / chunk.divisor).transpose(0, 1)  # [C, k, ph, pw]
+        planes = grad_input[chunk.image].flatten(1)
+        step = _channels_at_once(on_map)
+        for grad_planes, values in zip(planes.split(step), upstream.split(step), strict=True):
+            for row, column, weight in chunk.corners():
+                cells = (row * width + column).expand_as(on_map)[on_map]
+                shares = (values[..., None, None] * weight)[:, on_map]
+                grad_planes.index_add_(1, cells, shares)
     return grad_input.to(grad.dtype)
 
 
-def roi_align_backward_boxes(grad: Tensor, input: Tensor, rois: Tensor, *options: float | int | bool) -> Tensor:
+def roi_align_backward_boxes(
+    grad: Tensor, input: Tensor, rois: Tensor, spatial_scale: float, sampling_ratio: int, aligned: bool
+) -> Tensor:
     """Gradient [K, 5] with respect to the boxes; the image index gets none."""
-    grad_rois = []
-    for grad_chunk, rois_chunk in zip(grad.detach().split(_ROIS_AT_ONCE), rois.split(_ROIS_AT_ONCE), strict=True):
-        with torch.enable_grad():
-            boxes = rois_chunk.detach().requires_grad_()
-            output, _ = roi_align(input.detach().to(rois.dtype), boxes, *grad.shape[2:], *options)
-        grad_rois += torch.autograd.grad(output, boxes, grad_chunk.to(rois.dtype))
-    return torch.cat(grad_rois) if grad_rois else torch.zeros_like(rois)
+    features = input.to(rois.dtype)
+    grad_rois = torch.zeros_like(rois)
+    for chunk in _chunks(rois, input.shape, grad.shape[2:], spatial_scale, sampling_ratio, aligned):
+        on_map = chunk.on_map
+        upstream = (grad[chunk.members].to(rois.dtype) / chunk.divisor).transpose(0, 1)  # [C, k, ph, pw]
+        ly, lx = (taps.fraction for taps in (chunk.row_taps, chunk.column_taps))
+        grad_ly, grad_lx = torch.zeros_like(ly), torch.zeros_like(lx)
+        step = _channels_at_once(on_map)
+        for planes, values in zip(features[chunk.image].split(step), upstream.split(step), strict=True):
+            cells = [torch.where(on_map, planes[:, row, column], 0.0) for row, column, _ in chunk.corners()]
+            top_left, top_right, bottom_left, bottom_right = (
+                (values[..., None, None] * cell).sum(0) for cell in cells
+            )
+            along_x = lx[:, None, :, None, :]
+            along_y = ly[:, :, None, :, None]
+            top, bottom = top_left.lerp(top_right, along_x), bottom_left.lerp(bottom_right, along_x)
+            left, right = top_left.lerp(bottom_left, along_y), top_right.lerp(bottom_right, along_y)
+            grad_ly += (bottom - top).sum((2, 4))
+            grad_lx += (right - left).sum((1, 3))
+        options = (spatial_scale, aligned)
+        grad_y1, grad_y2 = chunk.row_taps.differentiate(grad_ly, chunk.rows, *options)
+        grad_x1, grad_x2 = chunk.column_taps.differentiate(grad_lx, chunk.columns, *options)
+        grad_rois[chunk.members, 1:] = torch.stack([grad_x1, grad_y1, grad_x2, grad_y2], dim=1)
+    return grad_rois
+
+
+def _channels_at_once(on_map: Tensor) -> int:
+    return max(1, _VALUES_AT_ONCE // max(on_map.numel(), 1))
+
+
+def _chunks(
+    rois: Tensor,
+    input_shape: torch.Size,
+    pooled_hw: tuple[int, int] | torch.Size,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Iterator[_Chunk]:
+    """Cut the RoIs of each image into chunks of like size, each with a bounded number of samples to read."""
+    options = (spatial_scale, sampling_ratio, aligned)
+    _, channels, height, width = input_shape
+    _, x1, y1, x2, y2 = rois.unbind(1)
+    rows = AxisSamples.of_boxes(y1, y2, pooled_hw[0], height, *options)
+    columns = AxisSamples.of_boxes(x1, x2, pooled_hw[1], width, *options)
+    grids = rows.grid.clamp(1, 2 * height) * columns.grid.clamp(1, 2 * width)
+    sizes = grids * (pooled_hw[0] * pooled_hw[1] * max(channels, 1))
+    images = rois[:, 0].detach().long()
+    for image in images.unique().tolist():
+        members = (images == image).nonzero().flatten()
+        ordered, order = sizes[members].sort()
+        begin = 0
+        for end, size in enumerate([*ordered.tolist()[1:], _VALUES_AT_ONCE], start=1):
+            if size * (end + 1 - begin) > _VALUES_AT_ONCE:
+                chunk = members[order[begin:end]]
+                chunk_rows, chunk_columns = rows[chunk], columns[chunk]
+                taps = Bilinear.of_samples(chunk_rows), Bilinear.of_samples(chunk_columns)
+                yield _Chunk(image, chunk, chunk_rows, chunk_columns, *taps)
+                begin = end

@@ -46,6 +46,9 @@ class AxisSamples:
             grid = torch.full_like(grid, sampling_ratio)
         return cls(start, bin_size, grid, pooled, extent)
 
+    def __getitem__(self, members: Tensor) -> AxisSamples:
+        return AxisSamples(self.start[members], self.bin[members], self.grid[members], self.pooled, self.extent)
+
     def positions(self, samples: Tensor) -> Tensor:
         """Positions [K, pooled, G] of the samples with these indices, [K, pooled, G] or [G].
 
@@ -91,6 +94,7 @@ class AxisSamples:
 class Bilinear:
     """The cells that the samples of one axis read, all [K, pooled, G]."""
 
+    index: Tensor  # int64, which samples of the bin these are
     on_map: Tensor  # bool; elsewhere nothing is read
     low: Tensor  # int64
     high: Tensor  # int64
@@ -101,15 +105,34 @@ class Bilinear:
         """The closed interval [-1, extent] is on the map; outside [0, extent - 1] the border cell is read."""
         first, last = samples.run_on_map()
         run = last - first
-        index = torch.arange(int(run.max()) if run.numel() else 0, device=run.device)
-        on_map = index < run[:, :, None]
-        position = samples.positions(first[:, :, None] + index)
+        steps = torch.arange(int(run.max()) if run.numel() else 0, device=run.device)
+        on_map = steps < run[:, :, None]
+        index = first[:, :, None] + steps
+        position = samples.positions(index)
         position = torch.where(on_map, position, 0.0).clamp(min=0.0)
         low = position.detach().long().clamp(max=samples.extent - 1)
         fraction = torch.where(low < samples.extent - 1, position - low, 0.0)
-        return cls(on_map, low, (low + 1).clamp(max=samples.extent - 1), fraction)
+        return cls(index, on_map, low, (low + 1).clamp(max=samples.extent - 1), fraction)
 
     def share(self, samples: AxisSamples) -> Tensor:
         """Share [K] of the axis's samples that are on the map."""
         total = (samples.grid * samples.pooled).clamp(min=1)
         return self.on_map.sum((1, 2)).to(samples.start.dtype) / total
+
+    def differentiate(
+        self, grad_fraction: Tensor, samples: AxisSamples, spatial_scale: float, aligned: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients [K] with respect to the low and the high side of the boxes.
+
+        Zero where a sample is off the map or clamped to its border, and where the size is clamped to a cell.
+        """
+        position = samples.positions(self.index)
+        free = self.on_map & (position > 0) & (self.low < samples.extent - 1)
+        grad_position = torch.where(free, grad_fraction, 0.0)
+        bins = torch.arange(samples.pooled, device=position.device)[:, None]
+        bins_from_start = bins + (self.index.to(position.dtype) + 0.5) / samples.grid.clamp(min=1)[:, None, None]
+        grad_start = grad_position.sum((1, 2))
+        grad_size = (grad_position * bins_from_start).sum((1, 2)) / samples.pooled
+        if not aligned:
+            grad_size = torch.where(samples.bin * samples.pooled > 1, grad_size, 0.0)
+        return (grad_start - grad_size) * spatial_scale, grad_size * spatial_scale
