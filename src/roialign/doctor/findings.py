@@ -1,0 +1,183 @@
+"""What the doctor finds: plain values that the terminal, the page and JSON are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from typing import Any, Literal
+
+from torch import Tensor
+
+from roialign.doctor.catalogue import CATALOGUE
+from roialign.ops.calls import RoICall
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A change of one argument, proven by running the operator again with it."""
+
+    argument: str
+    """The argument to change: "spatial_scale", "boxes", ..."""
+    value: Any
+    """Its right value where that is one number, otherwise None."""
+    code: str
+    """A line to paste."""
+    coverage_before: float
+    """Mean share of the samples that lie on the map, as called."""
+    coverage_after: float
+    """The same with the fix made."""
+    call: RoICall = field(repr=False, compare=False)
+    """The call with the fix made."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "argument": self.argument,
+            "value": self.value,
+            "code": self.code,
+            "coverage_before": self.coverage_before,
+            "coverage_after": self.coverage_after,
+        }
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a call: what, how it is known, which RoIs, what to type."""
+
+    code: str
+    """The RA code, which `roialign explain` describes."""
+    evidence: str
+    """How it is known, in numbers."""
+    rois: tuple[int, ...] = ()
+    """The rows of the RoIs concerned."""
+    fix: Fix | None = None
+    """The change that repairs it, where there is one."""
+    alternatives: tuple[Fix, ...] = ()
+    """Other changes that the evidence does not rule out, the likeliest first."""
+    decide: str | None = None
+    """What to pass or to look at where the evidence does not decide between them."""
+    call_site: str | None = None
+    """Where the call was made, as "file.py:12", where that is known."""
+
+    @property
+    def title(self) -> str:
+        return CATALOGUE[self.code].title
+
+    @property
+    def severity(self) -> Severity:
+        return CATALOGUE[self.code].severity
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "code": self.code,
+            "title": self.title,
+            "severity": self.severity,
+            "evidence": self.evidence,
+            "rois": list(self.rois),
+            "fix": self.fix.to_dict() if self.fix else None,
+            "alternatives": [fix.to_dict() for fix in self.alternatives],
+            "decide": self.decide,
+            "call_site": self.call_site,
+        }
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `roialign.diagnose` says of one call."""
+
+    findings: tuple[Finding, ...]
+    """What is wrong, the likeliest cause first; empty where nothing is."""
+    coverage: Tensor | None
+    """Share [K] of each RoI's samples that lie on the map; None where the call cannot be made at all."""
+    call: RoICall | None = field(default=None, repr=False)
+    """The call that was looked at; None where its arguments do not make one."""
+    image: Tensor | None = field(default=None, repr=False)
+    """The image [3, H, W] that the features were made of, where it was seen; for pictures only."""
+    call_site: str | None = None
+    """Where the call was made, as "file.py:12", where that is known."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def at(self, call_site: str, image: Tensor | None) -> Diagnosis:
+        """The same diagnosis with the place of the call and the image it was about."""
+        findings = tuple(replace(finding, call_site=call_site) for finding in self.findings)
+        return replace(self, findings=findings, call_site=call_site, image=image)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The diagnosis as values that JSON can hold."""
+        return {
+            "ok": self.ok,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "coverage": None if self.coverage is None else self.coverage.tolist(),
+        }
+
+    def __str__(self) -> str:
+        from roialign.doctor.report.terminal import as_text
+
+        return as_text(Report((self,)))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a page with pictures, which needs nothing but itself, to `path`."""
+        Report((self,)).save(path)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the doctor found in the RoI calls of a program."""
+
+    calls: tuple[Diagnosis, ...]
+    """One diagnosis for each call that was examined, in the order of the calls."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found in any call."""
+        return all(diagnosis.ok for diagnosis in self.calls)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All findings of all calls."""
+        return tuple(finding for diagnosis in self.calls for finding in diagnosis.findings)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """The findings, those of one code at one line of code taken together, errors first."""
+        met: dict[tuple[str, str | None], list[tuple[Diagnosis, Finding]]] = {}
+        for diagnosis in self.calls:
+            for finding in diagnosis.findings:
+                met.setdefault((finding.code, finding.call_site), []).append((diagnosis, finding))
+        problems = [Problem(*cases[0], len(cases)) for cases in met.values()]
+        return tuple(sorted(problems, key=lambda problem: problem.finding.severity != "error"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as values that JSON can hold."""
+        return {
+            "ok": self.ok,
+            "calls": len(self.calls),
+            "problems": [problem.finding.to_dict() | {"count": problem.count} for problem in self.problems],
+        }
+
+    def __str__(self) -> str:
+        from roialign.doctor.report.terminal import as_text
+
+        return as_text(self)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a page with pictures, which needs nothing but itself, to `path`."""
+        from roialign.doctor.report.page import save
+
+        save(self, path)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding as often as it was made at one line of code."""
+
+    diagnosis: Diagnosis
+    """The first call that had it."""
+    finding: Finding
+    count: int
+    """How many calls had it."""
