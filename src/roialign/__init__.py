@@ -1,10 +1,16 @@
 """RoIAlign for PyTorch that knows where its boxes live."""
 
 from roialign import errors as errors
+from roialign.doctor import Diagnosis as Diagnosis
+from roialign.doctor import Finding as Finding
+from roialign.doctor import Fix as Fix
+from roialign.doctor import Report as Report
+from roialign.doctor import diagnose as diagnose
+from roialign.doctor import watch as watch
 from roialign.errors import RoIError as RoIError
 from roialign.errors import RoIWarning as RoIWarning
+from roialign.geometry import FeatureGrid as FeatureGrid
 from roialign.ops import RoIAlign as RoIAlign
 from roialign.ops import roi_align as roi_align
 from roialign.ops.notice import set_policy as set_policy
-
 from roialign.version import __version__ as __version__

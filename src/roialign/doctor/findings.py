@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any, Literal
@@ -129,7 +130,7 @@ class Diagnosis:
 class Report:
     """What the doctor found in the RoI calls of a program."""
 
-    calls: tuple[Diagnosis, ...]
+    calls: Sequence[Diagnosis]
     """One diagnosis for each call that was examined, in the order of the calls."""
 
     @property

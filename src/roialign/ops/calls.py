@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LEAST_COVERAGE = 0.5  # below it most of a RoI's samples are zeros
+
 
 @dataclass(frozen=True)
 class RoICall:
@@ -39,6 +41,17 @@ class RoICall:
     def coverage(self) -> Tensor:
         """Each RoI's coverage [K]: the share of its samples that lie on the map."""
         return self.with_(input=self.input[:, :0]).run()[1]
+
+    def off_the_map(self, coverage: Tensor) -> Tensor:
+        """RoIs, bool [K], that lie off the map: centred beyond it, with most of their samples.
+
+        Low coverage alone is no fault: with aligned=False a thin box at the far edge is widened to one cell,
+        most of which is beyond the map.
+        """
+        sizes = self.rois.new_tensor([self.input.shape[3], self.input.shape[2]])
+        centres_xy = (self.rois[:, 1:3] + self.rois[:, 3:5]).detach() / 2 * self.spatial_scale
+        beyond = ((centres_xy < 0) | (centres_xy > sizes)).any(1)
+        return beyond & (coverage < LEAST_COVERAGE)
 
     def with_(self, **changes: Any) -> RoICall:
         """The same call with other arguments."""

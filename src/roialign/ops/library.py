@@ -36,7 +36,7 @@ _op: Any = torch.ops.roialign
 
 @torch.library.impl("roialign::roi_align", "CompositeExplicitAutograd")
 def _roi_align(input: Tensor, rois: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    check_values(input.shape[0], rois, options[:2], *options[2:])
+    check_values(input.shape[0], rois, *options)
     return reference.roi_align(input, rois, *options)
 
 
@@ -44,13 +44,13 @@ def _roi_align(input: Tensor, rois: Tensor, *options: Any) -> tuple[Tensor, Tens
 def _roi_align_backward(
     grad: Tensor, rois: Tensor, images: int, height: int, width: int, *options: Any
 ) -> Tensor:
-    check_values(images, rois, grad.shape[2:], *options)
+    check_values(images, rois, *grad.shape[2:], *options)
     return reference.roi_align_backward(grad, rois, images, height, width, *options)
 
 
 @torch.library.impl("roialign::roi_align_backward_boxes", "CompositeExplicitAutograd")
 def _roi_align_backward_boxes(grad: Tensor, input: Tensor, rois: Tensor, *options: Any) -> Tensor:
-    check_values(input.shape[0], rois, grad.shape[2:], *options)
+    check_values(input.shape[0], rois, *grad.shape[2:], *options)
     return reference.roi_align_backward_boxes(grad, input, rois, *options)
 
 

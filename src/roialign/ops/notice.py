@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from roialign.errors import CoverageError, RoIWarning
-from roialign.ops.calls import RoICall
+from roialign.ops.calls import LEAST_COVERAGE, RoICall
 
 Policy = Literal["warn", "raise", "ignore"]
-LEAST_COVERAGE = 0.5  # below it most of a RoI's samples are zeros
-_PACKAGES = tuple(os.path.dirname(path) + os.sep for path in (os.path.dirname(__file__), torch.__file__))
+_FOLDERS = tuple(os.path.dirname(path) + os.sep for path in (os.path.dirname(__file__), torch.__file__))
 
 _policy: Policy = "warn"
 _noticed: set[tuple[str, int]] = set()
@@ -67,8 +66,10 @@ def get_policy() -> Policy:
 
 
 def look(call: RoICall, coverage: Tensor) -> None:
-    """Warn or raise, as the policy says, if RoIs of `call` lie mostly off the map."""
+    """Warn or raise, as the policy says, if RoIs of `call` lie off the map."""
     if _policy == "ignore" or coverage.numel() == 0 or float(coverage.min()) >= LEAST_COVERAGE or explain is None:
+        return
+    if not bool(call.off_the_map(coverage).any()):
         return
     if _policy == "raise":
         raise CoverageError(explain(call, coverage))
@@ -80,12 +81,12 @@ def look(call: RoICall, coverage: Tensor) -> None:
     warnings.warn_explicit(explain(call, coverage), RoIWarning, *site)
 
 
-def calling_frame(packages: tuple[str, ...] = _PACKAGES) -> FrameType:
-    """The innermost frame of the program that is not in one of `packages` (folders)."""
-    frame: FrameType | None = sys._getframe(1)
+def calling_frame(folders: tuple[str, ...] = _FOLDERS) -> FrameType:
+    """The innermost frame of the program whose file lies in none of `folders`."""
     outermost = sys._getframe(1)
+    frame: FrameType | None = outermost
     while frame is not None:
-        if not frame.f_code.co_filename.startswith(packages):
+        if not any(folder in frame.f_code.co_filename for folder in folders):
             return frame
         outermost, frame = frame, frame.f_back
     return outermost

@@ -135,8 +135,7 @@ def _pool(
     try:
         output, coverage = torch.ops.roialign.roi_align(call.input, call.rois, *call.options)
     except RuntimeError:
-        options = (call.output_size_hw, call.spatial_scale, call.sampling_ratio, call.aligned)
-        validate.check_values(call.input.shape[0], call.rois, *options)
+        validate.check_values(call.input.shape[0], call.rois, *call.options)
         raise
     notice.look(call, coverage)
     return output

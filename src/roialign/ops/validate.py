@@ -145,20 +145,29 @@ def _check_dtype(boxes: Tensor, input: Tensor) -> None:
         )
 
 
-def check_values(
-    images: int,
-    rois: Tensor,
-    output_size_hw: Sequence[int],
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-) -> None:
-    """Raise for the first row of `rois` [K, 5] that cannot be sampled; reads the values, so it waits for them."""
-    index, boxes = rois[:, 0].detach(), rois[:, 1:].detach()
-    sizes = ((boxes[:, 2:] - boxes[:, :2]) * spatial_scale).clamp(min=-math.inf if aligned else 1.0)
-    grids = (sizes / sizes.new_tensor([output_size_hw[1], output_size_hw[0]])).ceil().abs()
-    too_large = (grids > MAX_ADAPTIVE_GRID) if sampling_ratio <= 0 else ~grids.isfinite()
-    unusable = ~(boxes * spatial_scale).isfinite().all(1) | too_large.any(1)
+def usable_boxes(
+    rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float, sampling_ratio: int, aligned: bool
+) -> Tensor:
+    """Rows [K] of `rois` whose coordinates are finite and, under adaptive sampling, can be counted."""
+    boxes = rois[:, 1:].detach() * spatial_scale
+    sizes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=-math.inf if aligned else 1.0)
+    grids = (sizes / sizes.new_tensor([pooled_width, pooled_height])).ceil().abs()
+    countable = grids <= MAX_ADAPTIVE_GRID if sampling_ratio <= 0 else grids.isfinite()
+    return boxes.isfinite().all(1) & countable.all(1)
+
+
+def usable_indices(rois: Tensor, images: int) -> Tensor:
+    """Rows [K] of `rois` whose first column is the index of an image of the batch."""
+    index = rois[:, 0].detach()
+    return (index >= 0) & (index < images) & (index == index.floor())
+
+
+def check_values(images: int, rois: Tensor, *options: Any) -> None:
+    """Raise for the first row of `rois` [K, 5] that cannot be sampled; reads the values, so it waits for them.
+
+    `options` are pooled_height, pooled_width, spatial_scale, sampling_ratio, aligned.
+    """
+    unusable = ~usable_boxes(rois, *options)
     if bool(unusable.any()):
         row = int(unusable.nonzero()[0])
         raise errors.BoxesValueError(
@@ -166,7 +175,7 @@ def check_values(
             f"unusable rows of {len(rois)}, the first boxes[{row}] = {_row(rois, row)}. Look at what made them (a "
             "division by zero, an exploding regression), or drop them: boxes[boxes.isfinite().all(dim=1)]."
         )
-    outside = ~((index >= 0) & (index < images) & (index == index.floor()))
+    outside = ~usable_indices(rois, images)
     if bool(outside.any()):
         row = int(outside.nonzero()[0])
         raise errors.BatchIndexError(

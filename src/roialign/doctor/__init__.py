@@ -1,0 +1,12 @@
+"""The doctor: why RoIs are zero or wrong, and what to type."""
+
+from roialign.doctor.diagnose import diagnose as diagnose
+from roialign.doctor.diagnose import likely_cause
+from roialign.doctor.findings import Diagnosis as Diagnosis
+from roialign.doctor.findings import Finding as Finding
+from roialign.doctor.findings import Fix as Fix
+from roialign.doctor.findings import Report as Report
+from roialign.doctor.watch import watch as watch
+from roialign.ops import notice
+
+notice.explain = likely_cause

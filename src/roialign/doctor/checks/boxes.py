@@ -1,0 +1,107 @@
+"""Checks of the boxes: RA201 to RA209. Each is a pure function of the evidence."""
+
+from __future__ import annotations
+
+import torch
+
+from roialign.doctor.evidence import Evidence, rows_where
+from roialign.doctor.findings import Finding
+
+
+def xywh(known: Evidence) -> Finding | None:
+    """RA201: x, y, width, height read as two corners."""
+    boxes = known.boxes_xyxy
+    inverted = (known.sides < 0).any(1)
+    if not bool(inverted.any()) or float(inverted.float().mean()) < 0.3:
+        return None
+    if known.nearest < 0 or not bool((boxes[:, 2:] > 0).all()):
+        return None
+    corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+    fix = known.boxes_fix(corners, "boxes[:, -2:] += boxes[:, -4:-2]  # width, height -> x2, y2")
+    if not known.well_placed(fix.call) or known.fill(fix.call) > 1.05:
+        return None
+    evidence = (
+        f"Read as x1, y1, x2, y2, {int(inverted.sum())} of {len(boxes)} boxes end before they begin "
+        f"({_row(known, inverted)}). Read as x, y, width, height all have an area and lie on the map."
+    )
+    decide = None
+    if bool((known.sides < 0).all()):
+        decide = "If the corners are merely in the wrong order it is RA204 instead: look at one box in the image."
+    return Finding("RA201", evidence, rows_where(inverted), fix, decide=decide)
+
+
+def y_first(known: Evidence) -> Finding | None:
+    """RA203: y1, x1, y2, x2 read as x1, y1, x2, y2."""
+    height, width = known.call.map_size_hw
+    if height == width or float(known.low.float().mean()) < 0.1:
+        return None
+    fix = known.boxes_fix(
+        known.boxes_xyxy[:, [1, 0, 3, 2]], "boxes[:, -4:] = boxes[:, [-3, -4, -1, -2]]  # y first -> x first"
+    )
+    if not known.well_placed(fix.call) or known.fill(fix.call) > 1.05:
+        return None
+    x, y = known.furthest_xy
+    frame_h, frame_w = known.image_size_hw or known.frame_hw
+    evidence = (
+        f"The boxes reach to x = {x:g}, y = {y:g} on an image of about {frame_w:g} columns and {frame_h:g} rows. Read "
+        f"y first, all of them fit; as called, {int(known.low.sum())} of {len(known.low)} RoIs lie off the map."
+    )
+    return Finding("RA203", evidence, rows_where(known.low), fix)
+
+
+def degenerate(known: Evidence) -> Finding | None:
+    """RA204: boxes without an area."""
+    boxes = known.boxes_xyxy
+    inverted, empty = (known.sides < 0).any(1), (known.sides <= 0).any(1)
+    if not bool(empty.any()):
+        return None
+    if bool(inverted.any()):
+        low, high = boxes[:, :2].minimum(boxes[:, 2:]), boxes[:, :2].maximum(boxes[:, 2:])
+        code = "boxes[:, -4:] = boxes[:, -4:].unflatten(1, (2, 2)).sort(dim=1).values.flatten(1)"
+        fix = known.boxes_fix(torch.cat([low, high], 1), code)
+    else:
+        code = "boxes = boxes[(boxes[:, -2:] > boxes[:, -4:-2]).all(dim=1)]"
+        fix = known.fix("boxes", None, code, known.call.with_(rois=known.call.rois[~empty]))
+    evidence = (
+        f"{int(inverted.sum())} of {len(boxes)} boxes end before they begin and {int((empty & ~inverted).sum())} have "
+        f"no width or no height; the first is {_row(known, empty)}. {_what_they_become(known)}"
+    )
+    return Finding("RA204", evidence, rows_where(empty), fix)
+
+
+def outside(known: Evidence) -> Finding | None:
+    """RA209: boxes that lie off the map, in whatever frame."""
+    if not bool(known.low.any()):
+        return None
+    wholly = known.coverage == 0
+    height, width = known.image_size_hw or known.frame_hw
+    x, y = known.furthest_xy
+    fix = None
+    if bool(wholly.any()) and not bool(wholly.all()):
+        code = (
+            f"boxes = boxes[(boxes[:, -2:] > 0).all(1) & (boxes[:, -4:-2] < boxes.new_tensor([{width:g}, {height:g}]))"
+            ".all(1)]"
+        )
+        fix = known.fix("boxes", None, code, known.call.with_(rois=known.call.rois[~wholly]))
+    evidence = (
+        f"{int(wholly.sum())} of {len(wholly)} RoIs lie wholly and {int((known.low & ~wholly).sum())} mostly off the "
+        f"map, which covers an image of about {width:g} columns and {height:g} rows; the first is "
+        f"{_row(known, known.low)}. The boxes span {known.nearest:g} to {max(x, y):g}."
+    )
+    decide = None
+    if fix is None:
+        decide = "Look at where these boxes come from; no scale, order or format puts them on the map."
+    return Finding("RA209", evidence, rows_where(known.low), fix, decide=decide)
+
+
+def _row(known: Evidence, mask: torch.Tensor) -> str:
+    row = int(mask.nonzero()[0])
+    return f"boxes[{row}] = [" + ", ".join(f"{value:g}" for value in known.boxes_xyxy[row].tolist()) + "]"
+
+
+def _what_they_become(known: Evidence) -> str:
+    if not known.call.aligned:
+        return "With aligned=False they are pooled as one cell at their first corner."
+    if known.call.sampling_ratio > 0:
+        return "With aligned=True an empty one is pooled as a point and an inverted one flipped."
+    return "With aligned=True and adaptive sampling they are pooled as zeros."

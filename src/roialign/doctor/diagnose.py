@@ -1,0 +1,143 @@
+"""From one call to what is wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roialign import errors
+from roialign.doctor import checks
+from roialign.doctor.evidence import Evidence
+from roialign.doctor.findings import Diagnosis, Finding
+from roialign.geometry import FeatureGrid
+from roialign.ops.calls import RoICall
+from roialign.ops.roi_align import as_call
+from roialign.ops.validate import usable_boxes, usable_indices
+
+
+def diagnose(
+    input: Any,
+    boxes: Any,
+    output_size: Any,
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+    *,
+    image_size: tuple[int, int] | None = None,
+    grid: FeatureGrid | None = None,
+) -> Diagnosis:
+    """Say what is wrong with a call of `roi_align`, how it is known, and what to type instead.
+
+    Takes the arguments of `roi_align`, good or bad, and never raises for bad ones. Each fix was proven by
+    running the operator again with it. Where the evidence does not decide between causes, the likeliest is
+    reported and `Finding.decide` says what would.
+
+    Args:
+        input: features [N, C, H, W].
+        boxes: [K, 5] with the image's index in column 0, or a list with one [L, 4] for each image; xyxy.
+        output_size: bins (height, width), or one number for both.
+        spatial_scale: as given to `roi_align`.
+        sampling_ratio: as given to `roi_align`.
+        aligned: as given to `roi_align`.
+        image_size: (height, width) of the tensor that entered the backbone, the frame that boxes should be
+            in. With it strides are computed instead of ranked by how common they are.
+        grid: the map's grid, where it is known; decides over `image_size`.
+
+    Returns:
+        A `Diagnosis`; its `findings` are empty where nothing is wrong.
+
+    Raises:
+        ValueError: if `image_size` or `grid` do not belong to such a map.
+
+    Example:
+        >>> import torch, roialign
+        >>> features = torch.ones(1, 8, 64, 64)
+        >>> boxes = [torch.tensor([[100.0, 100.0, 200.0, 200.0], [300.0, 300.0, 400.0, 400.0]])]
+        >>> diagnosis = roialign.diagnose(features, boxes, output_size=7)
+        >>> diagnosis.findings[0].code, diagnosis.findings[0].fix.value
+        ('RA101', 0.0625)
+        >>> roialign.diagnose(features, boxes, output_size=7, spatial_scale=1 / 16).ok
+        True
+    """
+    try:
+        call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
+    except errors.RoIError as error:
+        finding = _of_error(error)
+        if isinstance(error, errors.ScaleError):
+            finding = _with_scale(finding, as_call(input, boxes, output_size, 1.0, sampling_ratio, aligned), image_size)
+        return Diagnosis((finding,), None)
+    if grid is not None and tuple(grid.size_hw) != call.map_size_hw:
+        raise ValueError(f"expected the grid of a map of {call.map_size_hw}; got one of {tuple(grid.size_hw)}")
+    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
+        raise ValueError(f"expected image_size as (height, width), both at least 1; got {image_size!r}")
+    return examine(call, image_size, grid)
+
+
+def examine(
+    call: RoICall, image_size_hw: tuple[float, float] | None = None, grid: FeatureGrid | None = None
+) -> Diagnosis:
+    """Run all checks on one call."""
+    sane = usable_boxes(call.rois, *call.options) & usable_indices(call.rois, call.input.shape[0])
+    known = Evidence(call.with_(rois=call.rois[sane]), image_size_hw, grid)
+    coverage = call.rois.new_zeros(len(call.rois))
+    coverage[sane] = known.coverage
+    findings = [finding for check in checks.ROW_CHECKS if (finding := check(call, coverage))]
+    if bool(sane.any()):
+        original_rows = sane.nonzero().flatten().tolist()
+        findings += [
+            replace(finding, rois=tuple(original_rows[row] for row in finding.rois)) for finding in _look(known)
+        ]
+    return Diagnosis(tuple(findings), coverage, call)
+
+
+def likely_cause(call: RoICall, coverage: Tensor) -> str:
+    """The words of the notice that `roi_align` gives for a call whose RoIs lie off the map."""
+    finding = _cause(Evidence(call)) or checks.boxes.outside(Evidence(call))
+    low = int(call.off_the_map(coverage).sum())
+    height, width = call.map_size_hw
+    code = finding.code if finding else "RA209"
+    words = [
+        f"{code}: {low} of {len(coverage)} RoIs lie mostly or wholly off the {height} x {width} feature map, where "
+        "every sample is zero."
+    ]
+    if finding:
+        words.append(f"Likely cause: {finding.title}.")
+    if finding and finding.fix:
+        words.append(f"Write instead: {finding.fix.code}")
+    words.append("\nroialign.diagnose(...) with the same arguments shows the evidence.")
+    return " ".join(words)
+
+
+def _look(known: Evidence) -> list[Finding]:
+    cause = _cause(known)
+    findings = [cause] if cause else []
+    if cause is None:
+        findings += [finding for check in checks.BOX_CHECKS if (finding := check(known))]
+    return findings + [finding for check in checks.FEATURE_CHECKS if (finding := check(known))]
+
+
+def _cause(known: Evidence) -> Finding | None:
+    """The surest cause that fits; others that fit too are named in what would decide."""
+    fitting = [finding for check in checks.CAUSE_CHECKS if (finding := check(known))]
+    if not fitting:
+        return checks.LAST_RESORT(known)
+    if len(fitting) == 1:
+        return fitting[0]
+    others = ", ".join(f"{finding.code} ({finding.title})" for finding in fitting[1:])
+    decide = " ".join(filter(None, [fitting[0].decide, f"The evidence also fits {others}: look at one box."]))
+    return replace(fitting[0], decide=decide)
+
+
+def _of_error(error: errors.RoIError) -> Finding:
+    evidence = str(error).partition(": ")[2]
+    return Finding(error.code, evidence[:1].upper() + evidence[1:])
+
+
+def _with_scale(finding: Finding, call: RoICall, image_size_hw: tuple[int, int] | None) -> Finding:
+    if not len(call.rois) or not torch.isfinite(call.rois).all():
+        return finding
+    fixes = checks.scale.fitting_scales(Evidence(call, image_size_hw))
+    return replace(finding, fix=fixes[0], alternatives=fixes[1:]) if fixes else finding

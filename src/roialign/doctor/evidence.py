@@ -1,0 +1,170 @@
+"""What is known about a call: the numbers that the checks decide by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from roialign.doctor.findings import Fix
+from roialign.geometry import FeatureGrid
+from roialign.ops.calls import RoICall
+
+COMMON_STRIDES = {16: 8.0, 8: 3.0, 32: 3.0, 4: 3.0, 14: 1.0, 2: 0.5, 64: 0.5}
+"""Strides of feature maps that boxes are pooled from, and how common they are, for ranking."""
+_MOST_BOXES = 0.95
+_BOXES_THAT_COUNT = 8  # more boxes of one image do not make its extent more certain
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One call, whose boxes are all finite and of an image of the batch, and what is known about its image."""
+
+    call: RoICall
+    image_size_hw: tuple[float, float] | None = None
+    """Size of the image that entered the backbone, which is the frame that the boxes should be in."""
+    grid: FeatureGrid | None = None
+
+    @cached_property
+    def coverage(self) -> Tensor:
+        return self.call.coverage()
+
+    @cached_property
+    def boxes_xyxy(self) -> Tensor:
+        return self.call.rois[:, 1:].detach()
+
+    @cached_property
+    def low(self) -> Tensor:
+        """Rows that lie off the map, bool [K]."""
+        return self.call.off_the_map(self.coverage)
+
+    @cached_property
+    def misplaced(self) -> bool:
+        """Whether so many RoIs lie off the map that one cause must be behind them."""
+        return len(self.low) > 0 and float(self.low.float().mean()) >= 0.25
+
+    @cached_property
+    def furthest_xy(self) -> tuple[float, float]:
+        """The largest x and y of all boxes."""
+        largest = self.boxes_xyxy.amax(0)
+        return float(max(largest[0], largest[2])), float(max(largest[1], largest[3]))
+
+    @cached_property
+    def nearest(self) -> float:
+        """The smallest coordinate of all boxes."""
+        return float(self.boxes_xyxy.min())
+
+    @cached_property
+    def sides(self) -> Tensor:
+        """Widths and heights of the boxes, [K, 2]."""
+        return self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]
+
+    @cached_property
+    def frame_hw(self) -> tuple[float, float]:
+        """The image size that the map and spatial_scale imply together."""
+        height, width = self.call.map_size_hw
+        return height / self.call.spatial_scale, width / self.call.spatial_scale
+
+    @cached_property
+    def stride_yx(self) -> tuple[float, float] | None:
+        """The strides of the map where they are known: from the grid, or from the two sizes."""
+        if self.grid is not None:
+            return self.grid.stride_yx
+        if self.image_size_hw is None:
+            return None
+        return nominal_stride_yx(self.image_size_hw, self.call.map_size_hw)
+
+    @property
+    def how_stride_is_known(self) -> str:
+        """The evidence for `stride_yx`, as the middle of a sentence."""
+        height, width = self.call.map_size_hw
+        if self.grid is not None:
+            return f"the grid of the {height} x {width} map"
+        image_h, image_w = self.image_size_hw or self.frame_hw
+        return f"an image of {image_h:g} x {image_w:g} on a map of {height} x {width}"
+
+    def well_placed(self, call: RoICall) -> bool:
+        """Whether nearly all RoIs of `call` lie on the map."""
+        return len(call.rois) > 0 and float(call.off_the_map(call.coverage()).float().mean()) <= 1 - _MOST_BOXES
+
+    def fill(self, call: RoICall) -> float:
+        """How far the boxes of `call` reach across the map: 1 where the furthest ends at its far edge."""
+        height, width = call.map_size_hw
+        furthest = call.rois[:, 1:].detach().amax(0) * call.spatial_scale
+        return max(float(max(furthest[0], furthest[2])) / width, float(max(furthest[1], furthest[3])) / height)
+
+    def likelihood(self, call: RoICall) -> float:
+        """How likely boxes of a whole image are to reach as far across the map as in `call`, and no further.
+
+        The furthest of n boxes that end anywhere reaches the fraction f with density n * f ** (n - 1).
+        """
+        boxes = min(len(call.rois), _BOXES_THAT_COUNT)
+        fill = self.fill(call)
+        return boxes * fill ** (boxes - 1) if 0 < fill <= 1.05 else 0.0
+
+    def fix(self, argument: str, value: float | None, code: str, call: RoICall) -> Fix:
+        """A fix, with the operator run again to prove it."""
+        after = call.coverage()
+        return Fix(argument, value, code, mean(self.coverage), mean(after), call)
+
+    def scale_fix(self, spatial_scale: float) -> Fix:
+        """The call with another spatial_scale."""
+        call = self.call.with_(spatial_scale=spatial_scale)
+        return self.fix("spatial_scale", spatial_scale, call_line(call), call)
+
+    def boxes_fix(self, boxes_xyxy: Tensor, code: str) -> Fix:
+        """The call with other boxes for the same images."""
+        return self.fix("boxes", None, code, self.call.with_(rois=torch.cat([self.call.rois[:, :1], boxes_xyxy], 1)))
+
+
+def mean(values: Tensor) -> float:
+    """Mean of a tensor that may be empty."""
+    return float(values.float().mean()) if values.numel() else 0.0
+
+
+def rows_where(mask: Tensor) -> tuple[int, ...]:
+    """The rows at which a bool tensor [K] holds."""
+    return tuple(mask.nonzero().flatten().tolist())
+
+
+def number(value: float) -> str:
+    """A scale as a person would type it: 0.0625, but 1 / 14."""
+    if len(repr(value)) > 8 and value and abs(1 / value - round(1 / value)) < 1e-9:
+        return f"1 / {round(1 / value)}"
+    return repr(value) if len(repr(value)) <= 8 else f"{value:.6g}"
+
+
+def call_line(call: RoICall) -> str:
+    """The call as a line of code."""
+    height, width = call.output_size_hw
+    size = f"{height}" if height == width else f"({height}, {width})"
+    line = f"roi_align(features, boxes, output_size={size}, spatial_scale={number(call.spatial_scale)}"
+    if call.sampling_ratio > 0:
+        line += f", sampling_ratio={call.sampling_ratio}"
+    return line + (", aligned=True)" if call.aligned else ")")
+
+
+def nominal_stride_yx(
+    image_size_hw: tuple[float, float], map_size_hw: tuple[int, int]
+) -> tuple[float, float]:
+    """The strides that lead from an image of this size to a map of that size.
+
+    Sizes are rounded up or down on the way, so their ratio is not the stride; a common stride that explains
+    both sizes is preferred to it.
+    """
+    ratios = [image / cells for image, cells in zip(image_size_hw, map_size_hw, strict=True)]
+
+    def explains(stride: float) -> bool:
+        return all(
+            abs(image / stride - cells) < 1 for image, cells in zip(image_size_hw, map_size_hw, strict=True)
+        )
+
+    fitting = [stride for stride in COMMON_STRIDES if explains(stride)]
+    if fitting:
+        nearest = min(fitting, key=lambda stride: abs(stride - min(ratios, key=lambda r: abs(r - stride))))
+        return float(nearest), float(nearest)
+    if explains(round(ratios[0])):
+        return float(round(ratios[0])), float(round(ratios[0]))
+    return ratios[0], ratios[1]

@@ -1,0 +1,343 @@
+"""What a report shows of one problem, as numbers and pictures; no markup.
+
+Convention: `cells_xyxy` are in cells of the feature map, x first. The centre of cell c is at c, so a map of
+H x W cells covers [-0.5, W - 0.5] x [-0.5, H - 0.5]: the coordinates that the bilinear sampler reads.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roialign.doctor.findings import Problem
+from roialign.ops import validate
+from roialign.ops.calls import RoICall
+from roialign.ops.reference.sampling import AxisSamples
+
+BoxXYXY = tuple[float, float, float, float]
+
+PANEL_WIDTH = 480  # units of the drawing, about one pixel each
+MAX_ROWS = 100
+MAX_OUTLINES = 60
+MAX_SAMPLED_ROIS = 12
+MAX_SAMPLES = 3000
+MAX_GRID_LINES = 64
+MIN_GRID_GAP = 6  # units of the drawing between grid lines
+MAX_MAPS_AWAY = 8  # RoIs further off would leave a dot of the map
+MAX_IMAGE_SIDE = 640
+_BIN_EDGES = (0.2, 0.4, 0.6, 0.8)
+_BIN_LABELS = ("0", "under 0.2", "0.2 to 0.4", "0.4 to 0.6", "0.6 to 0.8", "under 1", "1")
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The rectangle that one RoI's samples fill."""
+
+    row: int
+    cells_xyxy: BoxXYXY
+    concerned: bool
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One call drawn over its feature map."""
+
+    name: str
+    map_size_hw: tuple[int, int]
+    view_xyxy: BoxXYXY
+    """The part of the plane that is drawn, in cells."""
+    grid_step: int
+    """Cells from one grid line to the next."""
+    picture: str | None
+    """Data URI of what lies under the map: the image or the energy of the features."""
+    shows_image: bool
+    reads: tuple[Outline, ...]
+    """The RoIs as the call reads them, those concerned first."""
+    meant: tuple[Outline, ...]
+    """The same RoIs as the fixed call reads them."""
+    far: tuple[Outline, ...]
+    """Those of `reads` that are too far off for the view."""
+    samples_xy: tuple[tuple[float, float], ...]
+    image: int | None
+    """The index of the image whose RoIs are drawn."""
+    undrawable: int
+    """How many RoIs have no finite coordinates."""
+    rois: int
+    """How many RoIs the call has."""
+    coverage: float | None
+    """Mean over all RoIs of the call."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """How many RoIs have a coverage in one range."""
+
+    label: str
+    before: int
+    after: int | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One RoI in the table."""
+
+    row: int
+    image: float
+    box_xyxy: BoxXYXY
+    cells_xyxy: BoxXYXY
+    coverage_before: float | None
+    coverage_after: float | None
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """All that the page shows of one problem besides its words."""
+
+    panels: tuple[Panel, ...]
+    histogram: tuple[Bar, ...]
+    rows: tuple[Row, ...]
+    rows_left_out: int
+
+    @classmethod
+    def of(cls, problem: Problem) -> Exhibit:
+        """Prepare the figure, the histogram and the table of `problem`."""
+        call, fix = problem.diagnosis.call, problem.finding.fix
+        before = problem.diagnosis.coverage
+        after = coverage_of(fix.call) if fix else None
+        if call is None:
+            return cls(_panels(problem, None, after), (), (), 0)
+        if before is not None and len(before) != len(call.rois):
+            before = None
+        comparable = fix is not None and len(fix.call.rois) == len(call.rois)
+        concerned = concerned_rows(problem)
+        rows = concerned or range(len(call.rois))
+        return cls(
+            _panels(problem, before, after),
+            _histogram(before, after),
+            _rows(call, rows[:MAX_ROWS], before, after if comparable else None),
+            max(len(rows) - MAX_ROWS, 0),
+        )
+
+
+def concerned_rows(problem: Problem) -> tuple[int, ...]:
+    """The rows that the finding names, as far as the call has them."""
+    call = problem.diagnosis.call
+    return tuple(row for row in problem.finding.rois if call is None or 0 <= row < len(call.rois))
+
+
+def coverage_of(call: RoICall) -> Tensor | None:
+    """Each RoI's coverage [K], or None where the call cannot be run."""
+    readable = validate.usable_boxes(call.rois, *call.options) & validate.usable_indices(call.rois, len(call.input))
+    return call.coverage().cpu() if bool(readable.all()) else None
+
+
+def read_cells_xyxy(call: RoICall) -> Tensor:
+    """The cells [K, 4] between which each RoI is sampled, the least size of one cell included."""
+    rows, columns = _axes(call)
+    low = [columns.start, rows.start]
+    high = [axis.start + axis.bin * axis.pooled for axis in (columns, rows)]
+    return torch.stack(low + high, dim=1)
+
+
+def _axes(call: RoICall) -> tuple[AxisSamples, AxisSamples]:
+    _, x1, y1, x2, y2 = call.rois.detach().cpu().unbind(1)
+    (bins_y, bins_x), (height, width) = call.output_size_hw, call.map_size_hw
+    options = (call.spatial_scale, call.sampling_ratio, call.aligned)
+    return (
+        AxisSamples.of_boxes(y1, y2, bins_y, height, *options),
+        AxisSamples.of_boxes(x1, x2, bins_x, width, *options),
+    )
+
+
+def _panels(problem: Problem, before: Tensor | None, after: Tensor | None) -> tuple[Panel, ...]:
+    call, fix, image_chw = problem.diagnosis.call, problem.finding.fix, problem.diagnosis.image
+    picture = None if image_chw is None else _image_picture(image_chw)
+    concerned = concerned_rows(problem)
+    comparable = fix is not None and (call is None or len(fix.call.rois) == len(call.rois))
+    fixed = _panel("With the fix", fix.call, concerned if comparable else (), (), after, picture) if fix else None
+    if call is None:
+        return (fixed,) if fixed else ()
+    one_map = fixed is not None and fixed.map_size_hw == call.map_size_hw
+    meant = tuple(outline for outline in fixed.reads if outline.concerned) if fixed and one_map and comparable else ()
+    called = _panel("As called", call, concerned, meant, before, picture)
+    return (called, fixed) if fixed else (called,)
+
+
+def _panel(
+    name: str,
+    call: RoICall,
+    concerned: Sequence[int],
+    meant: tuple[Outline, ...],
+    coverage: Tensor | None,
+    image_picture: str | None,
+) -> Panel:
+    finite = call.rois.detach().isfinite().all(1).cpu()
+    reads, image = _outlines(call, concerned, finite)
+    far = tuple(outline for outline in reads if _is_far(outline.cells_xyxy, call.map_size_hw))
+    near = [outline.cells_xyxy for outline in (*reads, *meant) if not _is_far(outline.cells_xyxy, call.map_size_hw)]
+    view = _view(call.map_size_hw, near, bool(far))
+    return Panel(
+        name=name,
+        map_size_hw=call.map_size_hw,
+        view_xyxy=view,
+        grid_step=_grid_step(call.map_size_hw, view),
+        picture=image_picture or _energy_picture(call.input, image),
+        shows_image=image_picture is not None,
+        reads=reads,
+        meant=meant,
+        far=far,
+        samples_xy=_samples_xy(call, [outline.row for outline in reads]),
+        image=image,
+        undrawable=int((~finite).sum()),
+        rois=len(call.rois),
+        coverage=float(coverage.nanmean()) if coverage is not None and len(coverage) else None,
+    )
+
+
+def _outlines(call: RoICall, concerned: Sequence[int], finite: Tensor) -> tuple[tuple[Outline, ...], int | None]:
+    """The RoIs to draw, all of one image and those concerned first, and the index of that image."""
+    cells = read_cells_xyxy(call)
+    drawable = (finite & cells.isfinite().all(1)).tolist()
+    named = set(concerned)
+    rows = [*concerned, *(row for row in range(len(call.rois)) if row not in named)]
+    rows = [row for row in rows if drawable[row]]
+    if not rows:
+        return (), None
+    images = call.rois[:, 0].detach().tolist()
+    image = images[rows[0]]
+    shown = [row for row in rows if images[row] == image][:MAX_OUTLINES]
+    outlines = tuple(Outline(row, _box(cells[row]), not named or row in named) for row in shown)
+    return outlines, int(image)
+
+
+def _samples_xy(call: RoICall, rows: list[int]) -> tuple[tuple[float, float], ...]:
+    """Where the samples of these RoIs lie, where they are few enough to be seen apart."""
+    if not 0 < len(rows) <= MAX_SAMPLED_ROIS:
+        return ()
+    axes = _axes(call.with_(rois=call.rois[rows]))
+    counts = [axis.grid.clamp(0, MAX_SAMPLES) * axis.pooled for axis in axes]
+    if int((counts[0] * counts[1]).sum()) > MAX_SAMPLES:
+        return ()
+    points: list[tuple[float, float]] = []
+    for place in range(len(rows)):
+        member = torch.tensor([place])
+        y, x = (
+            axis[member].positions(torch.arange(int(axis.grid[member].clamp(min=0)))).flatten().tolist()
+            for axis in axes
+        )
+        points += [(column, row) for row in y for column in x]
+    return tuple(points)
+
+
+def _is_far(cells_xyxy: BoxXYXY, map_size_hw: tuple[int, int]) -> bool:
+    reach = MAX_MAPS_AWAY * max(map_size_hw)
+    limits = [side + reach for side in map_size_hw[::-1]] * 2
+    return any(not -reach <= cell <= limit for cell, limit in zip(cells_xyxy, limits, strict=True))
+
+
+def _view(map_size_hw: tuple[int, int], boxes: Sequence[BoxXYXY], has_far: bool) -> BoxXYXY:
+    """The map and all `boxes`, with room around them; never flatter than 4:1 or slimmer than 3:4."""
+    height, width = map_size_hw
+    every = [(-0.5, -0.5, width - 0.5, height - 0.5), *boxes]
+    left, right = (choose(x for box in every for x in box[::2]) for choose in (min, max))
+    top, bottom = (choose(y for box in every for y in box[1::2]) for choose in (min, max))
+    longest = max(right - left, bottom - top)
+    margin = (0.3 if has_far else 0.05) * longest
+    pad_x = max(margin, (longest * 0.75 - (right - left)) / 2)
+    pad_y = max(margin, (longest * 0.25 - (bottom - top)) / 2)
+    return left - pad_x, top - pad_y, right + pad_x, bottom + pad_y
+
+
+def _grid_step(map_size_hw: tuple[int, int], view_xyxy: BoxXYXY) -> int:
+    cell = PANEL_WIDTH / (view_xyxy[2] - view_xyxy[0])
+    step = 1
+    while step * cell < MIN_GRID_GAP or max(map_size_hw) > step * MAX_GRID_LINES:
+        step *= 2
+    return step
+
+
+def _histogram(before: Tensor | None, after: Tensor | None) -> tuple[Bar, ...]:
+    if before is None or not len(before):
+        return ()
+    counts_after = [None] * len(_BIN_LABELS) if after is None else _bin(after)
+    return tuple(map(Bar, _BIN_LABELS, _bin(before), counts_after))
+
+
+def _bin(coverage: Tensor) -> list[int]:
+    """Counts [7]: exactly 0, five ranges in between, exactly 1."""
+    known = coverage.detach().cpu().double()
+    known = known[known.isfinite()]
+    inner = torch.bucketize(known, torch.tensor(_BIN_EDGES, dtype=torch.float64), right=True) + 1
+    index = torch.where(known <= 0, 0, torch.where(known >= 1, len(_BIN_LABELS) - 1, inner))
+    return torch.bincount(index, minlength=len(_BIN_LABELS)).tolist()
+
+
+def _rows(call: RoICall, rows: Sequence[int], before: Tensor | None, after: Tensor | None) -> tuple[Row, ...]:
+    cells, rois = read_cells_xyxy(call), call.rois.detach().cpu()
+    return tuple(
+        Row(
+            row=row,
+            image=float(rois[row, 0]),
+            box_xyxy=_box(rois[row, 1:]),
+            cells_xyxy=_box(cells[row]),
+            coverage_before=None if before is None else float(before[row]),
+            coverage_after=None if after is None else float(after[row]),
+        )
+        for row in rows
+    )
+
+
+def _box(values: Tensor) -> BoxXYXY:
+    x1, y1, x2, y2 = values.tolist()
+    return x1, y1, x2, y2
+
+
+def _image_picture(image_chw: Tensor) -> str | None:
+    """An image [3, H, W] or [1, H, W] as a data URI; floats are stretched to their own range."""
+    if image_chw.dim() != 3 or image_chw.shape[0] not in (1, 3) or not image_chw.numel():
+        return None
+    levels = image_chw.detach().cpu().float()
+    levels = levels / 255 if image_chw.dtype == torch.uint8 else _stretch(levels)
+    levels = _shrink(levels).expand(3, -1, -1)
+    return _data_uri("RGB", levels.permute(1, 2, 0), "JPEG")
+
+
+def _energy_picture(features: Tensor, image: int | None) -> str | None:
+    """Mean magnitude over the channels of one image's features, one pixel for each cell, dark to light."""
+    if not features.numel() or not 0 <= (image or 0) < len(features):
+        return None
+    energy = features[image or 0].detach().cpu().float().abs().mean(0)
+    return _data_uri("L", _shrink(_stretch(energy)[None])[0], "PNG")
+
+
+def _shrink(levels_chw: Tensor) -> Tensor:
+    size_hw = levels_chw.shape[1:]
+    shrink = MAX_IMAGE_SIDE / max(size_hw)
+    if shrink >= 1:
+        return levels_chw
+    size = [max(1, round(side * shrink)) for side in size_hw]
+    return torch.nn.functional.interpolate(levels_chw[None], size, mode="bilinear", antialias=True)[0]
+
+
+def _stretch(values: Tensor) -> Tensor:
+    """Finite values to 0..1; all others, and a constant, to 0."""
+    finite = values.isfinite()
+    if not bool(finite.any()):
+        return torch.zeros_like(values)
+    low, high = values[finite].aminmax()
+    return torch.where(finite, (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny), 0.0)
+
+
+def _data_uri(mode: str, levels: Tensor, format: str) -> str:
+    """Levels 0..1 [H, W] or [H, W, 3] as a picture."""
+    from PIL import Image
+
+    pixels = bytes((levels.clamp(0, 1) * 255).round().to(torch.uint8).flatten().tolist())
+    buffer = io.BytesIO()
+    Image.frombytes(mode, (levels.shape[1], levels.shape[0]), pixels).save(buffer, format, quality=82, optimize=True)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

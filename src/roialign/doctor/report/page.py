@@ -1,0 +1,248 @@
+"""The report as one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from roialign.doctor import report as words
+from roialign.doctor.catalogue import CATALOGUE, Entry
+from roialign.doctor.findings import Finding, Problem, Report
+from roialign.doctor.report.exhibit import PANEL_WIDTH, BoxXYXY, Exhibit, Outline, Panel
+from roialign.version import __version__
+
+_FOLDER = Path(__file__).parent
+_MAX_SITES = 50
+_OPEN_ROWS = 12  # tables of more RoIs start folded
+_MAP_LABEL_WIDTH = 150
+_ARROW_INSET = 12
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """One RoI as a path, and what it says when pointed at."""
+
+    path: str
+    title: str
+    concerned: bool
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """A panel as the attributes of its SVG; `cells_view` and the paths in cells, the rest in units of the drawing."""
+
+    panel: Panel
+    height: float
+    cells_view: str
+    map_box: BoxXYXY
+    grid: str
+    reads: list[_Shape]
+    meant: list[_Shape]
+    samples: str
+    arrow: str | None
+    map_label_xy: tuple[float, float] | None
+    caption: list[str]
+
+
+@dataclass(frozen=True)
+class _Section:
+    """One problem as the template shows it."""
+
+    problem: Problem
+    finding: Finding
+    entry: Entry
+    whereabouts: str
+    call: str | None
+    exhibit: Exhibit
+    drawings: list[_Drawing]
+    most: int
+    """The longest bar of the histogram, in RoIs."""
+
+
+@dataclass(frozen=True)
+class _Site:
+    """One line of code that made RoI calls."""
+
+    where: str
+    calls: int
+    rois: int
+    coverage: float | None
+    codes: list[str]
+
+
+def save(report: Report, path: str | PathLike[str]) -> None:
+    """Write the page to `path`."""
+    Path(path).write_text(as_html(report), encoding="utf-8", errors="xmlcharrefreplace")
+
+
+def as_html(report: Report) -> str:
+    """The whole page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(counted=words.counted, number=words.number, box_text=words.box_text)
+    environment.filters.update(coverage=words.coverage_text, printable=words.printable, change=words.change_text)
+    sites = _sites(report)
+    return environment.get_template("page.html").render(
+        report=report,
+        summary=words.summary(report),
+        about_coverage=words.COVERAGE,
+        sections=[_section(problem, len(report.calls)) for problem in report.problems],
+        sites=sites[:_MAX_SITES],
+        sites_left_out=max(len(sites) - _MAX_SITES, 0),
+        panel_width=PANEL_WIDTH,
+        open_rows=_OPEN_ROWS,
+        css=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        version=__version__,
+    )
+
+
+def _sites(report: Report) -> list[_Site]:
+    """The lines that made calls, in the order in which they first did."""
+    made: dict[str | None, _Site] = {}
+    for diagnosis in report.calls:
+        where = words.printable(diagnosis.call_site or "place not known")
+        site = made.get(where) or _Site(where, 0, 0, None, [])
+        lowest = [] if site.coverage is None else [site.coverage]
+        if diagnosis.coverage is not None and len(diagnosis.coverage):
+            lowest.append(float(diagnosis.coverage.min()))
+        codes = [*site.codes, *(finding.code for finding in diagnosis.findings)]
+        made[where] = _Site(
+            where,
+            site.calls + 1,
+            site.rois + (0 if diagnosis.call is None else len(diagnosis.call.rois)),
+            min(lowest, default=None),
+            list(dict.fromkeys(codes)),
+        )
+    return list(made.values())
+
+
+def _section(problem: Problem, examined: int) -> _Section:
+    exhibit, call = Exhibit.of(problem), problem.diagnosis.call
+    return _Section(
+        problem=problem,
+        finding=problem.finding,
+        entry=CATALOGUE[problem.finding.code],
+        whereabouts=words.whereabouts(problem, examined),
+        call=None if call is None else words.call_text(call),
+        exhibit=exhibit,
+        drawings=[_drawing(panel) for panel in exhibit.panels],
+        most=max((count for bar in exhibit.histogram for count in (bar.before, bar.after or 0)), default=0),
+    )
+
+
+def _drawing(panel: Panel) -> _Drawing:
+    left, top, right, bottom = panel.view_xyxy
+    unit = PANEL_WIDTH / (right - left)
+    height, width = panel.map_size_hw
+    map_cells = (-0.5, -0.5, width - 0.5, height - 0.5)
+    x1, y1, x2, y2 = map_cells
+    map_box = ((x1 - left) * unit, (y1 - top) * unit, (x2 - left) * unit, (y2 - top) * unit)
+    view_height = (bottom - top) * unit
+    return _Drawing(
+        panel=panel,
+        height=round(view_height, 1),
+        cells_view=_numbers((left, top, right - left, bottom - top)),
+        map_box=map_box,
+        grid=_grid(panel),
+        reads=_shapes(panel.reads, panel),
+        meant=_shapes(panel.meant, panel),
+        samples="".join(f"M{_numbers(point)}h0" for point in panel.samples_xy),
+        arrow=_arrow(panel, map_box, view_height, unit) if panel.far else None,
+        map_label_xy=_map_label_xy(map_box, view_height),
+        caption=_caption(panel),
+    )
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{value:.6g}" for value in values)
+
+
+def _grid(panel: Panel) -> str:
+    """The borders between cells inside the map."""
+    height, width = panel.map_size_hw
+    columns = range(panel.grid_step, width, panel.grid_step)
+    rows = range(panel.grid_step, height, panel.grid_step)
+    vertical = "".join(f"M{column - 0.5} -0.5v{height}" for column in columns)
+    return vertical + "".join(f"M-0.5 {row - 0.5}h{width}" for row in rows)
+
+
+def _shapes(outlines: Sequence[Outline], panel: Panel) -> list[_Shape]:
+    """Paths of the outlines within reach of the view; browsers draw larger numbers wrongly."""
+    far = {outline.row for outline in panel.far} if outlines is panel.reads else set()
+    left, top, right, bottom = panel.view_xyxy
+    reach = 2 * max(right - left, bottom - top)
+    shapes = []
+    for outline in outlines:
+        x1, y1, x2, y2 = outline.cells_xyxy
+        x1, x2 = (min(max(x, left - reach), right + reach) for x in sorted((x1, x2)))
+        y1, y2 = (min(max(y, top - reach), bottom + reach) for y in sorted((y1, y2)))
+        if outline.row in far and (x2 < left or x1 > right or y2 < top or y1 > bottom):
+            continue
+        path = f"M{_numbers((x1, y1))}H{x2:.6g}V{y2:.6g}H{x1:.6g}Z"
+        shapes.append(_Shape(path, f"row {outline.row}: {_cells(outline.cells_xyxy)}", outline.concerned))
+    return shapes
+
+
+def _cells(cells_xyxy: BoxXYXY) -> str:
+    return f"cells {words.box_text(cells_xyxy[:2])} to {words.box_text(cells_xyxy[2:])}"
+
+
+def _arrow(panel: Panel, map_box: BoxXYXY, view_height: float, unit: float) -> str:
+    """A line from the map towards the first RoI that is too far off, up to the border of the view."""
+    x1, y1, x2, y2 = panel.far[0].cells_xyxy
+    start_x, start_y = (map_box[0] + map_box[2]) / 2, (map_box[1] + map_box[3]) / 2
+    step_x = ((x1 + x2) / 2 - panel.view_xyxy[0]) * unit - start_x
+    step_y = ((y1 + y2) / 2 - panel.view_xyxy[1]) * unit - start_y
+    limit_x = PANEL_WIDTH - _ARROW_INSET if step_x > 0 else _ARROW_INSET
+    limit_y = view_height - _ARROW_INSET if step_y > 0 else _ARROW_INSET
+    reaches = [
+        (limit - start) / step
+        for start, step, limit in ((start_x, step_x, limit_x), (start_y, step_y, limit_y))
+        if step
+    ]
+    end = min(reaches, default=0.0)
+    points = [(start_x + part * end * step_x, start_y + part * end * step_y) for part in (0.55, 1.0)]
+    return f"M{_numbers(points[0])}L{_numbers(points[1])}"
+
+
+def _map_label_xy(map_box: BoxXYXY, view_height: float) -> tuple[float, float] | None:
+    """Where the map can be named beside or below it, if there is room."""
+    left, _, right, bottom = map_box
+    if PANEL_WIDTH - right > _MAP_LABEL_WIDTH:
+        return right + 8, min(bottom, view_height - 6)
+    if view_height - bottom > 24 and PANEL_WIDTH - left > _MAP_LABEL_WIDTH:
+        return max(left, 4), bottom + 18
+    return None
+
+
+def _caption(panel: Panel) -> list[str]:
+    height, width = panel.map_size_hw
+    lines = []
+    if panel.reads:
+        boxes = [outline.cells_xyxy for outline in panel.reads]
+        low = [min(value for box in boxes for value in box[axis::2]) for axis in (0, 1)]
+        high = [max(value for box in boxes for value in box[axis::2]) for axis in (0, 1)]
+        extent = _cells((low[0], low[1], high[0], high[1]))
+        lines.append(f"Reads {extent}; the map ends at cell ({width - 1}, {height - 1}).")
+    if panel.coverage is not None:
+        lines.append(f"Mean coverage {words.coverage_text(panel.coverage)}.")
+    if panel.far:
+        first, more = panel.far[0], len(panel.far) - 1
+        who = f" and {words.counted(more, 'other')} lie" if more else " lies"
+        lines.append(
+            f"Row {first.row}, at {_cells(first.cells_xyxy)},{who} too far off to draw; the arrow points there."
+        )
+    if len(panel.reads) < panel.rois - panel.undrawable:
+        lines.append(f"Drawn: {len(panel.reads)} of {words.counted(panel.rois, 'RoI')}, all of image {panel.image}.")
+    if panel.undrawable:
+        lines.append(f"{words.counted(panel.undrawable, 'RoI')} without finite coordinates cannot be drawn.")
+    return lines
