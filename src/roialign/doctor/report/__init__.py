@@ -54,7 +54,8 @@ def scale_text(scale: float) -> str:
 
 def number(value: float) -> str:
     """A coordinate, rounded as far as a reader can use it."""
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.6g}"
+    digits = 3 if abs(value) < 1 else 4 if abs(value) < 1e4 else 6
+    return f"{value:.{digits}g}"
 
 
 def box_text(box_xyxy: Iterable[float]) -> str:

@@ -28,7 +28,9 @@ MAX_SAMPLED_ROIS = 12
 MAX_SAMPLES = 3000
 MAX_GRID_LINES = 64
 MIN_GRID_GAP = 6  # units of the drawing between grid lines
-MAX_MAPS_AWAY = 8  # RoIs further off would leave a dot of the map
+MIN_SAMPLE_GAP = 4  # units of the drawing between samples
+MAX_MAPS_AWAY = 33  # shows pixels read as cells whole, up to stride 32; beyond, the map would be a dot
+MAPS_AROUND = 1  # what is shown around the map when RoIs are further off than that
 MAX_IMAGE_SIDE = 640
 _BIN_EDGES = (0.2, 0.4, 0.6, 0.8)
 _BIN_LABELS = ("0", "under 0.2", "0.2 to 0.4", "0.4 to 0.6", "0.6 to 0.8", "under 1", "1")
@@ -61,7 +63,7 @@ class Panel:
     meant: tuple[Outline, ...]
     """The same RoIs as the fixed call reads them."""
     far: tuple[Outline, ...]
-    """Those of `reads` that are too far off for the view."""
+    """Those of `reads` that are outside the view."""
     samples_xy: tuple[tuple[float, float], ...]
     image: int | None
     """The index of the image whose RoIs are drawn."""
@@ -178,9 +180,7 @@ def _panel(
 ) -> Panel:
     finite = call.rois.detach().isfinite().all(1).cpu()
     reads, image = _outlines(call, concerned, finite)
-    far = tuple(outline for outline in reads if _is_far(outline.cells_xyxy, call.map_size_hw))
-    near = [outline.cells_xyxy for outline in (*reads, *meant) if not _is_far(outline.cells_xyxy, call.map_size_hw)]
-    view = _view(call.map_size_hw, near, bool(far))
+    view = _view(call.map_size_hw, [outline.cells_xyxy for outline in (*reads, *meant)])
     return Panel(
         name=name,
         map_size_hw=call.map_size_hw,
@@ -190,8 +190,8 @@ def _panel(
         shows_image=image_picture is not None,
         reads=reads,
         meant=meant,
-        far=far,
-        samples_xy=_samples_xy(call, [outline.row for outline in reads]),
+        far=tuple(outline for outline in reads if _is_outside(outline.cells_xyxy, view)),
+        samples_xy=_samples_xy(call, [outline.row for outline in reads if outline.concerned], view),
         image=image,
         undrawable=int((~finite).sum()),
         rois=len(call.rois),
@@ -215,42 +215,53 @@ def _outlines(call: RoICall, concerned: Sequence[int], finite: Tensor) -> tuple[
     return outlines, int(image)
 
 
-def _samples_xy(call: RoICall, rows: list[int]) -> tuple[tuple[float, float], ...]:
-    """Where the samples of these RoIs lie, where they are few enough to be seen apart."""
+def _samples_xy(call: RoICall, rows: list[int], view_xyxy: BoxXYXY) -> tuple[tuple[float, float], ...]:
+    """Where the samples of these RoIs lie, of those where they can be seen apart, if they are few."""
     if not 0 < len(rows) <= MAX_SAMPLED_ROIS:
         return ()
     axes = _axes(call.with_(rois=call.rois[rows]))
-    counts = [axis.grid.clamp(0, MAX_SAMPLES) * axis.pooled for axis in axes]
+    gap = MIN_SAMPLE_GAP / PANEL_WIDTH * (view_xyxy[2] - view_xyxy[0])
+    apart = [(axis.grid > 0) & (axis.bin.abs() / axis.grid.clamp(min=1) >= gap) for axis in axes]
+    members = (apart[0] & apart[1]).nonzero().flatten()
+    counts = [axis[members].grid.clamp(max=MAX_SAMPLES) * axis.pooled for axis in axes]
     if int((counts[0] * counts[1]).sum()) > MAX_SAMPLES:
         return ()
     points: list[tuple[float, float]] = []
-    for place in range(len(rows)):
+    for place in members.tolist():
         member = torch.tensor([place])
-        y, x = (
-            axis[member].positions(torch.arange(int(axis.grid[member].clamp(min=0)))).flatten().tolist()
-            for axis in axes
-        )
+        y, x = (axis[member].positions(torch.arange(int(axis.grid[member]))).flatten().tolist() for axis in axes)
         points += [(column, row) for row in y for column in x]
     return tuple(points)
 
 
-def _is_far(cells_xyxy: BoxXYXY, map_size_hw: tuple[int, int]) -> bool:
-    reach = MAX_MAPS_AWAY * max(map_size_hw)
-    limits = [side + reach for side in map_size_hw[::-1]] * 2
-    return any(not -reach <= cell <= limit for cell, limit in zip(cells_xyxy, limits, strict=True))
+def _is_outside(cells_xyxy: BoxXYXY, view_xyxy: BoxXYXY) -> bool:
+    (left, right), (top, bottom) = (sorted(cells_xyxy[axis::2]) for axis in (0, 1))
+    return right < view_xyxy[0] or left > view_xyxy[2] or bottom < view_xyxy[1] or top > view_xyxy[3]
 
 
-def _view(map_size_hw: tuple[int, int], boxes: Sequence[BoxXYXY], has_far: bool) -> BoxXYXY:
-    """The map and all `boxes`, with room around them; never flatter than 4:1 or slimmer than 3:4."""
+def _view(map_size_hw: tuple[int, int], boxes: Sequence[BoxXYXY]) -> BoxXYXY:
+    """The map and all `boxes`, or the map and what is next to it where they would dwarf it.
+
+    There is room around them, and the view is never flatter than 4:1 or slimmer than 3:4.
+    """
     height, width = map_size_hw
-    every = [(-0.5, -0.5, width - 0.5, height - 0.5), *boxes]
-    left, right = (choose(x for box in every for x in box[::2]) for choose in (min, max))
-    top, bottom = (choose(y for box in every for y in box[1::2]) for choose in (min, max))
+    map_xyxy, side = (-0.5, -0.5, width - 0.5, height - 0.5), max(map_size_hw)
+    left, top, right, bottom = extent_xyxy([map_xyxy, *boxes])
+    if max(-left, -top, right - width, bottom - height) > MAX_MAPS_AWAY * side:
+        left, top, right, bottom = map_xyxy
+        margin = float(MAPS_AROUND * side)
+    else:
+        margin = 0.05 * max(right - left, bottom - top)
     longest = max(right - left, bottom - top)
-    margin = (0.3 if has_far else 0.05) * longest
     pad_x = max(margin, (longest * 0.75 - (right - left)) / 2)
     pad_y = max(margin, (longest * 0.25 - (bottom - top)) / 2)
     return left - pad_x, top - pad_y, right + pad_x, bottom + pad_y
+
+
+def extent_xyxy(boxes: Sequence[BoxXYXY]) -> BoxXYXY:
+    """The smallest box around all `boxes`, inverted ones included."""
+    x, y = ([value for box in boxes for value in box[axis::2]] for axis in (0, 1))
+    return min(x), min(y), max(x), max(y)
 
 
 def _grid_step(map_size_hw: tuple[int, int], view_xyxy: BoxXYXY) -> int:

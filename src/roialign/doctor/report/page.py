@@ -10,13 +10,14 @@ from pathlib import Path
 from roialign.doctor import report as words
 from roialign.doctor.catalogue import CATALOGUE, Entry
 from roialign.doctor.findings import Finding, Problem, Report
-from roialign.doctor.report.exhibit import PANEL_WIDTH, BoxXYXY, Exhibit, Outline, Panel
+from roialign.doctor.report.exhibit import PANEL_WIDTH, BoxXYXY, Exhibit, Outline, Panel, extent_xyxy
 from roialign.version import __version__
 
 _FOLDER = Path(__file__).parent
 _MAX_SITES = 50
 _OPEN_ROWS = 12  # tables of more RoIs start folded
 _MAP_LABEL_WIDTH = 150
+_SMALL_MAP = 100
 _ARROW_INSET = 12
 
 
@@ -37,6 +38,8 @@ class _Drawing:
     height: float
     cells_view: str
     map_box: BoxXYXY
+    is_small: bool
+    """Whether the map is too small for thick lines."""
     grid: str
     reads: list[_Shape]
     meant: list[_Shape]
@@ -152,6 +155,7 @@ def _drawing(panel: Panel) -> _Drawing:
         height=round(view_height, 1),
         cells_view=_numbers((left, top, right - left, bottom - top)),
         map_box=map_box,
+        is_small=max(map_box[2] - map_box[0], map_box[3] - map_box[1]) < _SMALL_MAP,
         grid=_grid(panel),
         reads=_shapes(panel.reads, panel),
         meant=_shapes(panel.meant, panel),
@@ -177,16 +181,15 @@ def _grid(panel: Panel) -> str:
 
 def _shapes(outlines: Sequence[Outline], panel: Panel) -> list[_Shape]:
     """Paths of the outlines within reach of the view; browsers draw larger numbers wrongly."""
-    far = {outline.row for outline in panel.far} if outlines is panel.reads else set()
     left, top, right, bottom = panel.view_xyxy
     reach = 2 * max(right - left, bottom - top)
     shapes = []
     for outline in outlines:
+        if outline in panel.far:
+            continue
         x1, y1, x2, y2 = outline.cells_xyxy
         x1, x2 = (min(max(x, left - reach), right + reach) for x in sorted((x1, x2)))
         y1, y2 = (min(max(y, top - reach), bottom + reach) for y in sorted((y1, y2)))
-        if outline.row in far and (x2 < left or x1 > right or y2 < top or y1 > bottom):
-            continue
         path = f"M{_numbers((x1, y1))}H{x2:.6g}V{y2:.6g}H{x1:.6g}Z"
         shapes.append(_Shape(path, f"row {outline.row}: {_cells(outline.cells_xyxy)}", outline.concerned))
     return shapes
@@ -228,19 +231,14 @@ def _caption(panel: Panel) -> list[str]:
     height, width = panel.map_size_hw
     lines = []
     if panel.reads:
-        boxes = [outline.cells_xyxy for outline in panel.reads]
-        low = [min(value for box in boxes for value in box[axis::2]) for axis in (0, 1)]
-        high = [max(value for box in boxes for value in box[axis::2]) for axis in (0, 1)]
-        extent = _cells((low[0], low[1], high[0], high[1]))
+        extent = _cells(extent_xyxy([outline.cells_xyxy for outline in panel.reads]))
         lines.append(f"Reads {extent}; the map ends at cell ({width - 1}, {height - 1}).")
     if panel.coverage is not None:
         lines.append(f"Mean coverage {words.coverage_text(panel.coverage)}.")
     if panel.far:
         first, more = panel.far[0], len(panel.far) - 1
         who = f" and {words.counted(more, 'other')} lie" if more else " lies"
-        lines.append(
-            f"Row {first.row}, at {_cells(first.cells_xyxy)},{who} too far off to draw; the arrow points there."
-        )
+        lines.append(f"Row {first.row}, at {_cells(first.cells_xyxy)},{who} off the picture, where the arrow points.")
     if len(panel.reads) < panel.rois - panel.undrawable:
         lines.append(f"Drawn: {len(panel.reads)} of {words.counted(panel.rois, 'RoI')}, all of image {panel.image}.")
     if panel.undrawable:

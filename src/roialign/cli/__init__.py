@@ -1,0 +1,1 @@
+"""The command `roialign`: argument parsing and printing, nothing else."""

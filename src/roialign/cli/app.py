@@ -1,0 +1,56 @@
+"""`roialign`: the subcommands and their arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="roialign",
+    help="RoIAlign that knows where its boxes live: find out why your RoIs are zero or wrong.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+@app.command(context_settings=_PASS_ON)
+def doctor(
+    context: typer.Context,
+    script: Annotated[Path, typer.Argument(help="A Python program; what follows it is passed on to it.")],
+    report: Annotated[Path | None, typer.Option(help="Write a page with pictures to this file.")] = None,
+) -> None:
+    """Run SCRIPT unchanged and say what is wrong with its RoIAlign calls.
+
+    Calls through roialign and torchvision.ops are seen, detection models included. The findings go to
+    stderr. Exit status: the script's own if that is not 0, otherwise 1 if errors were found, otherwise 0.
+    """
+    from roialign.cli.doctor import run
+
+    raise typer.Exit(run(script, context.args, report))
+
+
+@app.command()
+def explain(
+    code: Annotated[str | None, typer.Argument(help="A code such as RA101; all codes are listed without one.")] = None,
+) -> None:
+    """Say what an RA code means, with an example and the fix."""
+    from roialign.cli.explain import run
+
+    raise typer.Exit(run(code))
+
+
+@app.command()
+def env() -> None:
+    """Print versions, which backend serves which operator, and the instruction set, for bug reports."""
+    from roialign.cli.env import run
+
+    run()
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

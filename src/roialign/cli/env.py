@@ -1,0 +1,44 @@
+"""`roialign env`: what a bug report should say."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import torch
+
+from roialign.ops import library
+from roialign.version import __version__
+
+_PEERS = ("torchvision", "timm", "transformers", "onnxruntime", "triton", "numpy")
+
+
+def run() -> None:
+    """Print one fact a line."""
+    print(f"roialign          {__version__}")
+    print(f"Python            {platform.python_version()} on {platform.platform()}")
+    print(f"torch             {torch.__version__}")
+    for peer in _PEERS:
+        print(f"{peer:<17} {_version(peer)}")
+    print(f"CPU               {_cpu_name()}, {torch.get_num_threads()} threads")
+    print(f"instruction set   {torch.backends.cpu.get_cpu_capability()}")
+    print(f"GPU               {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")
+    print(f"C++ kernels       {library.why_no_cpu_kernels or 'loaded'}")
+    print("\noperator                     CPU         GPU")
+    for op in library.names():
+        print(f"{op:<28} {library.backend(op, 'cpu'):<11} {library.backend(op, 'cuda')}")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
