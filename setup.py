@@ -28,8 +28,8 @@ def kernels() -> list[Extension]:
         import torch
     except ImportError:
         print(
-            "roialign: torch is not installed, so its C++ kernels are not built. Install torch first, then "
-            "pip install --no-build-isolation roialign.",
+            "roialign: torch is not installed, so its C++ kernels are not built. Install torch first, then this "
+            "package with pip install --no-build-isolation.",
             file=sys.stderr,
         )
         return []

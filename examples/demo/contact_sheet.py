@@ -26,7 +26,12 @@ def contact_sheet(photo: Image.Image, boxes_xyxy: Tensor, wrong: Tensor, right: 
     width = MARGIN * 2 + LABELS + COLUMNS * (TILE + GAP) - GAP
     sheet = Image.new("RGB", (width, HEADER + len(rows) * (TILE + GAP) + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, 12), "What RoIAlign returns for the same trees (features as colours)", fill=INK, font=ImageFont.load_default(18))
+    draw.text(
+        (MARGIN, 12),
+        "What RoIAlign returns for the same trees (features as colours)",
+        fill=INK,
+        font=ImageFont.load_default(18),
+    )
     for line, (title, subtitle, tiles) in enumerate(rows):
         top = HEADER + line * (TILE + GAP)
         draw.text((MARGIN, top + 24), title, fill=INK, font=ImageFont.load_default(16))

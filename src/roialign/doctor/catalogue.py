@@ -221,7 +221,7 @@ _ENTRIES = (
         "These boxes lie mostly or wholly beyond the image, and no scale, order or format of coordinates would put "
         "them on the map. What lies off the map is pooled as zeros.",
         "Clip boxes to the image and drop those that are left without an area; find out where they come from.",
-        f"{_STRIDE_16}\nboxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0]] * 9 + [[-900.0, -900.0, -800.0, -800.0]])]",
+        f"{_STRIDE_16}\nboxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0]] * 9 + [[-90.0, -90.0, -50.0, -50.0]])]",
         _AT_16,
         "roi_align(features, [boxes[0][:9]], 7, spatial_scale=1 / 16)",
     ),

@@ -146,9 +146,7 @@ def call_line(call: RoICall) -> str:
     return line + (", aligned=True)" if call.aligned else ")")
 
 
-def nominal_stride_yx(
-    image_size_hw: tuple[float, float], map_size_hw: tuple[int, int]
-) -> tuple[float, float]:
+def nominal_stride_yx(image_size_hw: tuple[float, float], map_size_hw: tuple[int, int]) -> tuple[float, float]:
     """The strides that lead from an image of this size to a map of that size.
 
     Sizes are rounded up or down on the way, so their ratio is not the stride; a common stride that explains
@@ -157,9 +155,7 @@ def nominal_stride_yx(
     ratios = [image / cells for image, cells in zip(image_size_hw, map_size_hw, strict=True)]
 
     def explains(stride: float) -> bool:
-        return all(
-            abs(image / stride - cells) < 1 for image, cells in zip(image_size_hw, map_size_hw, strict=True)
-        )
+        return all(abs(image / stride - cells) < 1 for image, cells in zip(image_size_hw, map_size_hw, strict=True))
 
     fitting = [stride for stride in COMMON_STRIDES if explains(stride)]
     if fitting:

@@ -84,23 +84,27 @@ class _WatchedOp:
     module, MultiScaleRoIAlign and detection models, and detectron2. To the JIT it is the operator itself.
     """
 
-    def __init__(self, look: Callable[..., None]) -> None:
+    def __init__(self, look: Callable[..., None], operator: Any) -> None:
         self._look = look
+        self._operator = operator  # None until torchvision is imported and the operator is used
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        seen = bool(args) and type(args[0]) in (Tensor, nn.Parameter)
-        if seen and not kwargs and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+        if self._operator is None:
+            self._fetch()
+        eager = not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+        if eager and not kwargs and args and type(args[0]) in (Tensor, nn.Parameter):
             self._look(*args)
-        return self._operator()(*args, **kwargs)
+        return self._operator(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._operator(), name)
+        if self._operator is None:
+            self._fetch()
+        return getattr(self._operator, name)
 
-    def _operator(self) -> Any:
+    def _fetch(self) -> None:
         namespace = torch.ops.torchvision
-        operator = type(namespace).__getattr__(namespace, "roi_align")  # which puts itself into the namespace
+        self._operator = type(namespace).__getattr__(namespace, "roi_align")  # which puts itself into the namespace
         namespace.__dict__["roi_align"] = self
-        return operator
 
 
 @contextmanager
@@ -125,9 +129,9 @@ def _watching_torchvision(observe: Callable[[RoICall], None], examined: list[Dia
 
     namespace = torch.ops.torchvision
     before = namespace.__dict__.get("roi_align")
-    watched = _WatchedOp(look)
+    watched = _WatchedOp(look, before)
     namespace.__dict__["roi_align"] = watched
-    torch.jit._builtins._register_builtin(watched, "torchvision::roi_align")  # type: ignore[no-untyped-call]
+    torch.jit._builtins._register_builtin(watched, "torchvision::roi_align")
     try:
         yield
     finally:

@@ -41,9 +41,7 @@ def _roi_align(input: Tensor, rois: Tensor, *options: Any) -> tuple[Tensor, Tens
 
 
 @torch.library.impl("roialign::roi_align_backward", "CompositeExplicitAutograd")
-def _roi_align_backward(
-    grad: Tensor, rois: Tensor, images: int, height: int, width: int, *options: Any
-) -> Tensor:
+def _roi_align_backward(grad: Tensor, rois: Tensor, images: int, height: int, width: int, *options: Any) -> Tensor:
     check_values(images, rois, *grad.shape[2:], *options)
     return reference.roi_align_backward(grad, rois, images, height, width, *options)
 
@@ -71,21 +69,21 @@ def _(grad: Tensor, input: Tensor, rois: Tensor, *options: Any) -> Tensor:
 
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    input, rois, _, _, *options = inputs
+    features, rois, _, _, *options = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
-    ctx.input_shape, ctx.options = input.shape, options
-    ctx.save_for_backward(input if ctx.needs_input_grad[1] else None, rois)
+    ctx.input_shape, ctx.options = features.shape, options
+    ctx.save_for_backward(features if ctx.needs_input_grad[1] else None, rois)
 
 
 def _differentiate_forward(ctx: Any, grad: Tensor | None, _grad_coverage: Tensor | None) -> tuple[Any, ...]:
-    input, rois = ctx.saved_tensors
+    features, rois = ctx.saved_tensors
     images, _, height, width = ctx.input_shape
     grad_input = grad_rois = None
     if grad is not None and ctx.needs_input_grad[0]:
         grad_input = _op.roi_align_backward(grad, rois, images, height, width, *ctx.options)
     if grad is not None and ctx.needs_input_grad[1]:
-        grad_rois = _op.roi_align_backward_boxes(grad, input, rois, *ctx.options)
+        grad_rois = _op.roi_align_backward_boxes(grad, features, rois, *ctx.options)
     return grad_input, grad_rois, None, None, None, None, None
 
 
@@ -106,8 +104,16 @@ def _differentiate_backward(ctx: Any, grad_grad_input: Tensor) -> tuple[Any, ...
     return grad_grad, grad_rois, None, None, None, None, None, None
 
 
+def _refuse_second_derivative(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    raise RuntimeError(
+        "roi_align has no second derivative with respect to the boxes; detach the boxes, or differentiate twice with "
+        "respect to the features only"
+    )
+
+
 torch.library.register_autograd("roialign::roi_align", _differentiate_forward, setup_context=_save_forward)
 torch.library.register_autograd("roialign::roi_align_backward", _differentiate_backward, setup_context=_save_backward)
+torch.library.register_autograd("roialign::roi_align_backward_boxes", _refuse_second_derivative)
 
 
 def _load_cpu_kernels() -> str | None:
@@ -131,8 +137,8 @@ def say_once_if_slow(input: Tensor) -> None:
     if why_no_cpu_kernels and input.is_cpu and not _said_slow:
         _said_slow = True
         warnings.warn(
-            f"{why_no_cpu_kernels}, so the slower reference in PyTorch serves. Install with torch already "
-            "there and a C++20 compiler: pip install --no-build-isolation roialign. `roialign env` shows more.",
+            f"{why_no_cpu_kernels}, so the slower reference in PyTorch serves. Install again with "
+            "pip install --no-build-isolation, torch and a C++20 compiler at hand. `roialign env` shows more.",
             stacklevel=4,
         )
 

@@ -1,6 +1,6 @@
 """RoIAlign: torchvision's names, arguments and numbers."""
 
-from typing import Any, List, Union  # noqa: UP035  TorchScript knows these names
+from typing import Any, List, Union, cast  # noqa: UP035  TorchScript knows these names
 
 import torch
 import torch.fx
@@ -9,6 +9,8 @@ from torch.jit.annotations import BroadcastingList2
 
 from roialign.errors import DtypeError
 from roialign.ops import calls, library, notice, validate
+
+_op: Any = torch.ops.roialign
 
 
 @torch.fx.wrap
@@ -28,8 +30,8 @@ def roi_align(
     cell off the map are zero and count in the average.
 
     Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in
-    the type of the features. Deterministic, forward and backward, for any number of threads. Differentiable
-    to the features and, other than torchvision's, to the boxes.
+    the type of the features. On the CPU deterministic, forward and backward, for any number of threads.
+    Differentiable to the features (twice) and, other than torchvision's, to the boxes (once).
 
     Args:
         input: features [N, C, H, W], floating point, of any strides.
@@ -63,7 +65,7 @@ def roi_align(
     if torch.jit.is_scripting():
         rois = boxes if isinstance(boxes, Tensor) else _scripted_rois(boxes)
         rois = rois.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
-        output = torch.ops.roialign.roi_align(
+        output: Tensor = torch.ops.roialign.roi_align(
             input, rois, output_size[0], output_size[1], spatial_scale, sampling_ratio, aligned
         )[0]
     else:
@@ -121,24 +123,23 @@ def as_call(
     return calls.RoICall(input, rois, size_hw, spatial_scale, sampling_ratio, bool(aligned))
 
 
-def _pool(
-    input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any, aligned: bool
-) -> Tensor:
+def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any, aligned: bool) -> Tensor:
     if isinstance(input, Tensor) and input.is_quantized:
         return _pool_quantized(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return torch.ops.roialign.roi_align(call.input, call.rois, *call.options)[0]
+        output, _ = _op.roi_align(call.input, call.rois, *call.options)
+        return cast(Tensor, output)
     library.say_once_if_slow(call.input)
     for observe in calls.observers:
         observe(call)
     try:
-        output, coverage = torch.ops.roialign.roi_align(call.input, call.rois, *call.options)
+        output, coverage = _op.roi_align(call.input, call.rois, *call.options)
     except RuntimeError:
         validate.check_values(call.input.shape[0], call.rois, *call.options)
         raise
     notice.look(call, coverage)
-    return output
+    return cast(Tensor, output)
 
 
 def _pool_quantized(input: Tensor, boxes: Any, *options: Any) -> Tensor:

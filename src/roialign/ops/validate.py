@@ -28,7 +28,7 @@ def compute_dtype(input: Tensor) -> torch.dtype:
 def describe(value: Any) -> str:
     """`value` in a message: shape and type of a tensor, type and value of anything else."""
     if isinstance(value, Tensor):
-        return f"a {str(value.dtype).removeprefix('torch.')} tensor {list(value.shape)}"
+        return f"{str(value.dtype).removeprefix('torch.')} tensor {list(value.shape)}"
     if isinstance(value, (list, tuple)):
         return f"a {type(value).__name__} of {len(value)}"
     return f"{type(value).__name__} {value!r}" if isinstance(value, (int, float, str)) else f"a {type(value).__name__}"
@@ -47,9 +47,7 @@ def check_input(input: Any) -> None:
     if input.dim() != 4 or input.shape[2] == 0 or input.shape[3] == 0:
         raise errors.FeatureMapError(f"{wanted} {describe(input)}. Look at the layer that made it.")
     if not input.is_floating_point():
-        raise errors.DtypeError(
-            f"RA505: expected floating-point features; got {describe(input)}. Use input.float()."
-        )
+        raise errors.DtypeError(f"RA505: expected floating-point features; got {describe(input)}. Use input.float().")
 
 
 def check_options(output_size: Any, spatial_scale: Any, sampling_ratio: Any) -> tuple[int, int]:
@@ -76,7 +74,8 @@ def check_options(output_size: Any, spatial_scale: Any, sampling_ratio: Any) -> 
             "RA506: expected output_size, one integer of at least 1 or a pair (height, width) of them; got "
             f"{output_size!r}. Use output_size=7 for 7 x 7 bins."
         )
-    return size_hw[0], size_hw[1]
+    height_width: tuple[int, int] = tuple(size_hw)
+    return height_width
 
 
 def as_rois(boxes: Any, input: Tensor) -> Tensor:
@@ -132,9 +131,7 @@ def _check_dtype(boxes: Tensor, input: Tensor) -> None:
             f'Use boxes.to("{input.device}").'
         )
     if not boxes.is_floating_point():
-        raise errors.DtypeError(
-            f"RA505: expected floating-point boxes; got {describe(boxes)}. Use boxes.float()."
-        )
+        raise errors.DtypeError(f"RA505: expected floating-point boxes; got {describe(boxes)}. Use boxes.float().")
     half_features = input.dtype in (torch.float16, torch.bfloat16)
     fits = boxes.dtype == input.dtype or (half_features and boxes.dtype == torch.float32)
     if not fits and not torch.is_autocast_enabled(input.device.type):

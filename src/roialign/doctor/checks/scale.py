@@ -7,6 +7,8 @@ import torch
 from roialign.doctor.evidence import COMMON_STRIDES, Evidence, number, rows_where
 from roialign.doctor.findings import Finding, Fix
 
+_BOXES_NOT_BY_CHANCE = 5  # that many boxes of one image do not all lie in its top left corner by chance
+
 PASS_THE_IMAGE = (
     "Pass image_size=(H, W), the size of the tensor that entered the backbone, to roialign.diagnose to decide."
 )
@@ -50,7 +52,10 @@ def scaled_twice(known: Evidence) -> Finding | None:
         return None
     x, y = known.furthest_xy
     side = float(known.sides.median())
-    if x > width + 0.5 or y > height + 0.5 or side < 1 or side * scale >= 1 or max(x / width, y / height) < 0.25:
+    if x > width + 0.5 or y > height + 0.5 or max(x / width, y / height) < 0.25:
+        return None
+    too_small_to_be_pixels = side >= 1 > side * scale
+    if not too_small_to_be_pixels and len(known.boxes_xyxy) < _BOXES_NOT_BY_CHANCE:
         return None
     fix = known.scale_fix(1.0)
     evidence = (

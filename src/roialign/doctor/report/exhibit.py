@@ -251,7 +251,7 @@ def _view(map_size_hw: tuple[int, int], boxes: Sequence[BoxXYXY]) -> BoxXYXY:
         left, top, right, bottom = map_xyxy
         margin = float(MAPS_AROUND * side)
     else:
-        margin = 0.05 * max(right - left, bottom - top)
+        margin = 0.06 * max(right - left, bottom - top)
     longest = max(right - left, bottom - top)
     pad_x = max(margin, (longest * 0.75 - (right - left)) / 2)
     pad_y = max(margin, (longest * 0.25 - (bottom - top)) / 2)

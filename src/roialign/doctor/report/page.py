@@ -16,8 +16,8 @@ from roialign.version import __version__
 _FOLDER = Path(__file__).parent
 _MAX_SITES = 50
 _OPEN_ROWS = 12  # tables of more RoIs start folded
-_MAP_LABEL_WIDTH = 150
-_SMALL_MAP = 100
+_MAP_LABEL_WIDTH = 300
+_SMALL_MAP = 60
 _ARROW_INSET = 12
 
 
@@ -32,12 +32,11 @@ class _Shape:
 
 @dataclass(frozen=True)
 class _Drawing:
-    """A panel as the attributes of its SVG; `cells_view` and the paths in cells, the rest in units of the drawing."""
+    """A panel as the attributes of its SVG; `cells_view` and the paths in cells, the rest in units."""
 
     panel: Panel
     height: float
     cells_view: str
-    map_box: BoxXYXY
     is_small: bool
     """Whether the map is too small for thick lines."""
     grid: str
@@ -45,7 +44,8 @@ class _Drawing:
     meant: list[_Shape]
     samples: str
     arrow: str | None
-    map_label_xy: tuple[float, float] | None
+    map_label: str
+    map_label_xy: tuple[float, float]
     caption: list[str]
 
 
@@ -110,7 +110,7 @@ def as_html(report: Report) -> str:
 
 def _sites(report: Report) -> list[_Site]:
     """The lines that made calls, in the order in which they first did."""
-    made: dict[str | None, _Site] = {}
+    made: dict[str, _Site] = {}
     for diagnosis in report.calls:
         where = words.printable(diagnosis.call_site or "place not known")
         site = made.get(where) or _Site(where, 0, 0, None, [])
@@ -146,22 +146,21 @@ def _drawing(panel: Panel) -> _Drawing:
     left, top, right, bottom = panel.view_xyxy
     unit = PANEL_WIDTH / (right - left)
     height, width = panel.map_size_hw
-    map_cells = (-0.5, -0.5, width - 0.5, height - 0.5)
-    x1, y1, x2, y2 = map_cells
-    map_box = ((x1 - left) * unit, (y1 - top) * unit, (x2 - left) * unit, (y2 - top) * unit)
+    x1, y1 = (-0.5 - left) * unit, (-0.5 - top) * unit
+    map_box = (x1, y1, x1 + width * unit, y1 + height * unit)
     view_height = (bottom - top) * unit
     return _Drawing(
         panel=panel,
         height=round(view_height, 1),
         cells_view=_numbers((left, top, right - left, bottom - top)),
-        map_box=map_box,
         is_small=max(map_box[2] - map_box[0], map_box[3] - map_box[1]) < _SMALL_MAP,
         grid=_grid(panel),
         reads=_shapes(panel.reads, panel),
         meant=_shapes(panel.meant, panel),
         samples="".join(f"M{_numbers(point)}h0" for point in panel.samples_xy),
         arrow=_arrow(panel, map_box, view_height, unit) if panel.far else None,
-        map_label_xy=_map_label_xy(map_box, view_height),
+        map_label=_map_label(panel),
+        map_label_xy=(min(map_box[0], PANEL_WIDTH - _MAP_LABEL_WIDTH), map_box[1] - 7),
         caption=_caption(panel),
     )
 
@@ -217,14 +216,10 @@ def _arrow(panel: Panel, map_box: BoxXYXY, view_height: float, unit: float) -> s
     return f"M{_numbers(points[0])}L{_numbers(points[1])}"
 
 
-def _map_label_xy(map_box: BoxXYXY, view_height: float) -> tuple[float, float] | None:
-    """Where the map can be named beside or below it, if there is room."""
-    left, _, right, bottom = map_box
-    if PANEL_WIDTH - right > _MAP_LABEL_WIDTH:
-        return right + 8, min(bottom, view_height - 6)
-    if view_height - bottom > 24 and PANEL_WIDTH - left > _MAP_LABEL_WIDTH:
-        return max(left, 4), bottom + 18
-    return None
+def _map_label(panel: Panel) -> str:
+    height, width = panel.map_size_hw
+    step = f", a line every {panel.grid_step}" if panel.grid_step > 1 else ""
+    return f"map: {width} x {height} cells{step}"
 
 
 def _caption(panel: Panel) -> list[str]:

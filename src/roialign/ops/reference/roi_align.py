@@ -123,9 +123,7 @@ def roi_align_backward_boxes(
         step = _channels_at_once(on_map)
         for planes, values in zip(features[chunk.image].split(step), upstream.split(step), strict=True):
             cells = [torch.where(on_map, planes[:, row, column], 0.0) for row, column, _ in chunk.corners()]
-            top_left, top_right, bottom_left, bottom_right = (
-                (values[..., None, None] * cell).sum(0) for cell in cells
-            )
+            top_left, top_right, bottom_left, bottom_right = ((values[..., None, None] * cell).sum(0) for cell in cells)
             along_x = lx[:, None, :, None, :]
             along_y = ly[:, :, None, :, None]
             top, bottom = top_left.lerp(top_right, along_x), bottom_left.lerp(bottom_right, along_x)

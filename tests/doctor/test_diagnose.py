@@ -1,0 +1,221 @@
+"""`diagnose`: the right code first, a fix that works, and nothing found where nothing is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+import torch
+
+import roialign
+from roialign.doctor.catalogue import CATALOGUE, Entry
+from tests.doctor.calls import FAULTS, Scene, scenes
+
+LEAST_SHARE_FOUND = {  # of the faulty calls whose features differ from the right ones, with image_size given
+    "RA107": 0.8,  # enlarged boxes may still fit, or lie off the map for the most part without reaching far
+    "RA203": 0.8,  # on nearly square images y-first boxes fit as well as x-first ones
+    "RA201": 0.95,
+    "RA204": 0.9,
+}
+
+
+def pooled(scene: Scene, boxes: torch.Tensor, scale: float) -> torch.Tensor:
+    with roialign.set_policy("ignore"):
+        return roialign.roi_align(scene.features, [boxes], 7, scale, 2, True)
+
+
+def changes_the_features(scene: Scene, boxes: torch.Tensor, scale: float) -> bool:
+    right, wrong = pooled(scene, scene.boxes_xyxy, scene.scale), pooled(scene, boxes, scale)
+    return right.shape != wrong.shape or float((right - wrong).abs().max()) > 0.05 * float(right.abs().max())
+
+
+@pytest.mark.parametrize("image_known", [False, True], ids=["boxes only", "image known"])
+@pytest.mark.parametrize("in_cells", [False, True], ids=["pixels", "cells"])
+def test_healthy_calls_have_no_finding(image_known: bool, in_cells: bool) -> None:
+    for scene in scenes(250):
+        boxes, scale = (scene.boxes_xyxy / scene.stride, 1.0) if in_cells else (scene.boxes_xyxy, scene.scale)
+        size = scene.size_hw if image_known else None
+        diagnosis = roialign.diagnose(scene.features, [boxes], 7, scale, 2, True, image_size=size)
+        assert diagnosis.ok, (scene.stride, scene.size_hw, diagnosis.findings)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_are_named_and_their_fix_is_right(name: str) -> None:
+    code, fault = FAULTS[name]
+    # A few boxes in one corner of the image may be meant; one stray box among few is no rarity.
+    counts = (8, 20, 60) if code in ("RA102", "RA209") else (1, 2, 3, 5, 8, 20, 60)
+    oblong = [s for s in scenes(300, counts) if code != "RA203" or max(s.size_hw) > 1.3 * min(s.size_hw)]
+    first_codes, repaired = [], []
+    for scene in oblong[:120]:
+        boxes, scale = fault(scene)
+        if not changes_the_features(scene, boxes, scale):
+            continue
+        diagnosis = roialign.diagnose(scene.features, [boxes], 7, scale, 2, True, image_size=scene.size_hw)
+        first_codes.append(diagnosis.findings[0].code if diagnosis.findings else "none")
+        fix = diagnosis.findings[0].fix if diagnosis.findings else None
+        if fix is not None and first_codes[-1] == code:
+            again = fix.call.run()[0]
+            right = pooled(scene, scene.boxes_xyxy, scene.scale)
+            repaired.append(again.shape == right.shape and bool(torch.allclose(again, right, atol=1e-4)))
+    assert len(first_codes) >= 40
+    assert first_codes.count(code) / len(first_codes) >= LEAST_SHARE_FOUND.get(code, 0.98), first_codes
+    right_without_fix = code == "RA107" or name == "normalised, unscaled"
+    assert right_without_fix or all(repaired)
+
+
+def test_pixels_on_a_map_16_times_smaller() -> None:
+    features = torch.rand(1, 256, 64, 64)
+    boxes = [torch.tensor([[100.0, 100.0, 200.0, 200.0], [300.0, 300.0, 400.0, 400.0]])]
+    diagnosis = roialign.diagnose(features, boxes, output_size=7)
+    (finding,) = diagnosis.findings
+    assert finding.code == "RA101"
+    assert finding.rois == (0, 1)
+    assert finding.fix is not None
+    assert (finding.fix.argument, finding.fix.value) == ("spatial_scale", 0.0625)
+    assert finding.fix.code == "roi_align(features, boxes, output_size=7, spatial_scale=0.0625)"
+    assert (finding.fix.coverage_before, finding.fix.coverage_after) == (0.0, 1.0)
+    assert [fix.value for fix in finding.alternatives] == [1 / 8, 1 / 32, 1 / 14]
+    assert finding.decide is not None
+    assert "image_size=(H, W)" in finding.decide
+    assert diagnosis.coverage is not None
+    assert diagnosis.coverage.tolist() == [0.0, 0.0]
+
+
+def test_the_image_size_decides_the_stride() -> None:
+    features, boxes = torch.rand(1, 8, 64, 64), [torch.tensor([[100.0, 100.0, 200.0, 200.0]])]
+    (finding,) = roialign.diagnose(features, boxes, 7, image_size=(512, 512)).findings
+    assert finding.fix is not None
+    assert (finding.fix.value, finding.alternatives, finding.decide) == (1 / 8, (), None)
+    grid = roialign.FeatureGrid((64, 64), (12.5, 12.5))
+    (finding,) = roialign.diagnose(features, boxes, 7, grid=grid).findings
+    assert finding.fix is not None
+    assert finding.fix.value == pytest.approx(0.08)
+
+
+def diagnosed(entry: Entry, line: str) -> roialign.Diagnosis:
+    """What `diagnose` says of the call that `line` of the entry's example makes."""
+    found: list[roialign.Diagnosis] = []
+    names: dict[str, Any] = {"torch": torch}
+
+    def roi_align(*args: Any, **kwargs: Any) -> None:
+        found.append(roialign.diagnose(*args, **kwargs, image_size=names.get("image_size")))
+
+    names["roi_align"] = roi_align
+    torch.manual_seed(0)
+    exec(f"{entry.setup}\n{line}", names)
+    return found[0]
+
+
+@pytest.mark.parametrize("code", CATALOGUE)
+def test_each_code_is_found_in_its_example_and_not_in_the_right_call(code: str) -> None:
+    entry = CATALOGUE[code]
+    assert [finding.code for finding in diagnosed(entry, entry.wrong).findings] == [code]
+    assert diagnosed(entry, entry.right).ok
+
+
+EVIDENCE = {  # what the evidence of each code's example must say
+    "RA101": r"reach to x = 400, y = 400, but the map has only 64 columns and 64 rows",
+    "RA102": r"end within x = 25, y = 50, as if they were already in cells",
+    "RA103": r"lie between 0\.1 and 0\.9, on an image of about 1024 x 1024",
+    "RA104": r"spatial_scale is 16, which enlarges the boxes; its inverse, 0\.0625",
+    "RA105": r"Expected spatial_scale, a finite number above zero; got int 0",
+    "RA106": r"518 x 518 on a map of 37 x 37 the stride is 14, but spatial_scale=0\.0625 claims 16.*4\.6 cells off",
+    "RA107": r"reach to x = 1500, y = 1300, but the image that entered the backbone has 400 columns",
+    "RA110": r"the stride is 16 down and 64 across",
+    "RA201": r"2 of 2 boxes end before they begin \(boxes\[0\] = \[300, 300, 100, 100\]\)",
+    "RA203": r"Read y first, all of them fit",
+    "RA204": r"1 have no width or no height; the first is boxes\[3\] = \[500, 500, 500, 600\]",
+    "RA205": r"1 of 2 boxes cannot be sampled, the first is boxes\[1\] = \[0, nan, 0, 9, 9\]",
+    "RA206": r"name an image that the batch of 1 does not have, the first is boxes\[0\] = \[1, 300, 300, 400, 400\]",
+    "RA207": r"the column with the image index is missing",
+    "RA208": r"at most one list of boxes for each of the 1 images in the batch; got 2 lists",
+    "RA209": r"1 of 10 RoIs lie wholly and 0 mostly off the map",
+    "RA210": r"got float32 tensor \[5\]\. Use boxes\[None\]",
+    "RA301": r"1 of 1 RoIs read only cells that are zero in every channel",
+    "RA302": r"32768 of 32768 features are NaN or infinite",
+    "RA306": r"got float32 tensor \[8, 64, 64\]\. One image without a batch axis: input\[None\]",
+    "RA505": r"got int64 tensor \[1, 4\]\. Use boxes\.float\(\)",
+    "RA506": r"got \(7, 7, 7\)\. Use output_size=7",
+}
+
+
+@pytest.mark.parametrize("code", CATALOGUE)
+def test_evidence_is_in_numbers(code: str) -> None:
+    evidence = diagnosed(CATALOGUE[code], CATALOGUE[code].wrong).findings[0].evidence
+    assert re.search(EVIDENCE[code], evidence), evidence
+
+
+def test_an_index_in_the_last_column() -> None:
+    boxes = torch.tensor([[16.0, 16.0, 64.0, 64.0, 0.0], [32.0, 16.0, 90.0, 64.0, 1.0]])
+    (finding,) = roialign.diagnose(torch.rand(2, 3, 8, 8), boxes, 2, 1 / 16).findings
+    assert finding.code == "RA207"
+    assert finding.fix is not None
+    assert finding.fix.code.startswith("boxes = boxes[:, [4, 0, 1, 2, 3]]")
+    assert finding.fix.call.rois[:, 0].tolist() == [0.0, 1.0]
+
+
+def test_images_counted_from_one() -> None:
+    boxes = torch.tensor([[1.0, 16.0, 16.0, 64.0, 64.0], [2.0, 16.0, 16.0, 64.0, 64.0]])
+    (finding,) = roialign.diagnose(torch.rand(2, 3, 8, 8), boxes, 2, 1 / 16).findings
+    assert finding.code == "RA206"
+    assert finding.fix is not None
+    assert finding.fix.code.startswith("boxes[:, 0] -= 1")
+
+
+def test_bad_rows_do_not_hide_the_other_rows() -> None:
+    nan = float("nan")
+    boxes = [torch.tensor([[nan, 0.0, 1.0, 1.0], [300.0, 300.0, 400.0, 400.0]])]
+    diagnosis = roialign.diagnose(torch.rand(1, 3, 64, 64), boxes, 7)
+    assert [(finding.code, finding.rois) for finding in diagnosis.findings] == [("RA205", (0,)), ("RA101", (1,))]
+
+
+def test_only_some_features_are_zero_or_nan() -> None:
+    features = torch.rand(1, 3, 16, 16) + 0.1
+    features[:, :, :8, :8] = 0
+    features[0, 1, 15, 15] = float("inf")
+    boxes = [torch.tensor([[0.0, 0.0, 4.0, 4.0], [10.0, 2.0, 14.0, 6.0], [12.0, 12.0, 16.0, 16.0]])]
+    findings = roialign.diagnose(features, boxes, 2).findings
+    assert [(finding.code, finding.rois) for finding in findings] == [("RA302", (2,)), ("RA301", (0,))]
+
+
+def test_no_boxes_and_odd_maps_are_no_fault() -> None:
+    assert roialign.diagnose(torch.rand(1, 3, 8, 8), [torch.empty(0, 4)], 7).ok
+    assert roialign.diagnose(torch.rand(1, 3, 1, 1), [torch.tensor([[0.0, 0.0, 1.0, 1.0]])], 1).ok
+    assert roialign.diagnose(torch.rand(1, 3, 8, 8), [], 7).ok
+    assert roialign.diagnose(torch.rand(1, 3, 8, 8).half(), [torch.tensor([[1.0, 1.0, 5.0, 5.0]])], 7).ok
+
+
+def test_a_thin_box_at_the_far_edge_is_no_fault() -> None:
+    """With aligned=False it is widened to one cell, most of which lies off the map."""
+    boxes = [torch.tensor([[320.0, 798.7, 369.0, 798.8]])]
+    assert roialign.diagnose(torch.rand(1, 3, 200, 336), boxes, 7, 1 / 4, 2).ok
+    roialign.roi_align(torch.rand(1, 3, 200, 336), boxes, 7, 1 / 4, 2)  # a notice would be an error here
+
+
+def test_evidence_that_does_not_belong_raises() -> None:
+    features, boxes = torch.rand(1, 3, 8, 8), [torch.tensor([[1.0, 1.0, 5.0, 5.0]])]
+    with pytest.raises(ValueError, match=r"expected the grid of a map of \(8, 8\); got one of \(9, 9\)"):
+        roialign.diagnose(features, boxes, 7, grid=roialign.FeatureGrid((9, 9), (16.0, 16.0)))
+    with pytest.raises(ValueError, match=r"expected image_size as \(height, width\)"):
+        roialign.diagnose(features, boxes, 7, image_size=(0, 10))
+
+
+def test_a_diagnosis_is_json() -> None:
+    diagnosis = roialign.diagnose(torch.rand(1, 3, 64, 64), [torch.tensor([[300.0, 300.0, 400.0, 400.0]])], 7)
+    read = json.loads(json.dumps(diagnosis.to_dict()))
+    assert read["ok"] is False
+    assert read["findings"][0]["fix"]["value"] == 0.0625
+    assert read["coverage"] == [0.0]
+
+
+def test_the_notice_has_the_doctors_words() -> None:
+    features, boxes = torch.rand(1, 3, 64, 64), [torch.tensor([[300.0, 300.0, 400.0, 400.0]])]
+    with pytest.warns(roialign.RoIWarning) as warned:
+        roialign.roi_align(features, boxes, 7)
+    text = str(warned[0].message)
+    assert text.startswith("RA101: 1 of 1 RoIs lie mostly or wholly off the 64 x 64 feature map")
+    assert "boxes in image pixels, spatial_scale left at 1" in text
+    assert "roi_align(features, boxes, output_size=7, spatial_scale=0.0625)" in text
+    assert warned[0].filename == __file__

@@ -1,0 +1,131 @@
+"""`watch`: calls are seen whichever library makes them, and the program runs as it would without."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.ops import MultiScaleRoIAlign, RoIAlign, roi_align
+
+import roialign
+
+PIXELS = torch.tensor([[0.0, 100.0, 100.0, 200.0, 200.0], [0.0, 300.0, 300.0, 400.0, 400.0]])
+
+
+def codes(report: roialign.Report) -> list[list[str]]:
+    return [[finding.code for finding in diagnosis.findings] for diagnosis in report.calls]
+
+
+def line_of(diagnosis: roialign.Diagnosis) -> int:
+    assert diagnosis.call_site is not None
+    path, _, line = diagnosis.call_site.rpartition(":")
+    assert path.endswith("test_watch.py")
+    return int(line)
+
+
+def test_torchvisions_function_module_and_roialigns_own() -> None:
+    features = torch.rand(1, 8, 64, 64)
+    with roialign.watch() as report, roialign.set_policy("ignore"):
+        outputs = [roi_align(features, PIXELS, 7)]
+        outputs.append(RoIAlign(7, 1 / 16, 2)(features, PIXELS))
+        outputs.append(roialign.roi_align(features, PIXELS, 7))
+    assert codes(report) == [["RA101"], [], ["RA101"]]
+    assert not report.ok
+    first = line_of(report.calls[0])
+    assert [line_of(diagnosis) for diagnosis in report.calls] == [first, first + 1, first + 2]
+    assert torch.equal(outputs[0], roi_align(features, PIXELS, 7))
+    assert len(report.calls) == 3, "what happens after the block is not seen"
+
+
+def test_the_operator_is_put_back() -> None:
+    before = torch.ops.torchvision.roi_align
+    with pytest.raises(KeyError), roialign.watch():
+        raise KeyError
+    assert torch.ops.torchvision.roi_align is before
+    with roialign.watch() as outer, roialign.watch() as inner:
+        roi_align(torch.rand(1, 3, 64, 64), PIXELS, 7)
+    assert len(outer.calls) == len(inner.calls) == 1
+    assert torch.ops.torchvision.roi_align is before
+
+
+def test_multi_scale_pooling() -> None:
+    pooler = MultiScaleRoIAlign(["0", "1"], 7, 2)
+    pyramid = {"0": torch.rand(1, 8, 64, 64), "1": torch.rand(1, 8, 32, 32)}
+    boxes = [torch.tensor([[10.0, 10.0, 60.0, 60.0], [100.0, 100.0, 500.0, 500.0]])]
+    with roialign.watch() as report:
+        pooler(pyramid, boxes, [(512, 512)])
+    assert codes(report) == [[], []]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning", "ignore::DeprecationWarning")
+def test_compiled_and_scripted_programs_run_unseen() -> None:
+    features = torch.rand(1, 8, 64, 64)
+    expected = roi_align(features, PIXELS, 7, 1 / 16)
+    with roialign.watch() as report:
+        scripted = torch.jit.script(roi_align)(features, PIXELS, 7, 1 / 16)
+        compiled = torch.compile(roi_align, backend="aot_eager", fullgraph=True)(features, PIXELS, 7, 1 / 16)
+    assert torch.equal(scripted, expected)
+    assert torch.equal(compiled, expected)
+    assert report.calls == []
+
+
+class Halving(nn.Module):
+    """A backbone of stride 16."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(image, 16)
+
+
+def test_the_image_that_entered_the_backbone_is_evidence() -> None:
+    image = torch.rand(1, 3, 320, 480)
+    with roialign.watch() as report:
+        features = Halving()(image)
+        roi_align(features.repeat(1, 4, 1, 1), [torch.tensor([[100.0, 100.0, 200.0, 200.0]])], 7)
+        roi_align(features, [torch.tensor([[100.0, 100.0, 200.0, 200.0]])], 7, spatial_scale=1 / 8)
+    assert codes(report) == [["RA101"], ["RA106"]]
+    assert all(f.fix is not None and f.fix.value == 1 / 16 and not f.alternatives for f in report.findings)
+    assert report.calls[0].image is not None
+    assert torch.equal(report.calls[0].image, image[0])
+
+
+def test_an_unrelated_image_is_no_evidence() -> None:
+    with roialign.watch() as report:
+        Halving()(torch.rand(1, 3, 320, 480))
+        roi_align(torch.rand(1, 4, 64, 64), [torch.tensor([[100.0, 100.0, 200.0, 200.0]])], 7, spatial_scale=1 / 16)
+    assert report.ok
+
+
+def test_a_detection_model_is_healthy_and_its_detections_unchanged() -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None)
+    model.eval()
+    images = [torch.rand(3, 240, 320), torch.rand(3, 200, 300)]
+    with torch.no_grad():
+        expected = model(images)
+        with roialign.watch() as report:
+            found = model(images)
+    assert report.calls
+    assert report.ok, [finding.evidence for finding in report.findings]
+    for one, other in zip(expected, found, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_where_torchvision_would_crash_an_error_is_raised() -> None:
+    nan_box = torch.tensor([[0.0, float("nan"), 0.0, 9.0, 9.0]])
+    with roialign.watch() as report:
+        with pytest.raises(roialign.RoIError, match=r"RA205: stopped by roialign: .* torchvision would crash"):
+            roi_align(torch.rand(1, 3, 8, 8), nan_box, 7, 1.0, 2)
+        with pytest.raises(roialign.RoIError, match="RA306"):
+            roi_align(torch.rand(1, 3, 0, 8), torch.tensor([[0.0, 0.0, 0.0, 9.0, 9.0]]), 7, 1.0, 2)
+        assert roi_align(torch.rand(1, 3, 8, 8), nan_box, 7).sum() == 0, "served as torchvision serves it"
+    assert codes(report) == [["RA205"], ["RA306"], ["RA205"]]
+
+
+def test_problems_are_counted_by_line() -> None:
+    with roialign.watch() as report:
+        for _ in range(3):
+            roi_align(torch.rand(1, 3, 64, 64), PIXELS, 7)
+        roi_align(torch.rand(1, 3, 64, 64), PIXELS, 7)
+    assert [problem.count for problem in report.problems] == [3, 1]
+    assert report.to_dict()["calls"] == 4

@@ -1,0 +1,136 @@
+"""Thousands of hostile calls in one process: `python hostile.py [COUNT]` exits 0 if each returns or raises well.
+
+Well means: an output of the right shape, or an error of the RoIError family; for a direct call of a registered
+operator also a RuntimeError that starts with an RA code. What is too large to allocate may say so in torch's
+words. `test_bad_input.py` runs this in a child process, so that a crash is a failed test.
+"""
+
+import random
+import re
+import sys
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+import roialign
+
+NAN, INF = float("nan"), float("inf")
+COORDINATES = [NAN, INF, -INF, 1e30, -1e30, 3.4e38, 1e-45, -0.0, 1e9, -1e9, 1e5, 16777217.0, 0.5, 3.0, 7.25]
+INDICES = [-1.0, 1e9, 0.5, NAN, INF, -0.0, 2.0, 1e30, 4294967296.0, -4294967296.0]
+SCALES = [0.0, -1.0, NAN, INF, 1e38, 1e-45, 1e-320, 1e300, 1, 10**400, True, None, "1"]
+RATIOS = [-1, 0, 1, 3, -(2**62), 4097, 2**62, 2**70, 1.5, None, True]
+SIZES = [0, -1, 1, 3, (2, 3), (0, 2), (2, -1), (1, 2, 3), [2, 2], 2**40, 2**70, 1.5, "2", None, (None, 1), [[1], 1]]
+FEATURES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+ODD_TYPES = [torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn]
+MAPS = [(2, 3, 8, 8), (2, 3, 1, 1), (2, 0, 4, 4), (0, 3, 4, 4), (2, 3, 0, 4), (2, 3, 4, 0), (3, 8, 8), (8,), ()]
+HARMLESS = ([0.0, 1.0, 1.0, 5.0, 5.0], 0.5, 2, 2)
+
+
+def mostly(rng: random.Random, harmless, hostile: list, odds: float = 0.35):
+    return rng.choice(hostile) if rng.random() < odds else harmless
+
+
+def strided(rng: random.Random, tensor: Tensor) -> Tensor:
+    """The same values behind other strides."""
+    choice = rng.randrange(5)
+    if choice == 0 and tensor.dim() >= 2:
+        return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
+    if choice == 1 and tensor.dim() == 4:
+        return tensor.contiguous(memory_format=torch.channels_last)
+    if choice == 2 and tensor.dim() >= 1:
+        return torch.stack([tensor, tensor], dim=-1)[..., 1]
+    if choice == 3 and tensor.dim() >= 1 and tensor.shape[0]:
+        return tensor[:1].expand(tensor.shape)
+    return tensor
+
+
+def hostile_map(rng: random.Random) -> Tensor:
+    shape = mostly(rng, MAPS[0], MAPS, 0.2)
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(rng.randrange(1000))) * 4
+    return strided(rng, values.to(mostly(rng, rng.choice(FEATURES), ODD_TYPES, 0.05)))
+
+
+def hostile_rois(rng: random.Random, columns: int = 5) -> Tensor:
+    count = rng.choice([0, 1, 2, 3, 1030])
+    rows = [
+        [mostly(rng, 0.0, INDICES, 0.05), *(mostly(rng, value, COORDINATES, 0.2) for value in HARMLESS[0][1:])]
+        for _ in range(min(count, 3))
+    ]
+    rois = torch.tensor(rows).reshape(-1, 5)[:, 5 - columns :]
+    return torch.cat([rois, rois[:1].expand(1027, columns)]) if count > 3 else rois
+
+
+def hostile_boxes(rng: random.Random, dtype: torch.dtype):
+    boxes_type = mostly(rng, torch.float32 if dtype == torch.float16 else dtype, [*FEATURES, *ODD_TYPES], 0.1)
+    kind = rng.choice(["rois"] * 6 + ["list", "list", "wrong columns", "flat", "nothing"])
+    if kind == "rois":
+        return strided(rng, hostile_rois(rng).to(boxes_type))
+    if kind == "list":
+        return [strided(rng, hostile_rois(rng, 4).to(boxes_type)) for _ in range(rng.randint(0, 4))]
+    if kind == "wrong columns":
+        return hostile_rois(rng, rng.randint(1, 4)).to(boxes_type)
+    return hostile_rois(rng).flatten() if kind == "flat" else rng.choice([None, [None], 3, [[1, 2, 3, 4]], "boxes"])
+
+
+def public_call(rng: random.Random) -> None:
+    features = hostile_map(rng)
+    boxes = hostile_boxes(rng, features.dtype)
+    if rng.random() < 0.2 and features.dtype in FEATURES:
+        features.requires_grad_()
+    arguments = mostly(rng, 2, SIZES, 0.15), mostly(rng, 0.5, SCALES, 0.15), mostly(rng, 2, RATIOS)
+    output = roialign.roi_align(features, boxes, *arguments, rng.random() < 0.5)
+    count = len(boxes) if isinstance(boxes, Tensor) else sum(map(len, boxes))
+    assert output.shape[:2] == (count, features.shape[1]), output.shape
+    assert output.dtype == features.dtype
+    if output.requires_grad:
+        output.sum().backward()
+        assert features.grad.shape == features.shape
+
+
+def direct_call(rng: random.Random) -> None:
+    """The registered operators, with arguments of the schema's types but any values."""
+    features, rois = hostile_map(rng), strided(rng, hostile_rois(rng))
+    rois = rois.to(mostly(rng, torch.float64 if features.dtype == torch.float64 else torch.float32, FEATURES, 0.1))
+    scale = float(mostly(rng, 0.5, SCALES[:8]))
+    sampling = scale, mostly(rng, 2, [-1, 0, 1, 3, -(2**62), 2**62]), rng.random() < 0.5
+    height, width = (mostly(rng, 2, [0, -1, 3], 0.1) for _ in range(2))
+    op = rng.choice(["roi_align", "roi_align_backward", "roi_align_backward_boxes"])
+    if op == "roi_align":
+        output, coverage = torch.ops.roialign.roi_align(features, rois, height, width, *sampling)
+        assert output.shape == (len(rois), features.shape[1], height, width)
+        assert bool(((coverage >= 0) & (coverage <= 1)).all()), coverage
+        return
+    channels = features.shape[1] if features.dim() == 4 else 3
+    grad = torch.rand(mostly(rng, len(rois), [0, 5], 0.1), channels, max(height, 0), max(width, 0)).to(features.dtype)
+    if op == "roi_align_backward":
+        shape = mostly(rng, 2, [-1, 0]), mostly(rng, 8, [0, -1]), mostly(rng, 8, [0, -1])
+        result = torch.ops.roialign.roi_align_backward(grad, rois, *shape, *sampling)
+        assert result.shape == (shape[0], channels, *shape[1:])
+    else:
+        result = torch.ops.roialign.roi_align_backward_boxes(grad, features, rois, *sampling)
+        assert result.shape == rois.shape
+
+
+def faults(count: int) -> Iterator[str]:
+    for seed in range(count):
+        rng = random.Random(seed)
+        call = rng.choice([public_call, direct_call])
+        try:
+            call(rng)
+        except roialign.RoIError as error:
+            if not re.match(r"RA\d{3}: ", str(error)):
+                yield f"{call.__name__} {seed}: {type(error).__name__} without a code: {error}"
+        except Exception as error:
+            if re.search("can't allocate memory|Storage size calculation overflowed", str(error)):
+                continue
+            if call is public_call or not (isinstance(error, RuntimeError) and re.match(r"RA\d{3}: ", str(error))):
+                yield f"{call.__name__} {seed}: {type(error).__name__}: {str(error).splitlines()[:1]}"
+
+
+if __name__ == "__main__":
+    roialign.set_policy("ignore")
+    found = list(faults(int(sys.argv[1]) if len(sys.argv) > 1 else 4000))
+    kinds = {re.sub(r"call \d+", "call", fault)[:70]: fault for fault in found}  # one of each is enough to read
+    print(*kinds.values(), f"{len(found)} faults", sep="\n")
+    sys.exit(bool(found))

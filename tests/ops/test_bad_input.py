@@ -1,0 +1,117 @@
+"""What is refused, with which words, next to the nearest call that is not; and that nothing crashes."""
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import roialign
+from roialign import errors
+from roialign.ops import library
+from roialign.ops.validate import check_values
+
+from .refusals import BAD_DIRECT, BAD_VALUES, MAP, REFUSED, ROIS
+
+NAN = float("nan")
+
+
+def call(**changes):
+    return roialign.roi_align(**{"input": MAP, "boxes": ROIS, "output_size": 2, "sampling_ratio": -1} | changes)
+
+
+@pytest.mark.parametrize(
+    ("bad", "good", "error", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
+)
+def test_refused_with_its_code_and_the_way_out(bad, good, error, message):
+    with pytest.raises(error, match=f"^({message})") as raised:
+        call(**bad)
+    assert raised.value.code == str(raised.value)[:5]
+    assert call(**good).isfinite().all()
+
+
+def test_no_images_have_no_index():
+    with pytest.raises(errors.BatchIndexError, match=r"^RA206: ") as raised:
+        call(input=MAP[:0])
+    assert "from 0 to -1" not in str(raised.value)
+    assert call(input=MAP[:0], boxes=ROIS[:0]).shape == (0, 3, 2, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("bad", "good", "error", "message"), [row[1:] for row in BAD_VALUES], ids=[row[0] for row in BAD_VALUES]
+)
+def test_bad_values_are_named_with_their_row(bad, good, error, message, dtype):
+    with pytest.raises(error, match=f"^{message}"):
+        call(input=MAP.to(dtype), boxes=bad.to(dtype))
+    assert call(input=MAP.to(dtype), boxes=good.to(dtype)).isfinite().all()
+
+
+@pytest.mark.parametrize("op", library.names())
+@pytest.mark.parametrize(("bad", "good", "error"), [row[1:4] for row in BAD_VALUES], ids=[row[0] for row in BAD_VALUES])
+def test_bad_values_raise_from_the_registered_operators_too(op, bad, good, error):
+    code = {errors.BoxesValueError: "RA205", errors.BatchIndexError: "RA206"}[error]
+    with pytest.raises((RuntimeError, errors.RoIError), match=f"^{code}: "):
+        call_operator(op, rois=bad)
+    call_operator(op, rois=good)
+
+
+def call_operator(op, input=MAP, rois=ROIS, size=(2, 2), scale=1.0, ratio=-1, images=None, grad=None):
+    grad = torch.ones(len(rois), 3, *size) if grad is None else grad
+    shape = (input.shape[0] if images is None else images, *input.shape[2:])
+    run = getattr(torch.ops.roialign, op)
+    if op == "roi_align":
+        return run(input, rois, *size, scale, ratio, True)
+    return (
+        run(grad, rois, *shape, scale, ratio, True)
+        if op.endswith("backward")
+        else run(grad, input, rois, scale, ratio, True)
+    )
+
+
+@pytest.mark.parametrize("op", library.names())
+@pytest.mark.parametrize(("bad", "code"), [row[1:] for row in BAD_DIRECT], ids=[row[0] for row in BAD_DIRECT])
+def test_bad_options_raise_from_the_registered_operators_too(op, bad, code):
+    with pytest.raises((RuntimeError, errors.RoIError), match=f"^{code}"):
+        call_operator(op, **bad)
+
+
+@pytest.mark.parametrize("op", ["roi_align_backward", "roi_align_backward_boxes"])
+def test_a_gradient_for_other_boxes_is_refused(op):
+    with pytest.raises((RuntimeError, errors.RoIError), match=r"^RA\d{3}: "):
+        call_operator(op, grad=torch.ones(5, 3, 2, 2))
+
+
+@pytest.mark.parametrize("row", [3, 1023, 1024, 2047])
+def test_the_row_is_named_in_every_kernel_pass(row):
+    rois = ROIS[:1].repeat(2048, 1)
+    rois[row, 4] = NAN
+    with pytest.raises(
+        errors.BoxesValueError, match=rf"^RA205: .*1 unusable rows of 2048, the first boxes\[{row}\] = "
+    ):
+        call(boxes=rois)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("first", [0.0, 0.5, 1.0, 3.0])
+def test_kernels_and_words_draw_the_line_at_the_same_size(first, aligned):
+    """Boxes around the largest adaptive grid are pooled, or refused in words: never in the kernel's."""
+    for beyond in range(-6, 8):
+        rois = torch.tensor([[0.0, first, 0.0, 2.0**24 + beyond, 2.0]])
+        with contextlib.suppress(errors.BoxesValueError):
+            assert call(boxes=rois, output_size=1, aligned=aligned).isfinite().all()
+
+
+def test_coordinates_whose_difference_overflows_are_usable_once_the_scale_has_shrunk_them():
+    extreme = torch.tensor([[0.0, -3e38, -3e38, 3e38, 3e38]])
+    assert call(boxes=extreme, spatial_scale=1e-10, sampling_ratio=2).isfinite().all()
+    check_values(2, extreme, 2, 2, 1e-10, 2, True)  # what the reference is guarded with
+
+
+def test_thousands_of_hostile_calls_never_crash():
+    child = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("hostile.py")), "4000"], capture_output=True, text=True
+    )
+    assert child.returncode == 0, f"exit code {child.returncode}\n{child.stdout}\n{child.stderr[-2000:]}"
