@@ -92,6 +92,8 @@ def test_the_row_is_named_in_every_kernel_pass(row):
         errors.BoxesValueError, match=rf"^RA205: .*1 unusable rows of 2048, the first boxes\[{row}\] = "
     ):
         call(boxes=rois)
+    with pytest.raises(RuntimeError, match=rf"^RA205: box {row} has"):
+        torch.ops.roialign.roi_align(MAP, rois, 2, 2, 1.0, 2, True)
 
 
 @pytest.mark.parametrize("aligned", [False, True])

@@ -209,3 +209,17 @@ def test_the_module_is_the_function():
     expected = roialign.roi_align(case.features(), case.rois(), case.output_size_hw, *case.sampling)
     assert torch.equal(module(case.features(), case.rois()), expected)
     assert "sampling_ratio=2, aligned=True" in repr(module)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.parametrize("seed", range(6))
+def test_quantized_features_of_one_image(seed):
+    case = random_case(seed).with_boxes(("inside",), 4)
+    features = torch.quantize_per_tensor(case.features()[:1], 0.05, 3, torch.qint8)
+    rois = case.rois()
+    rois[:, 0] = 0
+    rois = torch.quantize_per_tensor(rois, float(rois.max()) / 100 + 1e-3, 0, torch.qint8)
+    output = roialign.roi_align(features, rois, case.output_size_hw, *case.sampling)
+    expected = torchvision_roi_align(features, rois, case)
+    assert (output.dtype, output.q_scale(), output.q_zero_point()) == (torch.qint8, 0.05, 3)
+    assert difference(output.dequantize(), expected.dequantize()) <= 0.0501  # one quantum, where rounding ties
