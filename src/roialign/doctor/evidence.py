@@ -42,8 +42,12 @@ class Evidence:
 
     @cached_property
     def misplaced(self) -> bool:
-        """Whether so many RoIs lie off the map that one cause must be behind them."""
-        return len(self.low) > 0 and float(self.low.float().mean()) >= 0.25
+        """Whether so many RoIs lie off the map, beyond its far edges, that one cause must be behind them.
+
+        Boxes before the near edges have negative coordinates, which no scale explains.
+        """
+        beyond = self.low & (self.boxes_xyxy[:, :2] + self.boxes_xyxy[:, 2:] > 0).all(1)
+        return len(beyond) > 0 and float(beyond.float().mean()) >= 0.25
 
     @cached_property
     def furthest_xy(self) -> tuple[float, float]:

@@ -43,7 +43,7 @@ def y_first(known: Evidence) -> Finding | None:
     x, y = known.furthest_xy
     frame_h, frame_w = known.image_size_hw or known.frame_hw
     evidence = (
-        f"The boxes reach to x = {x:g}, y = {y:g} on an image of about {frame_w:g} columns and {frame_h:g} rows. Read "
+        f"The boxes reach to x = {x:g}, y = {y:g} on an image of about {frame_w:.4g} columns and {frame_h:.4g} rows. Read "
         f"y first, all of them fit; as called, {int(known.low.sum())} of {len(known.low)} RoIs lie off the map."
     )
     return Finding("RA203", evidence, rows_where(known.low), fix)
@@ -79,13 +79,13 @@ def outside(known: Evidence) -> Finding | None:
     fix = None
     if bool(wholly.any()) and not bool(wholly.all()):
         code = (
-            f"boxes = boxes[(boxes[:, -2:] > 0).all(1) & (boxes[:, -4:-2] < boxes.new_tensor([{width:g}, {height:g}]))"
+            f"boxes = boxes[(boxes[:, -2:] > 0).all(1) & (boxes[:, -4:-2] < boxes.new_tensor([{width:.5g}, {height:.5g}]))"
             ".all(1)]"
         )
         fix = known.fix("boxes", None, code, known.call.with_(rois=known.call.rois[~wholly]))
     evidence = (
         f"{int(wholly.sum())} of {len(wholly)} RoIs lie wholly and {int((known.low & ~wholly).sum())} mostly off the "
-        f"map, which covers an image of about {width:g} columns and {height:g} rows; the first is "
+        f"map, which covers an image of about {width:.4g} columns and {height:.4g} rows; the first is "
         f"{_row(known, known.low)}. The boxes span {known.nearest:g} to {max(x, y):g}."
     )
     decide = None

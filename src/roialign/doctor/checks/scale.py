@@ -69,7 +69,8 @@ def scaled_twice(known: Evidence) -> Finding | None:
 def normalised(known: Evidence) -> Finding | None:
     """RA103: coordinates between 0 and 1."""
     x, y = known.furthest_xy
-    frame_h, frame_w = known.image_size_hw or known.frame_hw
+    scaled = known.call.spatial_scale != 1.0  # otherwise the boxes should be in cells
+    frame_h, frame_w = (known.image_size_hw if scaled else None) or known.frame_hw
     if max(x, y) > 1.05 or max(x, y) <= 0 or known.nearest < -0.05 or max(frame_h, frame_w) < 8:
         return None
     if not bool((known.sides > 0).all(1).any()):
@@ -81,8 +82,8 @@ def normalised(known: Evidence) -> Finding | None:
         f"boxes[:, -4:] *= boxes.new_tensor([{width}, {height}, {width}, {height}])",
     )
     evidence = (
-        f"All coordinates lie between {known.nearest:.3g} and {max(x, y):.3g}, on an image of about "
-        f"{height} x {width} pixels: every RoI reads the same corner of the map."
+        f"All coordinates lie between {known.nearest:.3g} and {max(x, y):.3g}, where the map covers about "
+        f"{height} x {width} {'pixels' if scaled else 'cells'}: every RoI reads the same corner of it."
     )
     return Finding("RA103", evidence, tuple(range(len(known.boxes_xyxy))), fix)
 
@@ -159,7 +160,7 @@ def wrong_stride_by_boxes(known: Evidence) -> Finding | None:
     height, width = known.frame_hw
     evidence = (
         f"The boxes reach to x = {x:g}, y = {y:g}, but with spatial_scale={number(known.call.spatial_scale)} the map "
-        f"covers an image of {height:g} x {width:g} only. {_off_the_map(known)}"
+        f"covers an image of {height:.4g} x {width:.4g} only. {_off_the_map(known)}"
     )
     decide = "It may also be RA107, boxes of the image before it was resized: then scale the boxes. " + PASS_THE_IMAGE
     return Finding("RA106", evidence, rows_where(known.low), fixes[0], fixes[1:], decide)

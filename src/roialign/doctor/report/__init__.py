@@ -33,7 +33,7 @@ def counted(number: int, noun: str) -> str:
 
 def whereabouts(problem: Problem, examined: int) -> str:
     """Where the call was made and how many calls there had the problem."""
-    where = printable(problem.finding.call_site or "a call whose place is not known")
+    where = printable(problem.finding.call_site or "the call that was diagnosed")
     return where if examined == 1 else f"{where}, in {problem.count} of {counted(examined, 'call')} examined"
 
 
