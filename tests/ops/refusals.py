@@ -45,7 +45,7 @@ REFUSED = [
         {"input": MAP[0, 0, 0]},
         {"input": MAP},
         errors.FeatureMapError,
-        r"RA306: .*got a float32 tensor \[8\]\. Look at the layer",
+        r"RA306: .*got float32 tensor \[8\]\. Look at the layer",
     ),
     ("five axes", {"input": MAP[None]}, {"input": MAP}, errors.FeatureMapError, r"RA306: .*\[1, 2, 3, 8, 8\]"),
     (
@@ -67,7 +67,7 @@ REFUSED = [
         {"input": MAP.byte()},
         {"input": MAP.byte().float()},
         errors.DtypeError,
-        r"RA505: .*floating-point features; got a uint8 tensor.*input\.float\(\)",
+        r"RA505: .*floating-point features .*; got uint8 tensor.*input\.float\(\)",
     ),
     ("complex map", {"input": MAP.to(torch.complex64)}, {"input": MAP}, errors.DtypeError, r"RA505: .*complex64"),
     (
@@ -116,13 +116,6 @@ REFUSED = [
         {"sampling_ratio": 64},
         errors.OutputSizeError,
         r"RA506: .*at most \d+; got int 4097",
-    ),
-    (
-        "ratio below any int64",
-        {"sampling_ratio": -(2**70)},
-        {"sampling_ratio": -2},
-        errors.OutputSizeError,
-        r"RA506: .*sampling_ratio",
     ),
     (
         "size zero",
@@ -215,7 +208,7 @@ REFUSED = [
         {"boxes": ROIS.long()},
         {"boxes": ROIS.long().float()},
         errors.DtypeError,
-        r"RA505: expected floating-point boxes; got a int64 tensor \[2, 5\]\. Use boxes\.float\(\)",
+        r"RA505: expected floating-point boxes; got int64 tensor \[2, 5\]\. Use boxes\.float\(\)",
     ),
     ("integer list", {"boxes": [BOXES.int()]}, {"boxes": [BOXES]}, errors.DtypeError, r"RA505: .*int32"),
     (
@@ -223,7 +216,7 @@ REFUSED = [
         {"boxes": ROIS.double()},
         {"boxes": ROIS},
         errors.DtypeError,
-        r"RA505: expected float32 boxes for float32 features; got a float64 tensor.*boxes\.to\(torch\.float32\)",
+        r"RA505: expected float32 boxes for float32 features; got float64 tensor.*boxes\.to\(torch\.float32\)",
     ),
     (
         "narrow boxes",
@@ -237,7 +230,7 @@ REFUSED = [
         {"input": MAP.half(), "boxes": ROIS.bfloat16()},
         {"input": MAP.half()},
         errors.DtypeError,
-        r"RA505: expected float32 boxes for float16 features; got a bfloat16",
+        r"RA505: expected float32 boxes for float16 features; got bfloat16",
     ),
     (
         "another device",

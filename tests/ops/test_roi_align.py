@@ -132,9 +132,9 @@ def test_an_inverted_aligned_box_with_fixed_samples_is_flipped(pool):
 @backends
 def test_a_nan_that_no_sample_reads_stays_out(pool):
     clean = torch.randn(2, 3, 8, 8)
-    rois = torch.tensor([[0.0, 2.0, 2.0, 5.0, 5.0], [1.0, -20.0, -20.0, 3.0, 3.0], [1.0, 50.0, 50.0, 60.0, 60.0]])
+    rois = torch.tensor([[0.0, 2.0, 2.0, 5.0, 5.0], [1.0, 4.0, 4.0, 20.0, 20.0], [1.0, 50.0, 50.0, 60.0, 60.0]])
     poisoned = clean.clone()
-    poisoned[0, :, 0, 0] = poisoned[0, :, 7, :] = poisoned[1, :, 5:, :] = float("nan")
+    poisoned[0, :, 0, 0] = poisoned[0, :, 7, :] = poisoned[1, :, :3] = poisoned[1, :, :, :3] = float("nan")
     options = (2, 3, 1.0, 0, False)
     assert torch.equal(pool(poisoned, rois, *options)[0], pool(clean, rois, *options)[0])
     everywhere = torch.full_like(clean, float("inf"))

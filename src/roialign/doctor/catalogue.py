@@ -284,7 +284,7 @@ _ENTRIES = (
         "output_size or sampling_ratio cannot be used",
         "error",
         "output_size is a whole number of at least 1, or a pair (height, width) of them. sampling_ratio is a whole "
-        "number of at most 4096; 0 or less lets the size of the box decide.",
+        "number of at most 128; 0 or less lets the size of the box decide.",
         "Pass output_size=7 and sampling_ratio=2, or -1.",
         f"{_STRIDE_16}\n{_ONE_BOX}",
         "roi_align(features, boxes, (7, 7, 7), spatial_scale=1 / 16)",

@@ -32,6 +32,14 @@ class RoICall:
         """The arguments after the tensors, in the order of the registered operator."""
         return (*self.output_size_hw, self.spatial_scale, self.sampling_ratio, self.aligned)
 
+    def is_concrete(self) -> bool:
+        """Whether the boxes have values that can be read: not on the meta device, fake, or under vmap."""
+        kinds = (Tensor, torch.nn.Parameter)
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+        return all(
+            type(tensor) in kinds and not tensor.is_meta and not wrapped(tensor) for tensor in (self.input, self.rois)
+        )
+
     def run(self) -> tuple[Tensor, Tensor]:
         """The pooled features [K, C, h, w] and each RoI's coverage [K], without a gradient or a notice."""
         with torch.no_grad():

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from roialign.errors import FeatureMapError
 from roialign.ops import reference
-from roialign.ops.validate import check_values
+from roialign.ops.validate import check_operator, check_values, describe
 
 _OPTIONS = "float spatial_scale, int sampling_ratio, bool aligned"
 _SCHEMAS = {
@@ -36,20 +37,37 @@ _op: Any = torch.ops.roialign
 
 @torch.library.impl("roialign::roi_align", "CompositeExplicitAutograd")
 def _roi_align(input: Tensor, rois: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    check_operator(input, _map_size_hw(input), rois, options[:2], *options[2:4])
     check_values(input.shape[0], rois, *options)
     return reference.roi_align(input, rois, *options)
 
 
 @torch.library.impl("roialign::roi_align_backward", "CompositeExplicitAutograd")
 def _roi_align_backward(grad: Tensor, rois: Tensor, images: int, height: int, width: int, *options: Any) -> Tensor:
+    _check_grad(grad, rois)
+    check_operator(grad, (height, width), rois, grad.shape[2:], *options[:2])
     check_values(images, rois, *grad.shape[2:], *options)
     return reference.roi_align_backward(grad, rois, images, height, width, *options)
 
 
 @torch.library.impl("roialign::roi_align_backward_boxes", "CompositeExplicitAutograd")
 def _roi_align_backward_boxes(grad: Tensor, input: Tensor, rois: Tensor, *options: Any) -> Tensor:
+    _check_grad(grad, rois)
+    check_operator(input, _map_size_hw(input), rois, grad.shape[2:], *options[:2])
     check_values(input.shape[0], rois, *grad.shape[2:], *options)
     return reference.roi_align_backward_boxes(grad, input, rois, *options)
+
+
+def _map_size_hw(input: Tensor) -> tuple[int, int]:
+    return (input.shape[2], input.shape[3]) if input.dim() == 4 else (0, 0)
+
+
+def _check_grad(grad: Tensor, rois: Tensor) -> None:
+    if grad.dim() != 4 or grad.shape[0] != len(rois):
+        raise FeatureMapError(
+            f"RA306: expected a gradient [K, C, h, w] with one entry for each of {len(rois)} boxes; got "
+            f"{describe(grad)}. It is made by autograd; call roialign.roi_align."
+        )
 
 
 @torch.library.register_fake("roialign::roi_align")

@@ -118,9 +118,9 @@ def as_call(
 ) -> calls.RoICall:
     """The call with its boxes as rois, once shapes, types and options are found usable."""
     validate.check_input(input)
-    size_hw = validate.check_options(output_size, spatial_scale, sampling_ratio)
+    size_hw, scale, ratio = validate.check_options(output_size, spatial_scale, sampling_ratio)
     rois = validate.as_rois(boxes, input)
-    return calls.RoICall(input, rois, size_hw, spatial_scale, sampling_ratio, bool(aligned))
+    return calls.RoICall(input, rois, size_hw, scale, ratio, bool(aligned))
 
 
 def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any, aligned: bool) -> Tensor:
@@ -131,14 +131,16 @@ def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling
         output, _ = _op.roi_align(call.input, call.rois, *call.options)
         return cast(Tensor, output)
     library.say_once_if_slow(call.input)
-    for observe in calls.observers:
+    concrete = call.is_concrete()
+    for observe in calls.observers if concrete else ():
         observe(call)
     try:
         output, coverage = _op.roi_align(call.input, call.rois, *call.options)
     except RuntimeError:
         validate.check_values(call.input.shape[0], call.rois, *call.options)
         raise
-    notice.look(call, coverage)
+    if concrete:
+        notice.look(call, coverage)
     return cast(Tensor, output)
 
 
@@ -159,4 +161,4 @@ def _scripted_rois(boxes: List[Tensor]) -> Tensor:  # noqa: UP006
     for image, image_boxes in enumerate(boxes):
         images = torch.full_like(image_boxes[:, :1], float(image), dtype=torch.float32)
         rois.append(torch.cat([images.to(image_boxes.dtype), image_boxes], dim=1))
-    return torch.cat(rois)
+    return torch.cat(rois) if len(rois) > 0 else torch.empty(0, 5)

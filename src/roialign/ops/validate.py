@@ -7,8 +7,10 @@ at by the kernels as they read them; `check_values` then finds the words.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +18,9 @@ from torch import Tensor
 from roialign import errors
 
 MAX_ADAPTIVE_GRID = 1 << 24  # more samples than this cannot be counted in float32
-MAX_SAMPLING_RATIO = 4096
+MAX_SAMPLING_RATIO = 128  # the reference reads all samples of a bin at once
+_MAX_SIDE = 1 << 31
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _WANTED_BOXES = "boxes as a tensor [K, 5] (image index, x1, y1, x2, y2) or a list with one tensor [L, 4] for each image"
 
 
@@ -46,36 +50,63 @@ def check_input(input: Any) -> None:
         )
     if input.dim() != 4 or input.shape[2] == 0 or input.shape[3] == 0:
         raise errors.FeatureMapError(f"{wanted} {describe(input)}. Look at the layer that made it.")
-    if not input.is_floating_point():
-        raise errors.DtypeError(f"RA505: expected floating-point features; got {describe(input)}. Use input.float().")
+    if input.dtype not in _DTYPES or input.layout != torch.strided:
+        raise errors.DtypeError(
+            "RA505: expected dense floating-point features (float64, float32, float16 or bfloat16); got "
+            f"{describe(input)}. Use input.float(), or input.to_dense() if it is sparse."
+        )
 
 
-def check_options(output_size: Any, spatial_scale: Any, sampling_ratio: Any) -> tuple[int, int]:
-    """The output size as (height, width), once all three options are found usable."""
-    if not isinstance(spatial_scale, torch.SymFloat) and not (
-        isinstance(spatial_scale, (int, float)) and math.isfinite(spatial_scale) and spatial_scale > 0
-    ):
+def check_options(output_size: Any, spatial_scale: Any, sampling_ratio: Any) -> tuple[tuple[int, int], float, int]:
+    """The output size as (height, width), the scale and the ratio, once all three are found usable."""
+    number = isinstance(spatial_scale, (Real, torch.SymFloat))
+    if not number or not 0 < spatial_scale <= sys.float_info.max:
         raise errors.ScaleError(
             f"RA105: expected spatial_scale, a finite number above zero; got {describe(spatial_scale)}. It is "
             "1 / stride: cells of the feature map per pixel of the image that the boxes are in, such as 1 / 16."
         )
-    if isinstance(sampling_ratio, bool) or not isinstance(sampling_ratio, int) or sampling_ratio > MAX_SAMPLING_RATIO:
+    whole = isinstance(sampling_ratio, (Integral, torch.SymInt)) and not isinstance(sampling_ratio, bool)
+    if not whole or sampling_ratio > MAX_SAMPLING_RATIO:
         raise errors.OutputSizeError(
             f"RA506: expected sampling_ratio, an integer of at most {MAX_SAMPLING_RATIO}; got "
             f"{describe(sampling_ratio)}. Use 2, or -1 to let the box's size decide."
         )
-    size_hw = (output_size, output_size) if isinstance(output_size, (int, torch.SymInt)) else output_size
-    if (
-        not isinstance(size_hw, Sequence)
-        or len(size_hw) != 2
-        or not all(isinstance(side, (int, torch.SymInt)) and side >= 1 for side in size_hw)
-    ):
+    size_hw = (output_size, output_size) if isinstance(output_size, (Integral, torch.SymInt)) else output_size
+    if not isinstance(size_hw, Sequence) or len(size_hw) != 2 or not all(map(_is_side, size_hw)):
         raise errors.OutputSizeError(
             "RA506: expected output_size, one integer of at least 1 or a pair (height, width) of them; got "
             f"{output_size!r}. Use output_size=7 for 7 x 7 bins."
         )
-    height_width: tuple[int, int] = tuple(size_hw)
-    return height_width
+    scale = spatial_scale if isinstance(spatial_scale, (float, torch.SymFloat)) else float(spatial_scale)
+    ratio = sampling_ratio if isinstance(sampling_ratio, (int, torch.SymInt)) else int(sampling_ratio)
+    return cast(tuple[int, int], tuple(size_hw)), cast(float, scale), cast(int, max(ratio, -1))
+
+
+def _is_side(side: Any) -> bool:
+    whole = isinstance(side, (Integral, torch.SymInt))
+    return whole and bool(1 <= side < _MAX_SIDE)
+
+
+def check_operator(
+    map_like: Tensor, map_size_hw: tuple[int, int], rois: Tensor, size_hw: Sequence[int], scale: float, ratio: int
+) -> None:
+    """Raise unless a registered operator was given what `as_rois` and `check_options` make of its arguments.
+
+    `map_like` is what has the type of the features: they or their gradient.
+    """
+    check_options(tuple(size_hw), scale, ratio)
+    if map_like.dim() != 4 or min(map_size_hw) < 1 or map_like.dtype not in _DTYPES:
+        raise errors.FeatureMapError(
+            f"RA306: expected four axes and a map of at least 1 x 1; got {describe(map_like)} and {map_size_hw}. "
+            "Call roialign.roi_align, which checks its arguments."
+        )
+    if rois.dim() != 2 or rois.shape[1] != 5:
+        raise errors.BoxesShapeError(f"RA207: expected rois [K, 5]; got {describe(rois)}. Call roialign.roi_align.")
+    if rois.dtype != compute_dtype(map_like) or rois.device != map_like.device:
+        raise errors.DtypeError(
+            f"RA505: expected rois of {compute_dtype(map_like)} on {map_like.device}; got {describe(rois)} on "
+            f"{rois.device}. Call roialign.roi_align, which converts boxes."
+        )
 
 
 def as_rois(boxes: Any, input: Tensor) -> Tensor:
@@ -146,7 +177,8 @@ def usable_boxes(
     rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float, sampling_ratio: int, aligned: bool
 ) -> Tensor:
     """Rows [K] of `rois` whose coordinates are finite and, under adaptive sampling, can be counted."""
-    boxes = rois[:, 1:].detach() * spatial_scale
+    offset = 0.5 if aligned else 0.0
+    boxes = rois[:, 1:].detach() * spatial_scale - offset  # in the kernels' order, so that both draw one line
     sizes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=-math.inf if aligned else 1.0)
     grids = (sizes / sizes.new_tensor([pooled_width, pooled_height])).ceil().abs()
     countable = grids <= MAX_ADAPTIVE_GRID if sampling_ratio <= 0 else grids.isfinite()
@@ -175,8 +207,9 @@ def check_values(images: int, rois: Tensor, *options: Any) -> None:
     outside = ~usable_indices(rois, images)
     if bool(outside.any()):
         row = int(outside.nonzero()[0])
+        range_text = f"a whole number from 0 to {images - 1}" if images else "but the batch has no images"
         raise errors.BatchIndexError(
-            f"RA206: expected in column 0 the index of an image, a whole number from 0 to {images - 1}; got "
+            f"RA206: expected in column 0 the index of an image, {range_text}; got "
             f"{int(outside.sum())} rows of {len(rois)} with another, the first boxes[{row}] = {_row(rois, row)}. "
             "Column 0 is the image, then x1, y1, x2, y2; boxes of one image can be passed as a list: [boxes]."
         )

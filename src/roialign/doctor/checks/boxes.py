@@ -43,8 +43,8 @@ def y_first(known: Evidence) -> Finding | None:
     x, y = known.furthest_xy
     frame_h, frame_w = known.image_size_hw or known.frame_hw
     evidence = (
-        f"The boxes reach to x = {x:g}, y = {y:g} on an image of about {frame_w:.4g} columns and {frame_h:.4g} rows. Read "
-        f"y first, all of them fit; as called, {int(known.low.sum())} of {len(known.low)} RoIs lie off the map."
+        f"The boxes reach to x = {x:g}, y = {y:g} on an image of about {frame_w:.4g} columns and {frame_h:.4g} rows. "
+        f"Read y first, all of them fit; as called, {int(known.low.sum())} of {len(known.low)} RoIs lie off the map."
     )
     return Finding("RA203", evidence, rows_where(known.low), fix)
 
@@ -78,10 +78,8 @@ def outside(known: Evidence) -> Finding | None:
     x, y = known.furthest_xy
     fix = None
     if bool(wholly.any()) and not bool(wholly.all()):
-        code = (
-            f"boxes = boxes[(boxes[:, -2:] > 0).all(1) & (boxes[:, -4:-2] < boxes.new_tensor([{width:.5g}, {height:.5g}]))"
-            ".all(1)]"
-        )
+        size_wh = f"boxes.new_tensor([{width:.5g}, {height:.5g}])"
+        code = f"boxes = boxes[((boxes[:, -2:] > 0) & (boxes[:, -4:-2] < {size_wh})).all(dim=1)]"
         fix = known.fix("boxes", None, code, known.call.with_(rois=known.call.rois[~wholly]))
     evidence = (
         f"{int(wholly.sum())} of {len(wholly)} RoIs lie wholly and {int((known.low & ~wholly).sum())} mostly off the "

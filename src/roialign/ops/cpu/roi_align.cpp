@@ -227,14 +227,18 @@ void backward(
 }
 
 void check_arguments(const Tensor& tensor, const Tensor& rois, const Geometry& geometry) {
-  if (tensor.dim() != 4 || geometry.height < 1 || geometry.width < 1) {
+  if (geometry.images < 0 || geometry.height < 1 || geometry.width < 1) {
     fail("RA306: expected a feature map [N, C, H, W] with H >= 1 and W >= 1");
+  }
+  const ScalarType type = tensor.scalar_type();
+  if (type != ScalarType::Double && type != ScalarType::Float && type != ScalarType::Half &&
+      type != ScalarType::BFloat16) {
+    fail("RA505: expected features of float64, float32, float16 or bfloat16");
   }
   if (rois.dim() != 2 || rois.size(1) != 5 || !rois.is_contiguous()) {
     fail("RA207: expected contiguous boxes [K, 5]: image index, x1, y1, x2, y2");
   }
-  const ScalarType expected =
-      tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const ScalarType expected = type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   if (rois.scalar_type() != expected || !rois.is_cpu() || !tensor.is_cpu()) {
     fail("RA505: expected boxes on the CPU in the type that the features are computed in");
   }

@@ -15,7 +15,7 @@ namespace roialign {
 
 // More samples than this in one bin cannot be counted in float32, whose integers end there.
 constexpr double kMaxAdaptiveGrid = 16777216.0;
-constexpr int64_t kMaxSamplingRatio = 4096;
+constexpr int64_t kMaxSamplingRatio = 128;
 
 // Where the samples of one RoI lie along one axis, in cells of the feature map.
 template <typename T>
