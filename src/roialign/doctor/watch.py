@@ -20,7 +20,6 @@ from roialign.ops.calls import RoICall
 from roialign.ops.roi_align import as_call
 
 _LIBRARIES = ("torchvision", "timm", "transformers", "detectron2", "mmcv", "mmdet", "torch", "roialign")
-_FOLDERS = tuple(f"{os.sep}{name}{os.sep}" for name in _LIBRARIES)
 _ARGUMENTS = ("input", "boxes", "output_size", "spatial_scale", "sampling_ratio", "aligned")
 
 
@@ -68,7 +67,7 @@ def post_mortem(traceback: TracebackType | None) -> Diagnosis | None:
         if frame.f_code.co_name == "roi_align" and all(name in frame.f_locals for name in _ARGUMENTS):
             found = {name: frame.f_locals[name] for name in _ARGUMENTS}
             break
-        if not any(folder in frame.f_code.co_filename for folder in _FOLDERS):
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _LIBRARIES:
             site = f"{_shown(frame.f_code.co_filename)}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
     if found is None:
@@ -141,7 +140,7 @@ def _watching_torchvision(observe: Callable[[RoICall], None], examined: list[Dia
 
 
 def _call_site() -> str:
-    frame = notice.calling_frame(_FOLDERS)
+    frame = notice.calling_frame(_LIBRARIES)
     return f"{_shown(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 

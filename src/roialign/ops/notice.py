@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from roialign.errors import CoverageError, RoIWarning
 from roialign.ops.calls import LEAST_COVERAGE, RoICall
 
 Policy = Literal["warn", "raise", "ignore"]
-_FOLDERS = tuple(os.path.dirname(path) + os.sep for path in (os.path.dirname(__file__), torch.__file__))
 
 _policy: Policy = "warn"
 _noticed: set[tuple[str, int]] = set()
@@ -73,7 +70,7 @@ def look(call: RoICall, coverage: Tensor) -> None:
         return
     if _policy == "raise":
         raise CoverageError(explain(call, coverage))
-    frame = calling_frame()
+    frame = calling_frame(("roialign", "torch"))
     site = (frame.f_code.co_filename, frame.f_lineno)
     if site in _noticed:
         return
@@ -81,12 +78,12 @@ def look(call: RoICall, coverage: Tensor) -> None:
     warnings.warn_explicit(explain(call, coverage), RoIWarning, *site)
 
 
-def calling_frame(folders: tuple[str, ...] = _FOLDERS) -> FrameType:
-    """The innermost frame of the program whose file lies in none of `folders`."""
+def calling_frame(packages: Sequence[str]) -> FrameType:
+    """The innermost frame of the program that is in none of these packages."""
     outermost = sys._getframe(1)
     frame: FrameType | None = outermost
     while frame is not None:
-        if not any(folder in frame.f_code.co_filename for folder in folders):
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in packages:
             return frame
         outermost, frame = frame, frame.f_back
     return outermost

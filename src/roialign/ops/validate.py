@@ -7,7 +7,6 @@ at by the kernels as they read them; `check_values` then finds the words.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, cast
@@ -20,6 +19,7 @@ from roialign import errors
 MAX_ADAPTIVE_GRID = 1 << 24  # more samples than this cannot be counted in float32
 MAX_SAMPLING_RATIO = 128  # the reference reads all samples of a bin at once
 _MAX_SIDE = 1 << 31
+_MAX_SCALE = 3e38  # of float32
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _WANTED_BOXES = "boxes as a tensor [K, 5] (image index, x1, y1, x2, y2) or a list with one tensor [L, 4] for each image"
 
@@ -60,7 +60,7 @@ def check_input(input: Any) -> None:
 def check_options(output_size: Any, spatial_scale: Any, sampling_ratio: Any) -> tuple[tuple[int, int], float, int]:
     """The output size as (height, width), the scale and the ratio, once all three are found usable."""
     number = isinstance(spatial_scale, (Real, torch.SymFloat))
-    if not number or not 0 < spatial_scale <= sys.float_info.max:
+    if not number or not 0 < spatial_scale <= _MAX_SCALE:
         raise errors.ScaleError(
             f"RA105: expected spatial_scale, a finite number above zero; got {describe(spatial_scale)}. It is "
             "1 / stride: cells of the feature map per pixel of the image that the boxes are in, such as 1 / 16."
