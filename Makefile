@@ -21,7 +21,7 @@ BUILD_LOG := $(VENV)/build.log
 .NOTPARALLEL:
 
 help:
-	@echo "make demo    run the demo: a detector whose RoIs are all zero, found and put right"
+	@echo "make demo    run the demo: RoIs on a real photograph that are all zero, found and put right"
 	@echo "make test    all tests, doctests included"
 	@echo "make check   lint, format, types, layers, page of codes"
 	@echo "make bench   verify, then time, roi_align on this machine"

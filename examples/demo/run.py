@@ -107,7 +107,7 @@ def main() -> None:
     report.save(options.out / "report.html")
     contact_sheet(photo, boxes, wrong, right).save(options.out / "trees.png")
     console.rule("pictures")
-    console.print(f"  the doctor's report:    {options.out / 'report.html'}")
+    console.print(f"  the doctor's report:     {options.out / 'report.html'}")
     console.print(f"  the trees, before/after: {options.out / 'trees.png'}")
     console.print(f"  {time.perf_counter() - begin:.1f} s")
 

@@ -104,6 +104,7 @@ def test_interrupting_leaves_a_report(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"

@@ -180,6 +180,8 @@ def test_only_some_features_are_zero_or_nan() -> None:
 
 
 def test_no_boxes_and_odd_maps_are_no_fault() -> None:
+    mask = torch.zeros(1, 1, 8, 8)
+    assert roialign.diagnose(mask, [torch.tensor([[0.0, 0.0, 4.0, 4.0]])], 7).ok
     assert roialign.diagnose(torch.rand(1, 3, 8, 8), [torch.empty(0, 4)], 7).ok
     assert roialign.diagnose(torch.rand(1, 3, 1, 1), [torch.tensor([[0.0, 0.0, 1.0, 1.0]])], 1).ok
     assert roialign.diagnose(torch.rand(1, 3, 8, 8), [], 7).ok

@@ -129,3 +129,11 @@ def test_problems_are_counted_by_line() -> None:
         roi_align(torch.rand(1, 3, 64, 64), PIXELS, 7)
     assert [problem.count for problem in report.problems] == [3, 1]
     assert report.to_dict()["calls"] == 4
+
+
+def test_feature_maps_are_kept_for_pictures_only() -> None:
+    with roialign.watch() as report:
+        for scale in (1.0, 1.0, 1 / 16):
+            roi_align(torch.rand(1, 3, 64, 64), PIXELS, 7, scale)
+    assert [diagnosis.call is not None and diagnosis.call.input.shape[1] for diagnosis in report.calls] == [3, 0, 0]
+    assert [finding.fix is not None and finding.fix.value for finding in report.findings] == [1 / 16, 1 / 16]

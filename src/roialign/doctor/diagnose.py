@@ -107,8 +107,7 @@ def likely_cause(call: RoICall, coverage: Tensor) -> str:
         words.append(f"Likely cause: {finding.title}.")
     if finding and finding.fix:
         words.append(f"Write instead: {finding.fix.code}")
-    words.append("\nroialign.diagnose(...) with the same arguments shows the evidence.")
-    return " ".join(words)
+    return " ".join(words) + "\nroialign.diagnose(...) with the same arguments shows the evidence."
 
 
 def _look(known: Evidence) -> list[Finding]:

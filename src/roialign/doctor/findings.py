@@ -32,6 +32,9 @@ class Fix:
     call: RoICall = field(repr=False, compare=False)
     """The call with the fix made."""
 
+    def without_features(self) -> Fix:
+        return replace(self, call=self.call.without_features())
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "argument": self.argument,
@@ -69,6 +72,10 @@ class Finding:
     def severity(self) -> Severity:
         return CATALOGUE[self.code].severity
 
+    def without_features(self) -> Finding:
+        alternatives = tuple(fix.without_features() for fix in self.alternatives)
+        return replace(self, fix=self.fix.without_features() if self.fix else None, alternatives=alternatives)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "code": self.code,
@@ -103,10 +110,16 @@ class Diagnosis:
         """Whether nothing was found."""
         return not self.findings
 
-    def at(self, call_site: str, image: Tensor | None) -> Diagnosis:
+    def at(self, call_site: str, image: Tensor | None = None) -> Diagnosis:
         """The same diagnosis with the place of the call and the image it was about."""
         findings = tuple(replace(finding, call_site=call_site) for finding in self.findings)
         return replace(self, findings=findings, call_site=call_site, image=image)
+
+    def without_features(self) -> Diagnosis:
+        """The same diagnosis without the memory of the feature map, for pictures of which there is no need."""
+        findings = tuple(finding.without_features() for finding in self.findings)
+        call = self.call.without_features() if self.call else None
+        return replace(self, findings=findings, call=call, image=None)
 
     def to_dict(self) -> dict[str, Any]:
         """The diagnosis as values that JSON can hold."""

@@ -43,13 +43,20 @@ def watch() -> Iterator[Report]:
     """
     examined: list[Diagnosis] = []
     images = SeenImages()
+    drawn: set[tuple[str, str]] = set()
 
     def observe(call: RoICall) -> None:
         image = images.of(call)
         size_hw = None if image is None else (image.shape[2], image.shape[3])
         with torch.no_grad():
             diagnosis = examine(call, size_hw)
-        examined.append(diagnosis.at(_call_site(), None if diagnosis.ok else _picture(image, call)))
+        site = _call_site()
+        problems = {(finding.code, site) for finding in diagnosis.findings}
+        diagnosis = diagnosis.at(site, None if diagnosis.ok else _picture(image, call))
+        if problems <= drawn:  # a whole training may be watched: feature maps are kept for pictures only
+            diagnosis = diagnosis.without_features()
+        drawn.update(problems)
+        examined.append(diagnosis)
 
     calls.observers.append(observe)
     try:
@@ -73,7 +80,7 @@ def post_mortem(traceback: TracebackType | None) -> Diagnosis | None:
     if found is None:
         return None
     diagnosis = diagnose(**found)
-    return None if diagnosis.ok else diagnosis.at(site or "unknown", None)
+    return None if diagnosis.ok else diagnosis.at(site or "unknown")
 
 
 class _WatchedOp:
@@ -115,7 +122,7 @@ def _watching_torchvision(observe: Callable[[RoICall], None], examined: list[Dia
         try:
             call = as_call(*arguments)
         except errors.RoIError as error:
-            examined.append(diagnose(*arguments).at(_call_site(), None))
+            examined.append(diagnose(*arguments).at(_call_site()))
             if input.dim() == 4 and 0 in input.shape[2:]:
                 raise error
             return

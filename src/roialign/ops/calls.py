@@ -48,7 +48,7 @@ class RoICall:
 
     def coverage(self) -> Tensor:
         """Each RoI's coverage [K]: the share of its samples that lie on the map."""
-        return self.with_(input=self.input[:, :0]).run()[1]
+        return self.without_features().run()[1]
 
     def off_the_map(self, coverage: Tensor) -> Tensor:
         """RoIs, bool [K], that lie off the map: centred beyond it, with most of their samples.
@@ -60,6 +60,11 @@ class RoICall:
         centres_xy = (self.rois[:, 1:3] + self.rois[:, 3:5]).detach() / 2 * self.spatial_scale
         beyond = ((centres_xy < 0) | (centres_xy > sizes)).any(1)
         return beyond & (coverage < LEAST_COVERAGE)
+
+    def without_features(self) -> RoICall:
+        """The same call on a map of no channels: where it reads, without the memory of what."""
+        images, _, height, width = self.input.shape
+        return replace(self, input=self.input.new_empty(images, 0, height, width))
 
     def with_(self, **changes: Any) -> RoICall:
         """The same call with other arguments."""

@@ -26,7 +26,7 @@ def not_finite(known: Evidence) -> Finding | None:
 def zero(known: Evidence) -> Finding | None:
     """RA301: the map itself is zero where it is read."""
     features = known.call.input.detach()
-    if features.shape[1] == 0:
+    if features.shape[1] < 2:  # a map of one channel is a mask, and may be zero
         return None
     alive = (features != 0).any(1, keepdim=True)
     dead = ~_reads(known, alive) & (known.coverage > 0)
