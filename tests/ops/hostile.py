@@ -1,10 +1,11 @@
 """Thousands of hostile calls in one process: `python hostile.py [COUNT]` exits 0 if each returns or raises well.
 
 Well means: an output of the right shape, or an error of the RoIError family; for a direct call of a registered
-operator also a RuntimeError that starts with an RA code. What is too large to allocate may say so in torch's
+operator also a RuntimeError that starts with an RA code; for `diagnose` no error at all. What is too large to allocate may say so in torch's
 words. `test_bad_input.py` runs this in a child process, so that a crash is a failed test.
 """
 
+import json
 import random
 import re
 import sys
@@ -112,19 +113,30 @@ def direct_call(rng: random.Random) -> None:
         assert result.shape == rois.shape
 
 
+def diagnosed_call(rng: random.Random) -> None:
+    """`diagnose` explains what others refuse: it raises for nothing, and what it says can be printed and kept."""
+    features = hostile_map(rng)
+    arguments = mostly(rng, 2, SIZES, 0.15), mostly(rng, 0.5, SCALES, 0.15), mostly(rng, 2, RATIOS)
+    image_size = rng.choice([None, None, (16, 16), (32, 64)])
+    boxes = hostile_boxes(rng, features.dtype)
+    diagnosis = roialign.diagnose(features, boxes, *arguments, rng.random() < 0.5, image_size=image_size)
+    assert "examined" in str(diagnosis)
+    json.dumps(diagnosis.to_dict())
+
+
 def faults(count: int) -> Iterator[str]:
     for seed in range(count):
         rng = random.Random(seed)
-        call = rng.choice([public_call, direct_call])
+        call = rng.choice([public_call, direct_call, diagnosed_call])
         try:
             call(rng)
         except roialign.RoIError as error:
-            if not re.match(r"RA\d{3}: ", str(error)):
+            if call is diagnosed_call or not re.match(r"RA\d{3}: ", str(error)):
                 yield f"{call.__name__} {seed}: {type(error).__name__} without a code: {error}"
         except Exception as error:
             if re.search("can't allocate memory|calculation overflowed", str(error)):
                 continue
-            if call is public_call or not (isinstance(error, RuntimeError) and re.match(r"RA\d{3}: ", str(error))):
+            if call is not direct_call or not (isinstance(error, RuntimeError) and re.match(r"RA\d{3}: ", str(error))):
                 yield f"{call.__name__} {seed}: {type(error).__name__}: {str(error).splitlines()[:1]}"
 
 

@@ -89,7 +89,7 @@ def test_samples_off_the_map_count_in_the_average(pool):
 
 @pytest.mark.parametrize(("aligned", "value"), [(False, 76.5), (True, 63.75)])
 def test_a_box_is_at_least_one_cell_unless_aligned(aligned, value):
-    """An 8-pixel box at stride 16, which semantics.md measured with torchvision."""
+    """An 8-pixel box at stride 16, as torchvision pools it."""
     rows = torch.arange(16.0)[:, None]
     features = (rows * 16 + torch.arange(16.0)).reshape(1, 1, 16, 16)
     box = torch.tensor([[0.0, 64.0, 64.0, 72.0, 72.0]])

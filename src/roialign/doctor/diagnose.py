@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from roialign import errors
@@ -15,7 +14,6 @@ from roialign.doctor.findings import Diagnosis, Finding
 from roialign.geometry import FeatureGrid
 from roialign.ops.calls import RoICall
 from roialign.ops.roi_align import as_call
-from roialign.ops.validate import usable_boxes, usable_indices
 
 
 def diagnose(
@@ -64,11 +62,10 @@ def diagnose(
     """
     try:
         call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
+    except errors.ScaleError as error:
+        return _with_a_scale(error, (input, boxes, output_size, 1.0, sampling_ratio, aligned), image_size)
     except errors.RoIError as error:
-        finding = _of_error(error)
-        if isinstance(error, errors.ScaleError):
-            finding = _with_scale(finding, as_call(input, boxes, output_size, 1.0, sampling_ratio, aligned), image_size)
-        return Diagnosis((finding,), None)
+        return Diagnosis((_of_error(error),), None)
     if grid is not None and tuple(grid.size_hw) != call.map_size_hw:
         raise ValueError(f"expected the grid of a map of {call.map_size_hw}; got one of {tuple(grid.size_hw)}")
     if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
@@ -80,10 +77,8 @@ def examine(
     call: RoICall, image_size_hw: tuple[float, float] | None = None, grid: FeatureGrid | None = None
 ) -> Diagnosis:
     """Run all checks on one call."""
-    sane = usable_boxes(call.rois, *call.options) & usable_indices(call.rois, call.input.shape[0])
+    sane, coverage = call.usable(), call.coverage()
     known = Evidence(call.with_(rois=call.rois[sane]), image_size_hw, grid)
-    coverage = call.rois.new_zeros(len(call.rois))
-    coverage[sane] = known.coverage
     findings = [finding for check in checks.ROW_CHECKS if (finding := check(call, coverage))]
     if bool(sane.any()):
         original_rows = sane.nonzero().flatten().tolist()
@@ -135,8 +130,17 @@ def _of_error(error: errors.RoIError) -> Finding:
     return Finding(error.code, evidence[:1].upper() + evidence[1:])
 
 
-def _with_scale(finding: Finding, call: RoICall, image_size_hw: tuple[int, int] | None) -> Finding:
-    if not len(call.rois) or not torch.isfinite(call.rois).all():
-        return finding
-    fixes = checks.scale.fitting_scales(Evidence(call, image_size_hw))
-    return replace(finding, fix=fixes[0], alternatives=fixes[1:]) if fixes else finding
+def _with_a_scale(
+    error: errors.ScaleError, arguments: tuple[Any, ...], image_size: tuple[int, int] | None
+) -> Diagnosis:
+    """RA105, with the scales that would do, which the same call with spatial_scale=1.0 tells."""
+    finding = _of_error(error)
+    try:
+        call = as_call(*arguments)
+    except errors.RoIError as other:
+        return Diagnosis((finding, _of_error(other)), None)
+    usable = call.usable()
+    if bool(usable.any()):
+        fixes = checks.scale.fitting_scales(Evidence(call.with_(rois=call.rois[usable]), image_size))
+        finding = replace(finding, fix=fixes[0] if fixes else None, alternatives=fixes[1:])
+    return Diagnosis((finding,), None)

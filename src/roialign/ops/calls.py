@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from roialign.ops.validate import usable_boxes, usable_indices
+
 LEAST_COVERAGE = 0.5  # below it most of a RoI's samples are zeros
 
 
@@ -46,9 +48,15 @@ class RoICall:
             output, coverage = torch.ops.roialign.roi_align(self.input, self.rois, *self.options)
         return output, coverage
 
+    def usable(self) -> Tensor:
+        """RoIs, bool [K], that can be sampled: of finite coordinates and of an image of the batch."""
+        return usable_boxes(self.rois, *self.options) & usable_indices(self.rois, self.input.shape[0])
+
     def coverage(self) -> Tensor:
-        """Each RoI's coverage [K]: the share of its samples that lie on the map."""
-        return self.without_features().run()[1]
+        """Each RoI's coverage [K]: the share of its samples that lie on the map; 0 where it cannot be sampled."""
+        coverage, usable = self.rois.new_zeros(len(self.rois)), self.usable()
+        coverage[usable] = self.without_features().with_(rois=self.rois[usable]).run()[1]
+        return coverage
 
     def off_the_map(self, coverage: Tensor) -> Tensor:
         """RoIs, bool [K], that lie off the map: centred beyond it, with most of their samples.

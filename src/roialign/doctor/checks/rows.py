@@ -52,13 +52,13 @@ def image_indices(call: RoICall, coverage: Tensor) -> Finding | None:
 
 
 def _drop(call: RoICall, bad: Tensor, coverage: Tensor, code: str) -> Fix | None:
-    kept = call.with_(rois=call.rois[~bad & usable_indices(call.rois, call.input.shape[0])])
+    kept = call.with_(rois=call.rois[~bad])
     return Fix("boxes", None, code, mean(coverage), mean(kept.coverage()), kept) if len(kept.rois) else None
 
 
 def _reindexed(call: RoICall, rois: Tensor, coverage: Tensor, code: str) -> Fix | None:
     fixed = call.with_(rois=rois)
-    if not bool((usable_boxes(rois, *call.options) & usable_indices(rois, call.input.shape[0])).all()):
+    if not bool(fixed.usable().all()):
         return None
     return Fix("boxes", None, code, mean(coverage), mean(fixed.coverage()), fixed)
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from roialign.doctor.findings import Problem
-from roialign.ops import validate
 from roialign.ops.calls import RoICall
 from roialign.ops.reference.sampling import AxisSamples
 
@@ -134,8 +133,7 @@ def concerned_rows(problem: Problem) -> tuple[int, ...]:
 
 def coverage_of(call: RoICall) -> Tensor | None:
     """Each RoI's coverage [K], or None where the call cannot be run."""
-    readable = validate.usable_boxes(call.rois, *call.options) & validate.usable_indices(call.rois, len(call.input))
-    return call.coverage().cpu() if bool(readable.all()) else None
+    return call.coverage().cpu() if bool(call.usable().all()) else None
 
 
 def read_cells_xyxy(call: RoICall) -> Tensor:
