@@ -27,7 +27,7 @@ def script(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_article_s_mistake_is_found_and_its_fix_proven() -> None:
+def test_the_mistake_is_found_and_its_fix_proven() -> None:
     done = roialign("doctor", ZEROS / "1_pixels_on_a_small_map.py", cwd=ROOT)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "largest value of each region: [0.0, 0.0]"

@@ -1,8 +1,9 @@
 """Thousands of hostile calls in one process: `python hostile.py [COUNT]` exits 0 if each returns or raises well.
 
 Well means: an output of the right shape, or an error of the RoIError family; for a direct call of a registered
-operator also a RuntimeError that starts with an RA code; for `diagnose` no error at all. What is too large to allocate may say so in torch's
-words. `test_bad_input.py` runs this in a child process, so that a crash is a failed test.
+operator also a RuntimeError that starts with an RA code; for `diagnose` no error at all. What is too large to
+allocate may say so in torch's words. `test_bad_input.py` runs this in a child process, so that a crash is a
+failed test.
 """
 
 import json
