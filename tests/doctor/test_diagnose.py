@@ -188,6 +188,11 @@ def test_no_boxes_and_odd_maps_are_no_fault() -> None:
     assert roialign.diagnose(torch.rand(1, 3, 8, 8).half(), [torch.tensor([[1.0, 1.0, 5.0, 5.0]])], 7).ok
 
 
+def test_a_map_finer_than_its_image_is_no_fault() -> None:
+    boxes = [torch.tensor([[2.0, 2.0, 30.0, 20.0], [10.0, 4.0, 32.0, 32.0]])]
+    assert roialign.diagnose(torch.rand(1, 3, 128, 128), boxes, 7, spatial_scale=4.0).ok
+
+
 def test_a_thin_box_at_the_far_edge_is_no_fault() -> None:
     """With aligned=False it is widened to one cell, most of which lies off the map."""
     boxes = [torch.tensor([[320.0, 798.7, 369.0, 798.8]])]
