@@ -188,6 +188,14 @@ def test_no_boxes_and_odd_maps_are_no_fault() -> None:
     assert roialign.diagnose(torch.rand(1, 3, 8, 8).half(), [torch.tensor([[1.0, 1.0, 5.0, 5.0]])], 7).ok
 
 
+def test_a_map_too_small_for_any_common_stride() -> None:
+    boxes = [torch.tensor([[100.0, 60.0, 180.0, 220.0], [20.0, 90.0, 200.0, 224.0]])]
+    (finding,) = roialign.diagnose(torch.rand(1, 8, 1, 1), boxes, 7, spatial_scale=1 / 16).findings
+    assert (finding.code, finding.fix) == ("RA209", None)
+    assert finding.decide is not None
+    assert "the map of 1 x 1 would need a stride of 224 or more" in finding.decide
+
+
 def test_a_map_finer_than_its_image_is_no_fault() -> None:
     boxes = [torch.tensor([[2.0, 2.0, 30.0, 20.0], [10.0, 4.0, 32.0, 32.0]])]
     assert roialign.diagnose(torch.rand(1, 3, 128, 128), boxes, 7, spatial_scale=4.0).ok

@@ -86,15 +86,23 @@ def outside(known: Evidence) -> Finding | None:
         f"map, which covers an image of about {width:.4g} columns and {height:.4g} rows; the first is "
         f"{_row(known, known.low)}. The boxes span {known.nearest:g} to {max(x, y):g}."
     )
-    decide = None
-    if fix is None:
-        decide = "Look at where these boxes come from; no scale, order or format puts them on the map."
-    return Finding("RA209", evidence, rows_where(known.low), fix, decide=decide)
+    return Finding("RA209", evidence, rows_where(known.low), fix, decide=None if fix else _where_they_come_from(known))
 
 
 def _row(known: Evidence, mask: torch.Tensor) -> str:
     row = int(mask.nonzero()[0])
     return f"boxes[{row}] = [" + ", ".join(f"{value:g}" for value in known.boxes_xyxy[row].tolist()) + "]"
+
+
+def _where_they_come_from(known: Evidence) -> str:
+    if not known.misplaced:
+        return "Look at where these boxes come from; no scale, order or format puts them on the map."
+    height, width = known.call.map_size_hw
+    x, y = known.furthest_xy
+    return (
+        f"To hold them the map of {height} x {width} would need a stride of {max(x / width, y / height):.4g} or more, "
+        "which backbones seldom have: is it the right map, and are the boxes in the frame of its image?"
+    )
 
 
 def _what_they_become(known: Evidence) -> str:
