@@ -107,8 +107,7 @@ void pool_plane(
     for (int64_t q = 0; q < pooled_width; ++q) {
       T sum = 0;
       for (int64_t tap = taps.columns.bin_begin[q]; tap < taps.columns.bin_begin[q + 1]; ++tap) {
-        const int64_t column = taps.columns.cells[taps.columns.slots[tap]];
-        sum += taps.columns.weights[tap] * static_cast<T>(row[column * stride_w]);
+        sum += taps.columns.weights[tap] * static_cast<T>(row[taps.columns.tap_cells[tap] * stride_w]);
       }
       rows_pooled[r * pooled_width + q] = sum;
     }
@@ -149,7 +148,7 @@ void scatter_plane(
     for (int64_t q = 0; q < pooled_width; ++q) {
       const T value = rows_grad[r * pooled_width + q];
       for (int64_t tap = taps.columns.bin_begin[q]; tap < taps.columns.bin_begin[q + 1]; ++tap) {
-        row[taps.columns.cells[taps.columns.slots[tap]]] += taps.columns.weights[tap] * value;
+        row[taps.columns.tap_cells[tap]] += taps.columns.weights[tap] * value;
       }
     }
   }

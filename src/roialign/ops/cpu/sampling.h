@@ -64,6 +64,7 @@ template <typename T>
 struct AxisTaps {
   std::vector<int64_t> cells;       // distinct cells, each once, in the order they were met
   std::vector<int64_t> slots;       // per tap: position of its cell in `cells`
+  std::vector<int64_t> tap_cells;   // per tap: its cell
   std::vector<T> weights;           // per tap
   std::vector<int64_t> bin_begin;   // taps of bin p are [bin_begin[p], bin_begin[p + 1])
   int64_t samples_on_map;
@@ -71,6 +72,7 @@ struct AxisTaps {
   void build(const AxisSamples<T>& samples) {
     cells.clear();
     slots.clear();
+    tap_cells.clear();
     weights.clear();
     bin_begin.assign(1, 0);
     samples_on_map = 0;
@@ -133,6 +135,7 @@ struct AxisTaps {
       }
     }
     slots.push_back(slot);
+    tap_cells.push_back(cell);
     weights.push_back(weight);
   }
 
