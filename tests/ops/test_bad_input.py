@@ -84,6 +84,7 @@ def test_a_gradient_for_other_boxes_is_refused(op):
         call_operator(op, grad=torch.ones(5, 3, 2, 2))
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("row", [3, 1023, 1024, 2047])
 def test_the_row_is_named_in_every_kernel_pass(row):
     rois = ROIS[:1].repeat(2048, 1)

@@ -241,6 +241,7 @@ for bad, code in ((2.0, "RA206"), (float("nan"), "RA206")):
 """
 
 
+@pytest.mark.kernels
 def test_without_the_kernels_the_reference_serves_and_says_so_once():
     child = subprocess.run([sys.executable, "-c", FALLBACK], capture_output=True, text=True)
     assert child.returncode == 0, child.stderr

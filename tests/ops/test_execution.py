@@ -179,6 +179,7 @@ HUGE_BOXES = [
 ]
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("box", [row[1] for row in HUGE_BOXES], ids=[row[0] for row in HUGE_BOXES])
 def test_huge_adaptive_boxes_cost_no_more_than_their_samples_on_the_map(box, aligned):

@@ -17,6 +17,7 @@ BACKENDS = {"C++": torch.ops.roialign.roi_align, "reference": reference.roi_alig
 backends = pytest.mark.parametrize("pool", BACKENDS.values(), ids=BACKENDS)
 
 
+@pytest.mark.kernels
 def test_the_cpp_kernels_are_what_is_tested():
     assert library.why_no_cpu_kernels is None
     assert library.backend("roi_align", "cpu") == "C++"

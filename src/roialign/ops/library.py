@@ -37,7 +37,7 @@ _op: Any = torch.ops.roialign
 
 @torch.library.impl("roialign::roi_align", "CompositeExplicitAutograd")
 def _roi_align(input: Tensor, rois: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    check_operator(input, _map_size_hw(input), rois, options[:2], *options[2:4])
+    check_operator(input, _size_nhw(input), rois, options[:2], *options[2:4])
     check_values(input.shape[0], rois, *options)
     return reference.roi_align(input, rois, *options)
 
@@ -45,7 +45,7 @@ def _roi_align(input: Tensor, rois: Tensor, *options: Any) -> tuple[Tensor, Tens
 @torch.library.impl("roialign::roi_align_backward", "CompositeExplicitAutograd")
 def _roi_align_backward(grad: Tensor, rois: Tensor, images: int, height: int, width: int, *options: Any) -> Tensor:
     _check_grad(grad, rois)
-    check_operator(grad, (height, width), rois, grad.shape[2:], *options[:2])
+    check_operator(grad, (images, height, width), rois, grad.shape[2:], *options[:2])
     check_values(images, rois, *grad.shape[2:], *options)
     return reference.roi_align_backward(grad, rois, images, height, width, *options)
 
@@ -53,13 +53,13 @@ def _roi_align_backward(grad: Tensor, rois: Tensor, images: int, height: int, wi
 @torch.library.impl("roialign::roi_align_backward_boxes", "CompositeExplicitAutograd")
 def _roi_align_backward_boxes(grad: Tensor, input: Tensor, rois: Tensor, *options: Any) -> Tensor:
     _check_grad(grad, rois)
-    check_operator(input, _map_size_hw(input), rois, grad.shape[2:], *options[:2])
+    check_operator(input, _size_nhw(input), rois, grad.shape[2:], *options[:2])
     check_values(input.shape[0], rois, *grad.shape[2:], *options)
     return reference.roi_align_backward_boxes(grad, input, rois, *options)
 
 
-def _map_size_hw(input: Tensor) -> tuple[int, int]:
-    return (input.shape[2], input.shape[3]) if input.dim() == 4 else (0, 0)
+def _size_nhw(input: Tensor) -> tuple[int, int, int]:
+    return (input.shape[0], input.shape[2], input.shape[3]) if input.dim() == 4 else (0, 0, 0)
 
 
 def _check_grad(grad: Tensor, rois: Tensor) -> None:

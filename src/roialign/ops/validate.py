@@ -88,16 +88,17 @@ def _is_side(side: Any) -> bool:
 
 
 def check_operator(
-    map_like: Tensor, map_size_hw: tuple[int, int], rois: Tensor, size_hw: Sequence[int], scale: float, ratio: int
+    map_like: Tensor, size_nhw: tuple[int, int, int], rois: Tensor, size_hw: Sequence[int], scale: float, ratio: int
 ) -> None:
     """Raise unless a registered operator was given what `as_rois` and `check_options` make of its arguments.
 
     `map_like` is what has the type of the features: they or their gradient.
     """
     check_options(tuple(size_hw), scale, ratio)
-    if map_like.dim() != 4 or min(map_size_hw) < 1 or map_like.dtype not in _DTYPES:
+    images, height, width = size_nhw
+    if map_like.dim() != 4 or images < 0 or min(height, width) < 1 or map_like.dtype not in _DTYPES:
         raise errors.FeatureMapError(
-            f"RA306: expected four axes and a map of at least 1 x 1; got {describe(map_like)} and {map_size_hw}. "
+            f"RA306: expected four axes and a map of at least 1 x 1; got {describe(map_like)} for {size_nhw}. "
             "Call roialign.roi_align, which checks its arguments."
         )
     if rois.dim() != 2 or rois.shape[1] != 5:
