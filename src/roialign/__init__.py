@@ -12,5 +12,6 @@ from roialign.errors import RoIWarning as RoIWarning
 from roialign.geometry import FeatureGrid as FeatureGrid
 from roialign.ops import RoIAlign as RoIAlign
 from roialign.ops import roi_align as roi_align
+from roialign.ops.notice import get_policy as get_policy
 from roialign.ops.notice import set_policy as set_policy
 from roialign.version import __version__ as __version__

@@ -92,6 +92,17 @@ def test_the_call_that_raised_is_explained(tmp_path: Path) -> None:
     assert "program.py:3" in done.stderr
 
 
+def test_a_call_that_was_seen_and_then_raised_counts_once(tmp_path: Path) -> None:
+    path = script(
+        tmp_path,
+        "import torch, roialign\n"
+        "roialign.roi_align(torch.rand(1, 3, 8, 8), [torch.tensor([[float('nan'), 0.0, 9.0, 9.0]])], 7)\n",
+    )
+    done = roialign("doctor", path)
+    assert done.returncode == 1
+    assert "1 RoI call examined: 1 error." in done.stderr
+
+
 def test_interrupting_leaves_a_report(tmp_path: Path) -> None:
     path = script(
         tmp_path,

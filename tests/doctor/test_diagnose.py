@@ -233,3 +233,57 @@ def test_the_notice_has_the_doctors_words() -> None:
     assert "boxes in image pixels, spatial_scale left at 1" in text
     assert "roi_align(features, boxes, output_size=7, spatial_scale=0.0625)" in text
     assert warned[0].filename == __file__
+
+
+def pasted(code: str, features: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The boxes after the line was run, and the arguments of the call if it makes one."""
+    arguments: dict[str, Any] = {}
+    names = {"boxes": boxes.clone(), "features": features, "torch": torch}
+    names["roi_align"] = lambda *_, **options: arguments.update(options)
+    exec(code, names)
+    return names["boxes"], arguments
+
+
+def assert_does_what_was_proven(diagnosis: roialign.Diagnosis, as_tensor: torch.Tensor) -> None:
+    for finding in diagnosis.findings:
+        if finding.fix is None:
+            continue
+        fix, proven = finding.fix, finding.fix.call
+        boxes, arguments = pasted(fix.code, proven.input, as_tensor)
+        torch.testing.assert_close(boxes, proven.rois, rtol=1e-5, atol=1e-4)
+        if fix.argument == "spatial_scale":
+            assert arguments["spatial_scale"] == pytest.approx(proven.spatial_scale, rel=1e-5)
+            assert arguments["output_size"] in (proven.output_size_hw, proven.output_size_hw[0])
+            assert arguments.get("sampling_ratio", -1) == proven.sampling_ratio
+            assert arguments.get("aligned", False) == proven.aligned
+        if (as_tensor[:, 0] == 0).all() and "[:, 0]" not in fix.code and "[4, 0" not in fix.code:
+            of_a_list, _ = pasted(fix.code, proven.input, as_tensor[:, 1:])
+            torch.testing.assert_close(of_a_list, proven.rois[:, 1:], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_line_to_paste_does_what_was_proven(name: str) -> None:
+    for scene in scenes(40):
+        boxes, scale = FAULTS[name][1](scene)
+        rois = torch.cat([torch.zeros(len(boxes), 1), boxes], 1)
+        diagnosis = roialign.diagnose(scene.features, rois, (7, 5), scale, 2, True, image_size=scene.size_hw)
+        assert_does_what_was_proven(diagnosis, rois)
+
+
+BAD_ROWS = {
+    "NaN": [[0, float("nan"), 0, 9, 9]],
+    "infinite": [[0, 1, 0, float("inf"), 9]],
+    "astronomical": [[0, 1, 0, 1e30, 9]],
+    "counted from one": [[1, 1, 1, 5, 5]],
+    "index last": [[1, 1, 5, 5, 0]],
+    "off the map": [[0, 90, 90, 99, 99], [0, -9, 2, -5, 4]],
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_the_line_for_bad_rows_does_what_was_proven(name: str) -> None:
+    good = [] if name in ("counted from one", "index last") else [[0, 1, 1, 5, 5], [0, 2, 1, 7, 6]] * 4
+    rois = torch.tensor([*good, *BAD_ROWS[name]], dtype=torch.float32)
+    diagnosis = roialign.diagnose(torch.rand(1, 3, 8, 8), rois, 2)
+    assert diagnosis.findings[0].fix is not None
+    assert_does_what_was_proven(diagnosis, rois)

@@ -70,17 +70,40 @@ def test_compiled_and_scripted_programs_run_unseen() -> None:
     assert report.calls == []
 
 
-class Halving(nn.Module):
+class Pooling(nn.Module):
     """A backbone of stride 16."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return nn.functional.avg_pool2d(image, 16)
 
 
+class Detector(nn.Module):
+    """A backbone and its pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Pooling()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return roi_align(self.backbone(image), PIXELS, 7, 1 / 16)
+
+
+@pytest.mark.filterwarnings("ignore:.*global hooks on modules:UserWarning")
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_compiled_modules_run_as_they_would(fullgraph: bool) -> None:
+    """The hooks that look for images must stay out of what is compiled."""
+    image = torch.rand(1, 3, 480, 480)
+    with roialign.watch() as report:
+        compiled = torch.compile(Detector(), backend="aot_eager", fullgraph=fullgraph)(image)
+        torch.export.export(Detector(), (image,))
+    assert torch.equal(compiled, Detector()(image))
+    assert report.calls == []
+
+
 def test_the_image_that_entered_the_backbone_is_evidence() -> None:
     image = torch.rand(1, 3, 320, 480)
     with roialign.watch() as report:
-        features = Halving()(image)
+        features = Pooling()(image)
         roi_align(features.repeat(1, 4, 1, 1), [torch.tensor([[100.0, 100.0, 200.0, 200.0]])], 7)
         roi_align(features, [torch.tensor([[100.0, 100.0, 200.0, 200.0]])], 7, spatial_scale=1 / 8)
     assert codes(report) == [["RA101"], ["RA106"]]
@@ -91,7 +114,7 @@ def test_the_image_that_entered_the_backbone_is_evidence() -> None:
 
 def test_an_unrelated_image_is_no_evidence() -> None:
     with roialign.watch() as report:
-        Halving()(torch.rand(1, 3, 320, 480))
+        Pooling()(torch.rand(1, 3, 320, 480))
         roi_align(torch.rand(1, 4, 64, 64), [torch.tensor([[100.0, 100.0, 200.0, 200.0]])], 7, spatial_scale=1 / 16)
     assert report.ok
 

@@ -24,7 +24,7 @@ def run(script: Path, arguments: Sequence[str], report_path: Path | None) -> int
         return 2
     with watch() as report:
         status, raised_in = _run_as_main(script, arguments)
-    if raised_in is not None:
+    if raised_in is not None and not _was_examined(raised_in, report):
         report = Report([*report.calls, raised_in])
     sys.stdout.flush()
     render(report, Console(stderr=True))
@@ -33,6 +33,12 @@ def run(script: Path, arguments: Sequence[str], report_path: Path | None) -> int
         print(f"Report with pictures: {report_path}", file=sys.stderr)
     found_errors = any(finding.severity == "error" for finding in report.findings)
     return status or int(found_errors)
+
+
+def _was_examined(raised_in: Diagnosis, report: Report) -> bool:
+    """Whether the call that raised is the last one that was watched, which then got as far as the operator."""
+    last = report.calls[-1] if report.calls else None
+    return last is not None and last.call_site == raised_in.call_site and not last.ok
 
 
 def _run_as_main(script: Path, arguments: Sequence[str]) -> tuple[int, Diagnosis | None]:

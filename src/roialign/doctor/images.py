@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_leaves
@@ -47,13 +48,15 @@ class SeenImages:
             made = output()
             if made is not None and (made is call.input or made.untyped_storage().data_ptr() == storage):
                 return image
-        if self._last is None or self._last.shape[0] != call.input.shape[0]:
-            return None
+        if self._last is None or self._last.shape[:2] != (call.input.shape[0], 3):
+            return None  # what has another number of channels may be a mask or a feature map
         image_size_hw = (self._last.shape[2], self._last.shape[3])
         stride_y, stride_x = nominal_stride_yx(image_size_hw, call.map_size_hw)
         return self._last if stride_y == stride_x and stride_y == round(stride_y) else None
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return  # these hooks are no part of the program that is compiled
         inside = self._thread.__dict__.setdefault("inside", [])
         image = next((leaf for leaf in args if _is_image(leaf)), None) if not inside else None
         if image is not None:
@@ -61,17 +64,19 @@ class SeenImages:
             inside.append(module)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return
         inside = self._thread.__dict__.setdefault("inside", [])
         if not inside or inside[-1] is not module or self._last is None:
             return
         inside.pop()
-        maps = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.dim() == 4]
+        maps = [leaf for leaf in tree_leaves(output) if type(leaf) is Tensor and leaf.dim() == 4]
         self._outputs = self._outputs[-_OUTPUTS_REMEMBERED:] + [(weakref.ref(leaf), self._last) for leaf in maps]
 
 
 def _is_image(value: Any) -> bool:
     return (
-        isinstance(value, Tensor)
+        type(value) in (Tensor, nn.Parameter)  # no fake tensors
         and value.dim() == 4
         and value.shape[1] in _IMAGE_CHANNELS
         and value.is_floating_point()

@@ -159,6 +159,6 @@ def _pool_quantized(input: Tensor, boxes: Any, *options: Any) -> Tensor:
 def _scripted_rois(boxes: List[Tensor]) -> Tensor:  # noqa: UP006
     rois: List[Tensor] = []  # noqa: UP006
     for image, image_boxes in enumerate(boxes):
-        images = torch.full_like(image_boxes[:, :1], float(image), dtype=torch.float32)
-        rois.append(torch.cat([images.to(image_boxes.dtype), image_boxes], dim=1))
+        images = torch.full_like(image_boxes[:, :1], float(image), dtype=torch.float64)
+        rois.append(torch.cat([images, image_boxes.to(torch.float64)], dim=1))  # exact for any type of boxes
     return torch.cat(rois) if len(rois) > 0 else torch.empty(0, 5)

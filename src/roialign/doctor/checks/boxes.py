@@ -73,14 +73,16 @@ def outside(known: Evidence) -> Finding | None:
     """RA209: boxes that lie off the map, in whatever frame."""
     if not bool(known.low.any()):
         return None
-    wholly = known.coverage == 0
+    wholly = known.low & (known.coverage == 0)
     height, width = known.image_size_hw or known.frame_hw
     x, y = known.furthest_xy
     fix = None
-    if bool(wholly.any()) and not bool(wholly.all()):
-        size_wh = f"boxes.new_tensor([{width:.5g}, {height:.5g}])"
+    boxes = known.boxes_xyxy
+    overlaps = ((boxes[:, 2:] > 0) & (boxes[:, :2] < boxes.new_tensor([width, height]))).all(1)
+    if bool(overlaps.any()) and not bool(overlaps.all()):
+        size_wh = f"boxes.new_tensor([{width:g}, {height:g}])"
         code = f"boxes = boxes[((boxes[:, -2:] > 0) & (boxes[:, -4:-2] < {size_wh})).all(dim=1)]"
-        fix = known.fix("boxes", None, code, known.call.with_(rois=known.call.rois[~wholly]))
+        fix = known.fix("boxes", None, code, known.call.with_(rois=known.call.rois[overlaps]))
     evidence = (
         f"{int(wholly.sum())} of {len(wholly)} RoIs lie wholly and {int((known.low & ~wholly).sum())} mostly off the "
         f"map, which covers an image of about {width:.4g} columns and {height:.4g} rows; the first is "

@@ -188,7 +188,7 @@ def _decide(known: Evidence, fixes: tuple[Fix, ...]) -> str | None:
 
 
 def _off_the_map(known: Evidence) -> str:
-    count, wholly = int(known.low.sum()), int((known.coverage == 0).sum())
+    count, wholly = int(known.low.sum()), int((known.low & (known.coverage == 0)).sum())
     if not count:
         return ""
     return f"{count} of {len(known.low)} RoIs lie off the map ({wholly} of them wholly), where every sample is zero."
