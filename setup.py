@@ -3,6 +3,7 @@
 Without them the package installs all the same and its reference implementation serves.
 """
 
+import platform
 import sys
 from pathlib import Path
 
@@ -11,6 +12,17 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("src/roialign/ops/cpu")
+FLAGS = ["-std=c++20", "-O3", "-fvisibility=hidden"]
+# Positions and plans are computed with torchvision's roundings; the inner loops may fuse multiply and add.
+EXACT, FUSED = ["-ffp-contract=off"], ["-ffp-contract=fast"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512"]
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+FLAGS_OF = {
+    "isa_baseline.cpp": FUSED,
+    "isa_avx2.cpp": FUSED + (AVX2 if X86 else []),
+    "isa_avx512.cpp": FUSED + (AVX512 if X86 else []),
+}
 TORCH_TARGET_VERSION = "0x020a000000000000"  # the oldest torch that the binary runs on: 2.10
 
 
@@ -22,6 +34,18 @@ class BuildKernels(build_ext):
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return []
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compiles each file with its own flags: the inner loops are there once for each instruction set."""
+        compile_one = self.compiler._compile
+
+        def compile_with_its_flags(
+            obj: str, source: str, ext: str, cc: list[str], extra: list[str], pp: list[str]
+        ) -> None:
+            compile_one(obj, source, ext, cc, [*extra, *FLAGS_OF.get(Path(source).name, EXACT)], pp)
+
+        self.compiler._compile = compile_with_its_flags
+        super().build_extension(ext)
 
 
 class WheelForEveryPython(bdist_wheel):
@@ -51,7 +75,7 @@ def kernels() -> list[Extension]:
             library_dirs=[str(root / "lib")],
             libraries=["torch_cpu"],
             define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION), ("TORCH_STABLE_ONLY", None)],
-            extra_compile_args=["-std=c++20", "-O3", "-ffp-contract=off", "-fvisibility=hidden"],
+            extra_compile_args=FLAGS,
             language="c++",
             optional=True,
         )

@@ -1,21 +1,18 @@
 // RoIAlign on the CPU, forward and backward, against LibTorch's stable ABI: one binary for every
 // Python and every torch from 2.10 on.
 //
-// out[c] = Ay * F[c] * Ax^T / samples, where Ay and Ax hold the merged bilinear weights of a RoI's
-// rows and columns. Threads take ranges of (channel, RoI) forward and of channels backward, where no
-// two of them then write to one plane: the gradient is the same for any number of threads.
+// out[c] = Ay * F[c] * Ax^T, where Ay and Ax hold the merged bilinear weights of a RoI's rows and
+// columns. Threads share out channels and RoIs forward, channels and rows of the map backward, where
+// each cell then gets its summands in the order of the RoIs: the gradient is the same for any number
+// of threads.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/Dispatch.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include <sstream>
-#include <stdexcept>
-#include <string>
-#include <type_traits>
-
-#include "sampling.h"
+#include "capability.h"
+#include "memory.h"
+#include "plan.h"
 
 namespace roialign {
 namespace {
@@ -23,206 +20,238 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Half types are read and written as they are and computed in float32.
+constexpr int64_t kPairsPerThread = 64;        // (channel, RoI) pairs worth waking a thread for
+constexpr int64_t kScratchValues = 1 << 14;    // of a thread, where one row of bins does not need more
+constexpr int64_t kPlanesAtOnceBytes = 1 << 19;  // planes that stay in a core's cache
+constexpr int64_t kSlabBytes = 8 << 20;        // float32 sums of a half gradient
+
+template <typename Body>
+void dispatch(ScalarType type, const Body& body) {
+  switch (type) {
+    case ScalarType::Double: return body(double{});
+    case ScalarType::Float: return body(float{});
+    case ScalarType::Half: return body(Half{});
+    case ScalarType::BFloat16: return body(BFloat16{});
+    default: fail("RA505: expected features of float64, float32, float16 or bfloat16");
+  }
+}
+
 template <typename scalar_t>
-using compute_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-
-constexpr int64_t kRoisPerPass = 1024;   // bounds the memory of the taps
-constexpr int64_t kPairsPerThread = 64;  // (channel, RoI) pairs worth waking a thread for
-
-template <typename... Parts>
-[[noreturn]] void fail(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  throw std::runtime_error(text.str());
+const RoiAlignKernels<scalar_t>& kernels_of(const Kernels& kernels) {
+  if constexpr (std::is_same_v<scalar_t, double>) {
+    return kernels.of_double;
+  } else if constexpr (std::is_same_v<scalar_t, float>) {
+    return kernels.of_float;
+  } else if constexpr (std::is_same_v<scalar_t, Half>) {
+    return kernels.of_half;
+  } else {
+    return kernels.of_bfloat16;
+  }
 }
 
-struct Geometry {
-  int64_t images, channels, height, width;
-  int64_t pooled_height, pooled_width;
-  double spatial_scale;
-  int64_t sampling_ratio;
-  bool aligned;
+template <typename scalar_t>
+const scalar_t* values_of(const Tensor& tensor) {
+  return static_cast<const scalar_t*>(tensor.const_data_ptr());
+}
+
+int64_t rows_for(int64_t values_per_row, int64_t rows) {
+  return std::clamp<int64_t>(kScratchValues / std::max<int64_t>(values_per_row, 1), 1, rows);
+}
+
+// Channels that one task takes: as many planes as stay in a core's cache, but few enough that there
+// are some tasks for each thread.
+int64_t channels_at_once(int64_t channels, int64_t plane_bytes, int64_t others) {
+  const int64_t fitting = kPlanesAtOnceBytes / std::max<int64_t>(plane_bytes, 1);
+  const int64_t shared = channels * others / (4 * static_cast<int64_t>(torch::stable::get_num_threads()));
+  return std::clamp<int64_t>(std::min(fitting, shared), 1, std::max<int64_t>(channels, 1));
+}
+
+// How a map is read: by neighbouring cells of a plane, or by neighbouring channels of a cell.
+template <typename scalar_t>
+struct Layout {
+  typedef compute_t<scalar_t> T;
+  bool by_channel;
+  PlanForm form;
+  void (*pool)(const RoiPlan<T>&, const PoolCall<scalar_t>&);
+
+  Layout(const Tensor& input, const Geometry& geometry, const Kernels& kernels) {
+    const auto& functions = kernels_of<scalar_t>(kernels);
+    const int64_t lanes = kernels.vector_bytes / static_cast<int64_t>(sizeof(T));
+    by_channel = input.stride(3) != 1 && geometry.width != 1;
+    const bool few_bins = 2 * geometry.pooled.width <= lanes;
+    if (by_channel) {
+      form = {input.stride(2), input.stride(3), 1, 0, false};
+      pool = functions.pool_channels;
+    } else {
+      form = {input.stride(2), 1, lanes, few_bins ? lanes / 2 : lanes, false};
+      pool = few_bins ? functions.pool_planes_of_few_bins : functions.pool_planes;
+    }
+  }
 };
-
-template <typename T>
-struct RoiTaps {
-  int64_t image;
-  AxisTaps<T> rows;
-  AxisTaps<T> columns;
-  T samples;    // the divisor
-  T coverage;   // share of the samples that lie on the map
-};
-
-template <typename T>
-AxisSamples<T> axis_samples(
-    T low, T high, int64_t pooled, int64_t extent, const Geometry& geometry, int64_t row) {
-  const T scale = static_cast<T>(geometry.spatial_scale);
-  const T offset = geometry.aligned ? T(0.5) : T(0);
-  const T start = low * scale - offset;
-  T size = (high * scale - offset) - start;
-  if (!geometry.aligned) {
-    size = std::max(size, T(1));
-  }
-  const T bin = size / static_cast<T>(pooled);
-  const bool adaptive = geometry.sampling_ratio <= 0;
-  if (!std::isfinite(start) || !std::isfinite(bin) ||
-      (adaptive && std::abs(std::ceil(bin)) > static_cast<T>(kMaxAdaptiveGrid))) {
-    fail("RA205: box ", row, " has a coordinate that is NaN, infinite or astronomically large");
-  }
-  const int64_t grid =
-      adaptive ? static_cast<int64_t>(std::ceil(bin)) : geometry.sampling_ratio;
-  return {start, bin, grid, pooled, extent};
-}
-
-template <typename T>
-void build_taps(const T* roi, int64_t row, const Geometry& geometry, RoiTaps<T>& taps) {
-  const T image = roi[0];
-  if (!(image >= T(0) && image < static_cast<T>(geometry.images) && image == std::floor(image))) {
-    fail("RA206: box ", row, " names image ", image, " of a batch of ", geometry.images);
-  }
-  taps.image = static_cast<int64_t>(image);
-  const auto rows = axis_samples<T>(
-      roi[2], roi[4], geometry.pooled_height, geometry.height, geometry, row);
-  const auto columns = axis_samples<T>(
-      roi[1], roi[3], geometry.pooled_width, geometry.width, geometry, row);
-  taps.rows.build(rows);
-  taps.columns.build(columns);
-  taps.samples = std::max(static_cast<T>(rows.grid) * static_cast<T>(columns.grid), T(1));
-  const T total = static_cast<T>(std::max<int64_t>(rows.grid * rows.pooled, 1)) *
-      static_cast<T>(std::max<int64_t>(columns.grid * columns.pooled, 1));
-  taps.coverage = static_cast<T>(taps.rows.samples_on_map) *
-      static_cast<T>(taps.columns.samples_on_map) / total;
-}
-
-template <typename scalar_t, typename T>
-void pool_plane(
-    const scalar_t* plane, int64_t stride_h, int64_t stride_w, const RoiTaps<T>& taps,
-    const Geometry& geometry, std::vector<T>& rows_pooled, std::vector<T>& accumulated,
-    scalar_t* output) {
-  const int64_t pooled_width = geometry.pooled_width;
-  rows_pooled.resize(taps.rows.cells.size() * pooled_width);
-  for (size_t r = 0; r < taps.rows.cells.size(); ++r) {
-    const scalar_t* row = plane + taps.rows.cells[r] * stride_h;
-    for (int64_t q = 0; q < pooled_width; ++q) {
-      T sum = 0;
-      for (int64_t tap = taps.columns.bin_begin[q]; tap < taps.columns.bin_begin[q + 1]; ++tap) {
-        sum += taps.columns.weights[tap] * static_cast<T>(row[taps.columns.tap_cells[tap] * stride_w]);
-      }
-      rows_pooled[r * pooled_width + q] = sum;
-    }
-  }
-  accumulated.resize(pooled_width);
-  for (int64_t p = 0; p < geometry.pooled_height; ++p) {
-    std::fill(accumulated.begin(), accumulated.end(), T(0));
-    for (int64_t tap = taps.rows.bin_begin[p]; tap < taps.rows.bin_begin[p + 1]; ++tap) {
-      const T weight = taps.rows.weights[tap];
-      const T* row = rows_pooled.data() + taps.rows.slots[tap] * pooled_width;
-      for (int64_t q = 0; q < pooled_width; ++q) {
-        accumulated[q] += weight * row[q];
-      }
-    }
-    for (int64_t q = 0; q < pooled_width; ++q) {
-      output[p * pooled_width + q] = static_cast<scalar_t>(accumulated[q] / taps.samples);
-    }
-  }
-}
-
-template <typename scalar_t, typename T>
-void scatter_plane(
-    const scalar_t* grad, const int64_t* grad_strides, const RoiTaps<T>& taps,
-    const Geometry& geometry, std::vector<T>& rows_grad, T* plane) {
-  const int64_t pooled_width = geometry.pooled_width;
-  rows_grad.assign(taps.rows.cells.size() * pooled_width, T(0));
-  for (int64_t p = 0; p < geometry.pooled_height; ++p) {
-    for (int64_t tap = taps.rows.bin_begin[p]; tap < taps.rows.bin_begin[p + 1]; ++tap) {
-      const T weight = taps.rows.weights[tap] / taps.samples;
-      T* row = rows_grad.data() + taps.rows.slots[tap] * pooled_width;
-      for (int64_t q = 0; q < pooled_width; ++q) {
-        row[q] += weight * static_cast<T>(grad[p * grad_strides[2] + q * grad_strides[3]]);
-      }
-    }
-  }
-  for (size_t r = 0; r < taps.rows.cells.size(); ++r) {
-    T* row = plane + taps.rows.cells[r] * geometry.width;
-    for (int64_t q = 0; q < pooled_width; ++q) {
-      const T value = rows_grad[r * pooled_width + q];
-      for (int64_t tap = taps.columns.bin_begin[q]; tap < taps.columns.bin_begin[q + 1]; ++tap) {
-        row[taps.columns.tap_cells[tap]] += taps.columns.weights[tap] * value;
-      }
-    }
-  }
-}
-
-// Calls body(first RoI, taps) for one pass of RoIs after the other. Bad boxes are reported before
-// any thread starts, in the order of the rows.
-template <typename T, typename Body>
-void for_each_pass(const T* rois, int64_t count, const Geometry& geometry, const Body& body) {
-  std::vector<RoiTaps<T>> taps(std::min(count, kRoisPerPass));
-  for (int64_t begin = 0; begin < count; begin += kRoisPerPass) {
-    const int64_t size = std::min(kRoisPerPass, count - begin);
-    for (int64_t k = 0; k < size; ++k) {
-      build_taps(rois + (begin + k) * 5, begin + k, geometry, taps[k]);
-    }
-    body(begin, size, taps);
-  }
-}
 
 template <typename scalar_t>
 void forward(
-    const Tensor& input, const Tensor& rois, const Geometry& geometry, Tensor& output,
-    Tensor& coverage) {
+    const Tensor& input, const Tensor& rois, const Geometry& geometry, Tensor& output, Tensor& coverage) {
   using T = compute_t<scalar_t>;
-  const scalar_t* features = input.const_data_ptr<scalar_t>();
-  scalar_t* pooled = output.mutable_data_ptr<scalar_t>();
+  const Kernels& kernels = best_kernels();
+  const Layout<scalar_t> layout(input, geometry, kernels);
+  const int64_t vector = kernels.vector_bytes / static_cast<int64_t>(sizeof(T));
+  const scalar_t* features = values_of<scalar_t>(input);
+  scalar_t* pooled = static_cast<scalar_t*>(output.mutable_data_ptr());
   T* covered = coverage.mutable_data_ptr<T>();
-  const int64_t stride_n = input.stride(0), stride_c = input.stride(1);
-  const int64_t stride_h = input.stride(2), stride_w = input.stride(3);
-  const int64_t channels = geometry.channels;
-  const int64_t cell_count = geometry.pooled_height * geometry.pooled_width;
-  for_each_pass<T>(
-      rois.const_data_ptr<T>(), rois.size(0), geometry,
-      [&](int64_t begin, int64_t size, const std::vector<RoiTaps<T>>& taps) {
-        for (int64_t k = 0; k < size; ++k) {
-          covered[begin + k] = taps[k].coverage;
+  const int64_t image_stride = input.stride(0), channel_stride = input.stride(1);
+  const int64_t channels = geometry.channels, cells = geometry.pooled.cells();
+  prefer_large_pages(pooled, rois.size(0) * channels * cells * static_cast<int64_t>(sizeof(scalar_t)));
+  Passes<T> passes(rois.const_data_ptr<T>(), rois.size(0), geometry, layout.form);
+  for (int64_t pass = 0; pass < passes.count(); ++pass) {
+    const auto& plans = passes.plans(pass);
+    const int64_t size = passes.size(pass), first_roi = passes.first(pass);
+    for (int64_t k = 0; k < size; ++k) {
+      covered[first_roi + k] = plans[k].coverage;
+    }
+    const int64_t block = layout.by_channel
+        ? 4 * vector
+        : channels_at_once(channels, geometry.height * geometry.width * static_cast<int64_t>(sizeof(scalar_t)), size);
+    const int64_t blocks = (channels + block - 1) / block;
+    torch::stable::parallel_for(
+        0, blocks * size, std::max<int64_t>(1, kPairsPerThread / block), [&](int64_t begin, int64_t end) {
+          AlignedVector<T> scratch;
+          for (int64_t task = begin; task < end; ++task) {
+            const int64_t k = layout.by_channel ? task / blocks : task % size;
+            const int64_t channel = (layout.by_channel ? task % blocks : task / size) * block;
+            const RoiPlan<T>& plan = plans[k].plan;
+            const int64_t read = plan.pieces * vector;
+            const int64_t written = layout.by_channel
+                ? geometry.pooled.width * vector
+                : std::max(geometry.pooled.width, plan.band.groups * layout.form.band_lanes);
+            const int64_t bins = rows_for(read + written, geometry.pooled.height);
+            if (static_cast<int64_t>(scratch.size()) < bins * (read + written) + vector) {
+              scratch.resize(bins * (read + written) + vector);
+            }
+            layout.pool(
+                plan,
+                {features + plan.image * image_stride + channel * channel_stride,
+                 channel_stride,
+                 std::min(block, channels - channel),
+                 std::min(vector, geometry.width),
+                 bins,
+                 geometry.pooled,
+                 scratch.data(),
+                 pooled + ((first_roi + k) * channels + channel) * cells});
+          }
+        });
+  }
+}
+
+// A part of the gradient that is summed up at once: some channels and rows of all images.
+template <typename T>
+struct Slab {
+  int64_t first_channel, channels, first_row, rows;
+  T* sums;
+  int64_t plane_size, image_pitch;
+};
+
+template <typename scalar_t>
+void scatter_slab(
+    const Tensor& grad, const Geometry& geometry, Passes<compute_t<scalar_t>>& passes,
+    const Slab<compute_t<scalar_t>>& slab) {
+  using T = compute_t<scalar_t>;
+  const Kernels& kernels = best_kernels();
+  const int64_t vector = kernels.vector_bytes / static_cast<int64_t>(sizeof(T));
+  const scalar_t* upstream = values_of<scalar_t>(grad);
+  const int64_t strides[4] = {grad.stride(0), grad.stride(1), grad.stride(2), grad.stride(3)};
+  const int64_t block = channels_at_once(slab.channels, slab.plane_size * static_cast<int64_t>(sizeof(T)), 4);
+  const int64_t blocks = (slab.channels + block - 1) / block;
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t stripes = std::clamp<int64_t>(2 * threads / std::max<int64_t>(slab.channels, 1), 1, slab.rows);
+  for (int64_t pass = 0; pass < passes.count(); ++pass) {
+    const auto& plans = passes.plans(pass);
+    const int64_t size = passes.size(pass), first_roi = passes.first(pass);
+    torch::stable::parallel_for(0, blocks * stripes, 1, [&](int64_t begin, int64_t end) {
+      AlignedVector<T> scratch;
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t channel = task / stripes * block, stripe = task % stripes;
+        const int64_t some = std::min(block, slab.channels - channel);
+        const int64_t top = slab.rows * stripe / stripes, bottom = slab.rows * (stripe + 1) / stripes;
+        T* sums = slab.sums + channel * slab.plane_size + top * geometry.width;
+        if (pass == 0) {
+          for (int64_t image = 0; image < geometry.images; ++image) {
+            for (int64_t c = 0; c < some; ++c) {
+              T* rows = sums + image * slab.image_pitch + c * slab.plane_size;
+              std::fill(rows, rows + (bottom - top) * geometry.width, T(0));
+            }
+          }
         }
-        torch::stable::parallel_for(
-            0, channels * size, kPairsPerThread, [&](int64_t first, int64_t last) {
-              std::vector<T> rows_pooled, accumulated;
-              for (int64_t pair = first; pair < last; ++pair) {
-                const int64_t c = pair / size, k = pair % size;
-                pool_plane(
-                    features + taps[k].image * stride_n + c * stride_c, stride_h, stride_w,
-                    taps[k], geometry, rows_pooled, accumulated,
-                    pooled + ((begin + k) * channels + c) * cell_count);
-              }
-            });
-      });
+        for (int64_t k = 0; k < size; ++k) {
+          const RoiPlan<T>& plan = plans[k].plan;
+          const int64_t read = geometry.pooled.width, written = plan.pieces * vector;
+          const int64_t bins = rows_for(read + written, geometry.pooled.height);
+          if (static_cast<int64_t>(scratch.size()) < bins * (read + written)) {
+            scratch.resize(bins * (read + written));
+          }
+          kernels_of<scalar_t>(kernels).scatter_planes(
+              plan,
+              {upstream + (first_roi + k) * strides[0] + (slab.first_channel + channel) * strides[1],
+               {strides[0], strides[1], strides[2], strides[3]},
+               some,
+               std::min(vector, geometry.width),
+               bins,
+               geometry.pooled,
+               scratch.data(),
+               sums + plan.image * slab.image_pitch,
+               slab.plane_size,
+               geometry.width,
+               slab.first_row + top,
+               slab.first_row + bottom});
+        }
+      }
+    });
+  }
+}
+
+// Rounds the sums of a slab to the type of the gradient.
+template <typename scalar_t, typename T>
+void round_slab(const Slab<T>& slab, const Geometry& geometry, scalar_t* result) {
+  const int64_t height = geometry.height, width = geometry.width;
+  torch::stable::parallel_for(0, geometry.images * slab.channels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const int64_t image = plane / slab.channels, channel = plane % slab.channels;
+      kernels_of<scalar_t>(best_kernels()).narrow(
+          slab.sums + image * slab.image_pitch + channel * slab.plane_size, slab.rows * width,
+          result + ((image * geometry.channels + slab.first_channel + channel) * height + slab.first_row) * width);
+    }
+  });
 }
 
 template <typename scalar_t>
-void backward(
-    const Tensor& grad, const Tensor& rois, const Geometry& geometry, Tensor& grad_input) {
+void backward(const Tensor& grad, const Tensor& rois, const Geometry& geometry, Tensor& grad_input) {
   using T = compute_t<scalar_t>;
-  const scalar_t* upstream = grad.const_data_ptr<scalar_t>();
-  T* planes = grad_input.mutable_data_ptr<T>();
-  const int64_t strides[4] = {grad.stride(0), grad.stride(1), grad.stride(2), grad.stride(3)};
-  const int64_t channels = geometry.channels;
-  const int64_t plane_size = geometry.height * geometry.width;
-  for_each_pass<T>(
-      rois.const_data_ptr<T>(), rois.size(0), geometry,
-      [&](int64_t begin, int64_t size, const std::vector<RoiTaps<T>>& taps) {
-        torch::stable::parallel_for(0, channels, 1, [&](int64_t first, int64_t last) {
-          std::vector<T> rows_grad;
-          for (int64_t c = first; c < last; ++c) {
-            for (int64_t k = 0; k < size; ++k) {
-              scatter_plane(
-                  upstream + (begin + k) * strides[0] + c * strides[1], strides, taps[k],
-                  geometry, rows_grad, planes + (taps[k].image * channels + c) * plane_size);
-            }
-          }
-        });
-      });
+  const int64_t lanes = best_kernels().vector_bytes / static_cast<int64_t>(sizeof(T));
+  const int64_t channels = geometry.channels, height = geometry.height, width = geometry.width;
+  scalar_t* result = static_cast<scalar_t*>(grad_input.mutable_data_ptr());
+  prefer_large_pages(
+      result, geometry.images * channels * height * width * static_cast<int64_t>(sizeof(scalar_t)));
+  Passes<T> passes(
+      rois.const_data_ptr<T>(), rois.size(0), geometry, PlanForm{width, 1, lanes, lanes, true});
+  if constexpr (std::is_same_v<scalar_t, T>) {
+    scatter_slab<scalar_t>(
+        grad, geometry, passes, {0, channels, 0, height, result, height * width, channels * height * width});
+  } else {
+    const int64_t fitting_rows = std::max<int64_t>(
+        kSlabBytes / std::max<int64_t>(geometry.images * width * static_cast<int64_t>(sizeof(T)), 1), 1);
+    const int64_t rows = std::min(fitting_rows, height);
+    const int64_t some = std::clamp<int64_t>(fitting_rows / height, 1, std::max<int64_t>(channels, 1));
+    AlignedVector<T> sums(geometry.images * some * rows * width);
+    for (int64_t channel = 0; channel < channels; channel += some) {
+      for (int64_t row = 0; row < height; row += rows) {
+        const Slab<T> slab{
+            channel, std::min(some, channels - channel), row, std::min(rows, height - row),
+            sums.data(), rows * width, some * rows * width};
+        scatter_slab<scalar_t>(grad, geometry, passes, slab);
+        round_slab<scalar_t>(slab, geometry, result);
+      }
+    }
+  }
 }
 
 void check_arguments(const Tensor& tensor, const Tensor& rois, const Geometry& geometry) {
@@ -241,7 +270,7 @@ void check_arguments(const Tensor& tensor, const Tensor& rois, const Geometry& g
   if (rois.scalar_type() != expected || !rois.is_cpu() || !tensor.is_cpu()) {
     fail("RA505: expected boxes on the CPU in the type that the features are computed in");
   }
-  if (geometry.pooled_height < 1 || geometry.pooled_width < 1) {
+  if (geometry.pooled.height < 1 || geometry.pooled.width < 1) {
     fail("RA506: expected an output of at least 1 x 1");
   }
   if (geometry.sampling_ratio > kMaxSamplingRatio) {
@@ -256,26 +285,31 @@ Tensor contiguous_rois(const Tensor& rois) {
   return rois.is_contiguous() ? rois : torch::stable::contiguous(rois);
 }
 
+// Maps whose columns or whose channels are neighbours in memory are read where they are.
+Tensor readable(const Tensor& input) {
+  const bool by_cell = input.stride(3) == 1 || input.size(3) == 1;
+  const bool by_channel = input.stride(1) == 1 || input.size(1) == 1;
+  return by_cell || by_channel ? input : torch::stable::contiguous(input);
+}
+
 std::tuple<Tensor, Tensor> roi_align(
-    const Tensor& input, const Tensor& given_rois, int64_t pooled_height, int64_t pooled_width,
+    const Tensor& given_input, const Tensor& given_rois, int64_t pooled_height, int64_t pooled_width,
     double spatial_scale, int64_t sampling_ratio, bool aligned) {
   const Tensor rois = contiguous_rois(given_rois);
-  if (input.dim() != 4) {
+  if (given_input.dim() != 4) {
     fail("RA306: expected a feature map [N, C, H, W]");
   }
   const Geometry geometry{
-      input.size(0), input.size(1), input.size(2), input.size(3), pooled_height, pooled_width,
-      spatial_scale, sampling_ratio, aligned};
-  check_arguments(input, rois, geometry);
+      given_input.size(0), given_input.size(1), given_input.size(2), given_input.size(3),
+      {pooled_height, pooled_width}, spatial_scale, sampling_ratio, aligned};
+  check_arguments(given_input, rois, geometry);
+  const Tensor input = readable(given_input);
   Tensor output = torch::stable::new_empty(
       input, {rois.size(0), input.size(1), pooled_height, pooled_width});
   Tensor coverage = torch::stable::new_empty(rois, {rois.size(0)});
-  THO_DISPATCH_SWITCH(
-      input.scalar_type(), "roi_align",
-      THO_DISPATCH_CASE(ScalarType::Double, [&] { forward<scalar_t>(input, rois, geometry, output, coverage); })
-      THO_DISPATCH_CASE(ScalarType::Float, [&] { forward<scalar_t>(input, rois, geometry, output, coverage); })
-      THO_DISPATCH_CASE(ScalarType::Half, [&] { forward<scalar_t>(input, rois, geometry, output, coverage); })
-      THO_DISPATCH_CASE(ScalarType::BFloat16, [&] { forward<scalar_t>(input, rois, geometry, output, coverage); }));
+  dispatch(input.scalar_type(), [&](auto scalar) {
+    forward<decltype(scalar)>(input, rois, geometry, output, coverage);
+  });
   return {output, coverage};
 }
 
@@ -287,21 +321,14 @@ Tensor roi_align_backward(
     fail("RA306: expected a gradient [K, C, h, w] with one entry for each box");
   }
   const Geometry geometry{
-      images, grad.size(1), height, width, grad.size(2), grad.size(3),
+      images, grad.size(1), height, width, {grad.size(2), grad.size(3)},
       spatial_scale, sampling_ratio, aligned};
   check_arguments(grad, rois, geometry);
-  Tensor grad_input = torch::stable::new_zeros(
-      rois, {images, grad.size(1), height, width});
-  THO_DISPATCH_SWITCH(
-      grad.scalar_type(), "roi_align_backward",
-      THO_DISPATCH_CASE(ScalarType::Double, [&] { backward<scalar_t>(grad, rois, geometry, grad_input); })
-      THO_DISPATCH_CASE(ScalarType::Float, [&] { backward<scalar_t>(grad, rois, geometry, grad_input); })
-      THO_DISPATCH_CASE(ScalarType::Half, [&] { backward<scalar_t>(grad, rois, geometry, grad_input); })
-      THO_DISPATCH_CASE(ScalarType::BFloat16, [&] { backward<scalar_t>(grad, rois, geometry, grad_input); }));
-  if (grad.scalar_type() == grad_input.scalar_type()) {
-    return grad_input;
-  }
-  return torch::stable::to(grad_input, grad.scalar_type());
+  Tensor grad_input = torch::stable::new_empty(grad, {images, grad.size(1), height, width});
+  dispatch(grad.scalar_type(), [&](auto scalar) {
+    backward<decltype(scalar)>(grad, rois, geometry, grad_input);
+  });
+  return grad_input;
 }
 
 }  // namespace

@@ -1,0 +1,33 @@
+// The table of kernels of the instruction set that the including file is compiled for.
+#pragma once
+
+#include "roi_align_kernel.h"
+
+namespace roialign {
+namespace {
+
+template <typename scalar_t>
+constexpr RoiAlignKernels<scalar_t> roi_align_kernels() {
+  constexpr int L = kVectorBytes / sizeof(compute_t<scalar_t>);
+  return {
+      pool_planes<L, L, scalar_t, compute_t<scalar_t>>,
+      pool_planes<L, L / 2, scalar_t, compute_t<scalar_t>>,
+      pool_channels<L, scalar_t, compute_t<scalar_t>>,
+      scatter_planes<L, scalar_t, compute_t<scalar_t>>,
+      copy_narrow<L, scalar_t, compute_t<scalar_t>>,
+  };
+}
+
+constexpr Kernels kernels_named(const char* name) {
+  return {
+      name,
+      kVectorBytes,
+      roi_align_kernels<double>(),
+      roi_align_kernels<float>(),
+      roi_align_kernels<Half>(),
+      roi_align_kernels<BFloat16>(),
+  };
+}
+
+}  // namespace
+}  // namespace roialign

@@ -1,0 +1,5 @@
+#include "isa.h"
+
+namespace roialign {
+extern const Kernels baseline_kernels = kernels_named("baseline");
+}

@@ -1,0 +1,63 @@
+// The kernels of one instruction set, as a table of functions, and how to get the best one.
+#pragma once
+
+#include "types.h"
+
+namespace roialign {
+
+// One RoI forward: `channels` planes, from `map` on, of the RoI's image.
+template <typename scalar_t>
+struct PoolCall {
+  const scalar_t* map;
+  int64_t channel_stride;
+  int64_t channels;
+  int64_t lanes;         // cells that a piece reads: fewer than a vector only where the map is narrower
+  int64_t bins_at_once;  // rows of bins that `scratch` has room for
+  PooledSize pooled;
+  void* scratch;
+  scalar_t* output;
+};
+
+// One RoI backward: adds to rows [first_row, last_row) of `channels` planes.
+template <typename scalar_t>
+struct ScatterCall {
+  const scalar_t* grad;
+  int64_t strides[4];
+  int64_t channels;
+  int64_t lanes;
+  int64_t bins_at_once;
+  PooledSize pooled;
+  void* scratch;
+  compute_t<scalar_t>* planes;
+  int64_t plane_size;
+  int64_t row_pitch;
+  int64_t first_row;
+  int64_t last_row;
+};
+
+template <typename scalar_t>
+struct RoiAlignKernels {
+  typedef compute_t<scalar_t> T;
+  void (*pool_planes)(const RoiPlan<T>&, const PoolCall<scalar_t>&);
+  void (*pool_planes_of_few_bins)(const RoiPlan<T>&, const PoolCall<scalar_t>&);  // half a vector of bins
+  void (*pool_channels)(const RoiPlan<T>&, const PoolCall<scalar_t>&);
+  void (*scatter_planes)(const RoiPlan<T>&, const ScatterCall<scalar_t>&);
+  void (*narrow)(const T* from, int64_t count, scalar_t* to);
+};
+
+struct Kernels {
+  const char* name;
+  int64_t vector_bytes;
+  RoiAlignKernels<double> of_double;
+  RoiAlignKernels<float> of_float;
+  RoiAlignKernels<Half> of_half;
+  RoiAlignKernels<BFloat16> of_bfloat16;
+};
+
+extern const Kernels baseline_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
+#endif
+
+}  // namespace roialign

@@ -1,0 +1,68 @@
+// Plain values that the operators hand to the kernels: no code, so that files for different
+// instruction sets can share them.
+#pragma once
+
+#include <stdint.h>
+
+namespace roialign {
+
+// torch's half types, as bits.
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+// Half types are read and written as they are and computed in float32.
+template <typename scalar_t>
+struct ComputeType {
+  typedef float type;
+};
+template <>
+struct ComputeType<double> {
+  typedef double type;
+};
+template <typename scalar_t>
+using compute_t = typename ComputeType<scalar_t>::type;
+
+// A sparse matrix by rows: row i has the entries begin[i] to begin[i + 1] - 1.
+template <typename T>
+struct Sparse {
+  int64_t rows;
+  const int64_t* begin;
+  const int64_t* index;
+  const T* weight;
+};
+
+// The same matrix, for vectors: outputs are taken in groups of one vector, and each input that a
+// group reads has one weight for every lane, most of them zeros.
+template <typename T>
+struct Band {
+  int64_t groups;
+  const int64_t* begin;   // inputs of group g: begin[g] to begin[g + 1] - 1
+  const int64_t* input;
+  const T* weight;        // [inputs, lanes]
+};
+
+// What one RoI reads of a map and with which weights, ready for the inner loops. Columns are read in
+// pieces of one vector (of one cell where channels are the vectors); slot s * lanes + l is cell
+// starts[s] + l.
+template <typename T>
+struct RoiPlan {
+  int64_t image;
+  Sparse<T> rows;           // forward: bins from rows of the map; backward: rows of the map from bins
+  const int64_t* row_cells; // backward: which rows of the map
+  Sparse<T> columns;        // bins from slots
+  Band<T> band;             // forward: bins from slots; backward: slots from bins
+  int64_t pieces;
+  const int64_t* starts;
+};
+
+struct PooledSize {
+  int64_t height;
+  int64_t width;
+  int64_t cells() const { return height * width; }
+};
+
+}  // namespace roialign
