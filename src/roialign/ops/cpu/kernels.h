@@ -18,11 +18,12 @@ struct PoolCall {
   scalar_t* output;
 };
 
-// One RoI backward: adds to rows [first_row, last_row) of `channels` planes.
+// One RoI backward: adds to `channels` planes, of which `planes` holds rows from element `top` on and
+// up to element `bottom`.
 template <typename scalar_t>
 struct ScatterCall {
   const scalar_t* grad;
-  int64_t strides[4];
+  int64_t channel_stride, row_stride, column_stride;
   int64_t channels;
   int64_t lanes;
   int64_t bins_at_once;
@@ -30,9 +31,7 @@ struct ScatterCall {
   void* scratch;
   compute_t<scalar_t>* planes;
   int64_t plane_size;
-  int64_t row_pitch;
-  int64_t first_row;
-  int64_t last_row;
+  int64_t top, bottom;
 };
 
 template <typename scalar_t>

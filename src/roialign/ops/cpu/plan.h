@@ -32,7 +32,7 @@ struct PlanForm {
   int64_t row_pitch;     // elements from one row of the map to the next
   int64_t column_pitch;  // elements from one cell to the next
   int64_t lanes;         // cells of a piece
-  int64_t band_lanes;    // 0 for no band
+  int64_t vector_lanes;  // of the columns' band; 0 for none
   bool backward;
 };
 
@@ -40,6 +40,7 @@ struct PlanForm {
 template <typename T>
 struct OwnedPlan {
   RoiPlan<T> plan;
+  int64_t row;  // of the box
   T coverage;  // share of the samples that lie on the map
   AlignedVector<T> weights;
   std::vector<int64_t> integers;
@@ -87,6 +88,9 @@ struct RoiSamples {
   }
 };
 
+// A band that holds more than this many times the taps is mostly zeros and slower than the taps.
+constexpr int64_t kLeastDensity = 3;
+
 // Makes plans one after the other, with memory of its own that it uses again.
 template <typename T>
 class Planner {
@@ -96,30 +100,41 @@ class Planner {
   void make(const RoiSamples<T>& samples, OwnedPlan<T>& owned) {
     rows.build(samples.rows);
     columns.build(samples.columns);
-    owned.plan.image = samples.image;
     const T on_map = static_cast<T>(rows.samples_on_map) * static_cast<T>(columns.samples_on_map);
     owned.coverage = on_map / (total(samples.rows) * total(samples.columns));
     integers = &owned.integers;
     weights = &owned.weights;
     integers->clear();
     weights->clear();
-    const Offsets band = add_band(samples.columns.extent);
-    const Offsets by_column = add_columns();
-    const Offsets by_row = form.backward ? add_transposed_rows() : add_rows();
+    number_cells(columns);
+    cut_pieces(samples.columns.extent);
+    const int64_t first_start = add_scaled(starts, form.column_pitch);
+    const Offsets column_band = form.vector_lanes ? add_column_band() : Offsets{};
+    const Offsets by_column = add_sparse(columns, [&](int64_t tap) { return slots[ordinal[tap]]; });
+    number_cells(rows);
+    const int64_t rows_read = static_cast<int64_t>(cells.size());
+    const int64_t first_row = add_scaled(cells, form.row_pitch);
+    const Offsets row_band = add_row_band();
+    const Offsets by_row = form.backward
+        ? add_transposed_rows()
+        : add_sparse(rows, [&](int64_t tap) { return rows.cell[tap] * form.row_pitch; });
     const int64_t* i = integers->data();
     const T* w = weights->data();
-    RoiPlan<T>& plan = owned.plan;
-    plan.pieces = static_cast<int64_t>(starts.size());
-    plan.starts = i + band.extra;
-    plan.band = {band.rows, i + band.begin, i + band.index, w + band.weight};
-    plan.row_cells = i + by_row.extra;
-    plan.rows = {by_row.rows, i + by_row.begin, i + by_row.index, w + by_row.weight};
-    plan.columns = {by_column.rows, i + by_column.begin, i + by_column.index, w + by_column.weight};
+    owned.plan = {
+        samples.image,
+        {by_row.rows, i + by_row.begin, i + by_row.index, w + by_row.weight},
+        {row_band.rows, i + row_band.begin, i + row_band.index, w + row_band.weight},
+        {by_column.rows, i + by_column.begin, i + by_column.index, w + by_column.weight},
+        {column_band.rows, i + column_band.begin, i + column_band.index, w + column_band.weight},
+        rows_read,
+        i + first_row,
+        static_cast<int64_t>(starts.size()),
+        i + first_start};
   }
 
  private:
   struct Offsets {
-    int64_t rows, extra, begin, index, weight;
+    int64_t rows = 0, begin = 0, index = 0, weight = 0;
   };
 
   PlanForm form;
@@ -130,15 +145,22 @@ class Planner {
   std::vector<int64_t> ordinal;  // per tap: which of `cells` it reads
   std::vector<int64_t> starts;   // of the pieces, in cells
   std::vector<int64_t> slots;    // per distinct column
-  std::vector<int64_t> lowest, highest, filled;
+  std::vector<int64_t> lowest, highest, begins;
 
   static T total(const AxisSamples<T>& samples) {
     return static_cast<T>(std::max<int64_t>(samples.grid * samples.pooled, 1));
   }
 
-  int64_t add(const std::vector<int64_t>& values) {
-    integers->insert(integers->end(), values.begin(), values.end());
-    return static_cast<int64_t>(integers->size() - values.size());
+  static int64_t bins_of(const AxisTaps<T>& taps) { return static_cast<int64_t>(taps.begin.size()) - 1; }
+
+  int64_t add(const std::vector<int64_t>& values) { return add_scaled(values, 1); }
+
+  int64_t add_scaled(const std::vector<int64_t>& values, int64_t scale) {
+    const int64_t offset = static_cast<int64_t>(integers->size());
+    for (const int64_t value : values) {
+      integers->push_back(value * scale);
+    }
+    return offset;
   }
 
   void number_cells(const AxisTaps<T>& taps) {
@@ -163,27 +185,39 @@ class Planner {
     }
   }
 
-  Offsets add_band(int64_t extent) {
-    number_cells(columns);
-    cut_pieces(extent);
-    const int64_t pieces = static_cast<int64_t>(integers->size());
-    for (const int64_t start : starts) {
-      integers->push_back(start * form.column_pitch);
-    }
-    Offsets offsets{0, pieces, 0, 0, 0};
-    if (form.band_lanes == 0) {
-      return offsets;
-    }
-    const int64_t bins = static_cast<int64_t>(columns.begin.size()) - 1;
-    const int64_t lanes = form.band_lanes;
-    const int64_t outputs = form.backward ? static_cast<int64_t>(starts.size()) * lanes : bins;
+  Offsets add_column_band() {
+    const int64_t outputs =
+        form.backward ? static_cast<int64_t>(starts.size()) * form.vector_lanes : bins_of(columns);
+    const auto slot = [&](int64_t tap) { return slots[ordinal[tap]]; };
+    return form.backward
+        ? add_band(columns, outputs, form.vector_lanes, [&](int64_t, int64_t tap) { return slot(tap); },
+                   [](int64_t bin, int64_t) { return bin; }, [](int64_t input) { return input; }, false)
+        : add_band(columns, outputs, form.vector_lanes, [](int64_t bin, int64_t) { return bin; },
+                   [&](int64_t, int64_t tap) { return ordinal[tap]; }, [&](int64_t input) { return slots[input]; },
+                   false);
+  }
+
+  Offsets add_row_band() {
+    const int64_t rows_read = static_cast<int64_t>(cells.size());
+    return form.backward
+        ? add_band(rows, rows_read, kRowLanes, [&](int64_t, int64_t tap) { return ordinal[tap]; },
+                   [](int64_t bin, int64_t) { return bin; }, [](int64_t input) { return input; }, true)
+        : add_band(rows, bins_of(rows), kRowLanes, [](int64_t bin, int64_t) { return bin; },
+                   [&](int64_t, int64_t tap) { return ordinal[tap]; },
+                   [&](int64_t input) { return cells[input] * form.row_pitch; }, true);
+  }
+
+  // The band of the taps' matrix, of which output_of and input_of tell the row and column of each tap.
+  // None where `only_dense` and most of it would be zeros.
+  template <typename OutputOf, typename InputOf, typename ValueOf>
+  Offsets add_band(
+      const AxisTaps<T>& taps, int64_t outputs, int64_t lanes, const OutputOf& output_of, const InputOf& input_of,
+      const ValueOf& value_of, bool only_dense) {
     const int64_t groups = (outputs + lanes - 1) / lanes;
-    const auto output_of = [&](int64_t bin, int64_t tap) { return form.backward ? slots[ordinal[tap]] : bin; };
-    const auto input_of = [&](int64_t bin, int64_t tap) { return form.backward ? bin : ordinal[tap]; };
     const auto each_tap = [&](const auto& body) {
-      for (int64_t bin = 0; bin < bins; ++bin) {
-        for (int64_t tap = columns.begin[bin]; tap < columns.begin[bin + 1]; ++tap) {
-          body(output_of(bin, tap), input_of(bin, tap), columns.weight[tap]);
+      for (int64_t bin = 0; bin < bins_of(taps); ++bin) {
+        for (int64_t tap = taps.begin[bin]; tap < taps.begin[bin + 1]; ++tap) {
+          body(output_of(bin, tap), input_of(bin, tap), taps.weight[tap]);
         }
       }
     };
@@ -193,73 +227,56 @@ class Planner {
       lowest[output / lanes] = std::min(lowest[output / lanes], input);
       highest[output / lanes] = std::max(highest[output / lanes], input);
     });
-    filled.assign(1, 0);
+    begins.assign(1, 0);
     for (int64_t group = 0; group < groups; ++group) {
-      filled.push_back(filled.back() + std::max<int64_t>(highest[group] + 1 - lowest[group], 0));
+      begins.push_back(begins.back() + std::max<int64_t>(highest[group] + 1 - lowest[group], 0));
     }
-    offsets.rows = groups;
-    offsets.begin = add(filled);
-    offsets.index = static_cast<int64_t>(integers->size());
+    if (only_dense && begins.back() * lanes > kLeastDensity * static_cast<int64_t>(taps.cell.size())) {
+      return {};
+    }
+    Offsets offsets{groups, add(begins), static_cast<int64_t>(integers->size()), 0};
     for (int64_t group = 0; group < groups; ++group) {
       for (int64_t input = lowest[group]; input <= highest[group]; ++input) {
-        integers->push_back(form.backward ? input : slots[input]);
+        integers->push_back(value_of(input));
       }
     }
-    weights->assign(filled.back() * lanes, T(0));
+    offsets.weight = static_cast<int64_t>(weights->size());
+    weights->resize(weights->size() + begins.back() * lanes, T(0));
     each_tap([&](int64_t output, int64_t input, T weight) {
       const int64_t group = output / lanes;
-      (*weights)[(filled[group] + input - lowest[group]) * lanes + output % lanes] += weight;
+      const int64_t place = (begins[group] + input - lowest[group]) * lanes + output % lanes;
+      (*weights)[offsets.weight + place] += weight;
     });
     return offsets;
   }
 
-  Offsets add_columns() {
-    Offsets offsets{static_cast<int64_t>(columns.begin.size()) - 1, 0, 0, 0, 0};
-    offsets.begin = add(columns.begin);
-    offsets.index = static_cast<int64_t>(integers->size());
-    for (const int64_t which : ordinal) {
-      integers->push_back(slots[which]);
+  template <typename IndexOf>
+  Offsets add_sparse(const AxisTaps<T>& taps, const IndexOf& index_of) {
+    Offsets offsets{bins_of(taps), add(taps.begin), static_cast<int64_t>(integers->size()), 0};
+    for (int64_t tap = 0; tap < static_cast<int64_t>(taps.cell.size()); ++tap) {
+      integers->push_back(index_of(tap));
     }
-    offsets.weight = add_weights(columns);
-    return offsets;
-  }
-
-  Offsets add_rows() {
-    Offsets offsets{static_cast<int64_t>(rows.begin.size()) - 1, 0, 0, 0, 0};
-    offsets.begin = add(rows.begin);
-    offsets.index = static_cast<int64_t>(integers->size());
-    for (const int64_t cell : rows.cell) {
-      integers->push_back(cell * form.row_pitch);
-    }
-    offsets.weight = add_weights(rows);
-    return offsets;
-  }
-
-  int64_t add_weights(const AxisTaps<T>& taps) {
+    offsets.weight = static_cast<int64_t>(weights->size());
     weights->insert(weights->end(), taps.weight.begin(), taps.weight.end());
-    return static_cast<int64_t>(weights->size() - taps.weight.size());
+    return offsets;
   }
 
   Offsets add_transposed_rows() {
-    number_cells(rows);
-    Offsets offsets{static_cast<int64_t>(cells.size()), 0, 0, 0, 0};
-    filled.assign(cells.size() + 1, 0);
+    begins.assign(cells.size() + 1, 0);
     for (const int64_t which : ordinal) {
-      ++filled[which + 1];
+      ++begins[which + 1];
     }
     for (size_t cell = 0; cell < cells.size(); ++cell) {
-      filled[cell + 1] += filled[cell];
+      begins[cell + 1] += begins[cell];
     }
-    offsets.extra = add(cells);
-    offsets.begin = add(filled);
+    Offsets offsets{static_cast<int64_t>(cells.size()), add(begins), 0, 0};
     offsets.index = static_cast<int64_t>(integers->size());
     offsets.weight = static_cast<int64_t>(weights->size());
     integers->resize(integers->size() + rows.cell.size());
     weights->resize(weights->size() + rows.cell.size());
-    const int64_t bins = static_cast<int64_t>(rows.begin.size()) - 1;
-    for (int64_t bin = 0; bin < bins; ++bin) {
+    for (int64_t bin = 0; bin < bins_of(rows); ++bin) {
       for (int64_t tap = rows.begin[bin]; tap < rows.begin[bin + 1]; ++tap) {
-        const int64_t place = filled[ordinal[tap]]++;
+        const int64_t place = begins[ordinal[tap]]++;
         (*integers)[offsets.index + place] = bin;
         (*weights)[offsets.weight + place] = rows.weight[tap];
       }
@@ -274,12 +291,21 @@ template <typename T>
 class Passes {
  public:
   Passes(const T* rois, int64_t count, const Geometry& geometry, const PlanForm& form)
-      : rois(rois), geometry(geometry), form(form), bounds{0} {
-    double bytes = 0;
+      : rois(rois), geometry(geometry), form(form), order(count), bounds{0} {
     for (int64_t row = 0; row < count; ++row) {
-      const double more = bytes_of(RoiSamples<T>(rois + row * 5, row, geometry));
+      samples_of(row);
+      order[row] = row;
+    }
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+      const T* first = rois + a * 5;
+      const T* second = rois + b * 5;
+      return first[0] != second[0] ? first[0] < second[0] : first[2] < second[2];
+    });
+    double bytes = 0;
+    for (int64_t place = 0; place < count; ++place) {
+      const double more = bytes_of(samples_of(order[place]));
       if (bytes > 0 && bytes + more > kBytesPerPass) {
-        bounds.push_back(row);
+        bounds.push_back(place);
         bytes = 0;
       }
       bytes += more;
@@ -288,7 +314,6 @@ class Passes {
   }
 
   int64_t count() const { return static_cast<int64_t>(bounds.size()) - 1; }
-  int64_t first(int64_t pass) const { return bounds[pass]; }
   int64_t size(int64_t pass) const { return bounds[pass + 1] - bounds[pass]; }
 
   const std::vector<OwnedPlan<T>>& plans(int64_t pass) {
@@ -298,8 +323,8 @@ class Passes {
       torch::stable::parallel_for(0, size(pass), kRoisPerThread, [&](int64_t begin, int64_t end) {
         Planner<T> planner(form);
         for (int64_t k = begin; k < end; ++k) {
-          const int64_t row = first(pass) + k;
-          planner.make(RoiSamples<T>(rois + row * 5, row, geometry), owned[k]);
+          owned[k].row = order[bounds[pass] + k];
+          planner.make(samples_of(owned[k].row), owned[k]);
         }
       });
     }
@@ -313,16 +338,19 @@ class Passes {
   const T* rois;
   const Geometry& geometry;
   PlanForm form;
-  std::vector<int64_t> bounds;
+  std::vector<int64_t> order;   // rows by image, then from top to bottom, so that neighbours read the same cells
+  std::vector<int64_t> bounds;  // of the passes, in `order`
   std::vector<OwnedPlan<T>> owned;
   int64_t held = -1;
+
+  RoiSamples<T> samples_of(int64_t row) const { return RoiSamples<T>(rois + row * 5, row, geometry); }
 
   // An estimate: the cells that a RoI reads along each axis, and what is kept of each.
   double bytes_of(const RoiSamples<T>& samples) const {
     const double columns = cells_of(samples.columns), rows = cells_of(samples.rows);
     const double bins = static_cast<double>(samples.rows.pooled + samples.columns.pooled);
     const double vectors = form.backward ? columns / form.lanes + static_cast<double>(samples.columns.pooled) : columns;
-    return sizeof(OwnedPlan<T>) + vectors * static_cast<double>(form.band_lanes * sizeof(T)) +
+    return sizeof(OwnedPlan<T>) + vectors * static_cast<double>(form.vector_lanes * sizeof(T)) +
         32 * (columns + rows + 3 * bins);
   }
 

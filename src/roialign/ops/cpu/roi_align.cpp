@@ -54,8 +54,10 @@ const scalar_t* values_of(const Tensor& tensor) {
   return static_cast<const scalar_t*>(tensor.const_data_ptr());
 }
 
+// Rows of bins at once, in whole groups: all of them unless that takes too much memory.
 int64_t rows_for(int64_t values_per_row, int64_t rows) {
-  return std::clamp<int64_t>(kScratchValues / std::max<int64_t>(values_per_row, 1), 1, rows);
+  const int64_t groups = kScratchValues / (kRowLanes * std::max<int64_t>(values_per_row, 1));
+  return std::min(std::max<int64_t>(groups, 1) * kRowLanes, rows);
 }
 
 // Channels that one task takes: as many planes as stay in a core's cache, but few enough that there
@@ -89,6 +91,19 @@ struct Layout {
   }
 };
 
+template <typename scalar_t, typename T>
+void prefetch_rows(const RoiPlan<T>& plan, const scalar_t* map, int64_t channel_stride, int64_t channels, int64_t lanes) {
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    for (int64_t row = 0; row < plan.rows_read; ++row) {
+      for (int64_t piece = 0; piece < plan.pieces; ++piece) {
+        const scalar_t* cells = map + channel * channel_stride + plan.row_offsets[row] + plan.starts[piece];
+        __builtin_prefetch(cells, 0, 2);
+        __builtin_prefetch(cells + lanes - 1, 0, 2);
+      }
+    }
+  }
+}
+
 template <typename scalar_t>
 void forward(
     const Tensor& input, const Tensor& rois, const Geometry& geometry, Tensor& output, Tensor& coverage) {
@@ -105,14 +120,15 @@ void forward(
   Passes<T> passes(rois.const_data_ptr<T>(), rois.size(0), geometry, layout.form);
   for (int64_t pass = 0; pass < passes.count(); ++pass) {
     const auto& plans = passes.plans(pass);
-    const int64_t size = passes.size(pass), first_roi = passes.first(pass);
+    const int64_t size = passes.size(pass);
     for (int64_t k = 0; k < size; ++k) {
-      covered[first_roi + k] = plans[k].coverage;
+      covered[plans[k].row] = plans[k].coverage;
     }
     const int64_t block = layout.by_channel
         ? 4 * vector
-        : channels_at_once(channels, geometry.height * geometry.width * static_cast<int64_t>(sizeof(scalar_t)), size);
+        : (getenv("BLK") ? atoi(getenv("BLK")) : channels_at_once(channels, geometry.height * geometry.width * static_cast<int64_t>(sizeof(scalar_t)), size));
     const int64_t blocks = (channels + block - 1) / block;
+    const bool prefetch = getenv("PF") && !layout.by_channel && block * geometry.height * geometry.width * static_cast<int64_t>(sizeof(scalar_t)) > kPlanesAtOnceBytes;
     torch::stable::parallel_for(
         0, blocks * size, std::max<int64_t>(1, kPairsPerThread / block), [&](int64_t begin, int64_t end) {
           AlignedVector<T> scratch;
@@ -120,13 +136,16 @@ void forward(
             const int64_t k = layout.by_channel ? task / blocks : task % size;
             const int64_t channel = (layout.by_channel ? task % blocks : task / size) * block;
             const RoiPlan<T>& plan = plans[k].plan;
+            if (prefetch && k + 1 < size) {
+              prefetch_rows(plans[k + 1].plan, features + plans[k + 1].plan.image * image_stride + channel * channel_stride, channel_stride, std::min(block, channels - channel), vector);
+            }
             const int64_t read = plan.pieces * vector;
             const int64_t written = layout.by_channel
                 ? geometry.pooled.width * vector
-                : std::max(geometry.pooled.width, plan.band.groups * layout.form.band_lanes);
+                : 0;
             const int64_t bins = rows_for(read + written, geometry.pooled.height);
-            if (static_cast<int64_t>(scratch.size()) < bins * (read + written) + vector) {
-              scratch.resize(bins * (read + written) + vector);
+            if (static_cast<int64_t>(scratch.size()) < (bins + kRowLanes) * (read + written)) {
+              scratch.resize((bins + kRowLanes) * (read + written));
             }
             layout.pool(
                 plan,
@@ -137,7 +156,7 @@ void forward(
                  bins,
                  geometry.pooled,
                  scratch.data(),
-                 pooled + ((first_roi + k) * channels + channel) * cells});
+                 pooled + (plans[k].row * channels + channel) * cells});
           }
         });
   }
@@ -159,14 +178,13 @@ void scatter_slab(
   const Kernels& kernels = best_kernels();
   const int64_t vector = kernels.vector_bytes / static_cast<int64_t>(sizeof(T));
   const scalar_t* upstream = values_of<scalar_t>(grad);
-  const int64_t strides[4] = {grad.stride(0), grad.stride(1), grad.stride(2), grad.stride(3)};
-  const int64_t block = channels_at_once(slab.channels, slab.plane_size * static_cast<int64_t>(sizeof(T)), 4);
+  const int64_t block = getenv("BLK") ? atoi(getenv("BLK")) : channels_at_once(slab.channels, slab.plane_size * static_cast<int64_t>(sizeof(T)), 4);
   const int64_t blocks = (slab.channels + block - 1) / block;
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t stripes = std::clamp<int64_t>(2 * threads / std::max<int64_t>(slab.channels, 1), 1, slab.rows);
   for (int64_t pass = 0; pass < passes.count(); ++pass) {
     const auto& plans = passes.plans(pass);
-    const int64_t size = passes.size(pass), first_roi = passes.first(pass);
+    const int64_t size = passes.size(pass);
     torch::stable::parallel_for(0, blocks * stripes, 1, [&](int64_t begin, int64_t end) {
       AlignedVector<T> scratch;
       for (int64_t task = begin; task < end; ++task) {
@@ -191,8 +209,10 @@ void scatter_slab(
           }
           kernels_of<scalar_t>(kernels).scatter_planes(
               plan,
-              {upstream + (first_roi + k) * strides[0] + (slab.first_channel + channel) * strides[1],
-               {strides[0], strides[1], strides[2], strides[3]},
+              {upstream + plans[k].row * grad.stride(0) + (slab.first_channel + channel) * grad.stride(1),
+               grad.stride(1),
+               grad.stride(2),
+               grad.stride(3),
                some,
                std::min(vector, geometry.width),
                bins,
@@ -200,9 +220,8 @@ void scatter_slab(
                scratch.data(),
                sums + plan.image * slab.image_pitch,
                slab.plane_size,
-               geometry.width,
-               slab.first_row + top,
-               slab.first_row + bottom});
+               (slab.first_row + top) * geometry.width,
+               (slab.first_row + bottom) * geometry.width});
         }
       }
     });

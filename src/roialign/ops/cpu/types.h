@@ -35,8 +35,8 @@ struct Sparse {
   const T* weight;
 };
 
-// The same matrix, for vectors: outputs are taken in groups of one vector, and each input that a
-// group reads has one weight for every lane, most of them zeros.
+// The same matrix without gaps: outputs are taken in groups of `lanes`, and each input that a group
+// reads has one weight for every output of the group, zeros among them.
 template <typename T>
 struct Band {
   int64_t groups;
@@ -45,16 +45,21 @@ struct Band {
   const T* weight;        // [inputs, lanes]
 };
 
+// Bins, or rows of the map, that are summed up together along the rows' axis.
+constexpr int kRowLanes = 4;
+
 // What one RoI reads of a map and with which weights, ready for the inner loops. Columns are read in
 // pieces of one vector (of one cell where channels are the vectors); slot s * lanes + l is cell
-// starts[s] + l.
+// starts[s] + l. Rows are offsets in elements.
 template <typename T>
 struct RoiPlan {
   int64_t image;
-  Sparse<T> rows;           // forward: bins from rows of the map; backward: rows of the map from bins
-  const int64_t* row_cells; // backward: which rows of the map
-  Sparse<T> columns;        // bins from slots
-  Band<T> band;             // forward: bins from slots; backward: slots from bins
+  Sparse<T> rows;        // forward: bins from rows of the map; backward: rows of the map from bins
+  Band<T> row_band;      // the same, in groups of kRowLanes; no groups where most weights would be zeros
+  Sparse<T> columns;     // bins from slots
+  Band<T> column_band;   // forward: bins from slots; backward: slots from bins; in groups of one vector
+  int64_t rows_read;
+  const int64_t* row_offsets;  // the rows of the map that are read, downwards
   int64_t pieces;
   const int64_t* starts;
 };

@@ -197,21 +197,32 @@ inline void store(Half* to, Vector<float, L> value) {
   }
 }
 
-template <int L, typename T>
-inline void store_first(T* to, Vector<T, L> value, int64_t count) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) * L == 64 && sizeof(T) == 4) {
-    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1u), (__m512)value);
-    return;
+// The first `count` lanes.
+template <int L, typename scalar_t, typename V>
+inline void store_first(scalar_t* to, V value, int64_t count) {
+#if defined(__AVX512VL__)
+  if constexpr (sizeof(V) == 64 && sizeof(scalar_t) == 4) {
+    return _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1u), (__m512)value);
+  } else if constexpr (sizeof(V) == 32 && sizeof(scalar_t) == 4) {
+    return _mm256_mask_storeu_ps(to, static_cast<__mmask8>((1u << count) - 1u), (__m256)value);
   }
 #endif
+  scalar_t all[L];
+  store<L>(all, value);
   for (int64_t lane = 0; lane < count; ++lane) {
-    to[lane] = value[lane];
+    to[lane] = all[lane];
   }
 }
 
 template <typename V>
 inline bool any_nan(V value) {
+#if defined(__AVX512VL__)
+  if constexpr (sizeof(V) == 64 && sizeof(value[0]) == 4) {
+    return _mm512_cmp_ps_mask((__m512)value, (__m512)value, _CMP_UNORD_Q) != 0;
+  } else if constexpr (sizeof(V) == 32 && sizeof(value[0]) == 4) {
+    return _mm256_cmp_ps_mask((__m256)value, (__m256)value, _CMP_UNORD_Q) != 0;
+  }
+#endif
   const auto unordered = value != value;
   bool any = false;
   for (unsigned lane = 0; lane < sizeof(V) / sizeof(value[0]); ++lane) {
