@@ -1,6 +1,8 @@
 // The table of kernels of the instruction set that the including file is compiled for.
 #pragma once
 
+#include "roi_align_backward_boxes_kernel.h"
+#include "roi_align_backward_kernel.h"
 #include "roi_align_kernel.h"
 
 namespace roialign {
@@ -15,6 +17,7 @@ constexpr RoiAlignKernels<scalar_t> roi_align_kernels() {
       pool_channels<L, scalar_t, compute_t<scalar_t>>,
       scatter_planes<L, scalar_t, compute_t<scalar_t>>,
       copy_narrow<L, scalar_t, compute_t<scalar_t>>,
+      correlate_planes<L, scalar_t, compute_t<scalar_t>>,
   };
 }
 

@@ -34,6 +34,22 @@ struct ScatterCall {
   int64_t top, bottom;
 };
 
+// One RoI backward to its box: for each tap of a row of the sparse matrices, what multiplies its weight
+// in the sum of output times upstream gradient, added up over `channels`.
+template <typename scalar_t>
+struct CorrelateCall {
+  const scalar_t* map;
+  int64_t map_channel_stride;
+  const scalar_t* grad;
+  int64_t channel_stride, row_stride, column_stride;
+  int64_t channels;
+  int64_t lanes;
+  PooledSize pooled;
+  void* scratch;
+  double* of_rows;
+  double* of_columns;
+};
+
 template <typename scalar_t>
 struct RoiAlignKernels {
   typedef compute_t<scalar_t> T;
@@ -42,6 +58,7 @@ struct RoiAlignKernels {
   void (*pool_channels)(const RoiPlan<T>&, const PoolCall<scalar_t>&);
   void (*scatter_planes)(const RoiPlan<T>&, const ScatterCall<scalar_t>&);
   void (*narrow)(const T* from, int64_t count, scalar_t* to);
+  void (*correlate_planes)(const RoiPlan<T>&, const CorrelateCall<scalar_t>&);
 };
 
 struct Kernels {

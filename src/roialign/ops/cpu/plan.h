@@ -316,6 +316,9 @@ class Passes {
   int64_t count() const { return static_cast<int64_t>(bounds.size()) - 1; }
   int64_t size(int64_t pass) const { return bounds[pass + 1] - bounds[pass]; }
 
+  // Where the samples of one box lie.
+  RoiSamples<T> samples_of(int64_t row) const { return RoiSamples<T>(rois + row * 5, row, geometry); }
+
   const std::vector<OwnedPlan<T>>& plans(int64_t pass) {
     if (held != pass) {
       held = pass;
@@ -342,8 +345,6 @@ class Passes {
   std::vector<int64_t> bounds;  // of the passes, in `order`
   std::vector<OwnedPlan<T>> owned;
   int64_t held = -1;
-
-  RoiSamples<T> samples_of(int64_t row) const { return RoiSamples<T>(rois + row * 5, row, geometry); }
 
   // An estimate: the cells that a RoI reads along each axis, and what is kept of each.
   double bytes_of(const RoiSamples<T>& samples) const {

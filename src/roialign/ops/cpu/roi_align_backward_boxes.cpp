@@ -1,0 +1,162 @@
+// The gradient of RoIAlign with respect to the boxes, on the CPU.
+//
+// Channels are taken in blocks of a fixed size, whose sums are added up in order: the gradient is the
+// same for any number of threads.
+#include "operator.h"
+
+namespace roialign {
+namespace {
+
+constexpr int64_t kChannelsAtOnce = 64;
+
+// How the result changes with where a RoI starts and with its size, along one axis.
+struct AxisGradient {
+  double start = 0;
+  double size = 0;
+};
+
+// `of_taps` is the gradient to each tap's weight, `cell_of` the cell that it reads.
+template <typename T, typename CellOf>
+AxisGradient differentiate(
+    const AxisSamples<T>& samples, const Sparse<T>& taps, const CellOf& cell_of, const double* of_taps,
+    bool aligned) {
+  const auto value_at = [&](int64_t bin, int64_t cell) {
+    int64_t low = taps.begin[bin], high = taps.begin[bin + 1] - 1;
+    while (low < high) {
+      const int64_t middle = low + (high - low) / 2;
+      cell_of(middle) < cell ? low = middle + 1 : high = middle;
+    }
+    return of_taps[low];
+  };
+  const double grid = static_cast<double>(samples.grid), pooled = static_cast<double>(samples.pooled);
+  AxisGradient gradient;
+  for (int64_t bin = 0; bin < samples.pooled; ++bin) {
+    const auto [first, last] = samples.run_on_map(bin);
+    for (int64_t i = first; i < last; ++i) {
+      const Bilinear<T> sample = bilinear(samples.position(bin, i), samples.extent);
+      if (sample.free) {
+        const double by_position = (value_at(bin, sample.high) - value_at(bin, sample.low)) / grid;
+        gradient.start += by_position;
+        gradient.size += by_position * (static_cast<double>(bin) + (static_cast<double>(i) + 0.5) / grid) / pooled;
+      }
+    }
+  }
+  if (!aligned && !(samples.bin * static_cast<T>(samples.pooled) > T(1))) {
+    gradient.size = 0;  // widened to one cell, whatever the box's size
+  }
+  return gradient;
+}
+
+// A RoI's gradient from one block of channels: rows, then columns.
+struct BoxGradient {
+  AxisGradient rows, columns;
+};
+
+template <typename scalar_t>
+class Correlator {
+ public:
+  typedef compute_t<scalar_t> T;
+
+  Correlator(const Tensor& grad, const Tensor& input, const Geometry& geometry)
+      : grad(grad), input(input), geometry(geometry) {}
+
+  BoxGradient operator()(const OwnedPlan<T>& owned, const RoiSamples<T>& samples, int64_t channel, int64_t channels) {
+    const RoiPlan<T>& plan = owned.plan;
+    const int64_t lanes = vector_lanes<T>(), pitch = plan.pieces * lanes;
+    const PooledSize pooled = geometry.pooled;
+    of_rows.assign(plan.rows.begin[plan.rows.rows], 0.0);
+    of_columns.assign(plan.columns.begin[plan.columns.rows], 0.0);
+    T* room = scratch.room(
+        (pooled.height + plan.rows_read + 1) * pitch + plan.rows_read * pooled.width + pooled.cells());
+    kernels_for<scalar_t>().correlate_planes(
+        plan,
+        {values_of<scalar_t>(input) + plan.image * input.stride(0) + channel * input.stride(1), input.stride(1),
+         values_of<scalar_t>(grad) + owned.row * grad.stride(0) + channel * grad.stride(1), grad.stride(1),
+         grad.stride(2), grad.stride(3), channels, std::min(lanes, geometry.width), pooled, room,
+         of_rows.data(), of_columns.data()});
+    const auto row_of = [&](int64_t tap) { return plan.rows.index[tap] / input.stride(2); };
+    const auto column_of = [&](int64_t tap) {
+      const int64_t slot = plan.columns.index[tap];
+      return plan.starts[slot / lanes] + slot % lanes;
+    };
+    return {
+        differentiate(samples.rows, plan.rows, row_of, of_rows.data(), geometry.aligned),
+        differentiate(samples.columns, plan.columns, column_of, of_columns.data(), geometry.aligned)};
+  }
+
+ private:
+  const Tensor& grad;
+  const Tensor& input;
+  const Geometry& geometry;
+  Scratch<T> scratch;
+  std::vector<double> of_rows, of_columns;
+};
+
+template <typename scalar_t>
+void correlate(
+    const Tensor& grad, const Tensor& input, const Tensor& rois, const Geometry& geometry, Tensor& grad_rois) {
+  using T = compute_t<scalar_t>;
+  T* result = grad_rois.mutable_data_ptr<T>();
+  const int64_t blocks = (geometry.channels + kChannelsAtOnce - 1) / kChannelsAtOnce;
+  const int64_t lanes = vector_lanes<T>();
+  Passes<T> passes(
+      rois.const_data_ptr<T>(), rois.size(0), geometry, {input.stride(2), 1, lanes, lanes, false});
+  for (int64_t pass = 0; pass < passes.count(); ++pass) {
+    const auto& plans = passes.plans(pass);
+    const int64_t size = passes.size(pass);
+    std::vector<BoxGradient> parts(size * blocks);
+    torch::stable::parallel_for(0, size * blocks, 1, [&](int64_t begin, int64_t end) {
+      Correlator<scalar_t> correlator(grad, input, geometry);
+      for (int64_t task = begin; task < end; ++task) {
+        const OwnedPlan<T>& owned = plans[task / blocks];
+        const int64_t channel = task % blocks * kChannelsAtOnce;
+        const RoiSamples<T> samples = passes.samples_of(owned.row);
+        parts[task] = correlator(owned, samples, channel, std::min(kChannelsAtOnce, geometry.channels - channel));
+      }
+    });
+    for (int64_t k = 0; k < size; ++k) {
+      BoxGradient sum;
+      for (int64_t block = 0; block < blocks; ++block) {
+        const BoxGradient& part = parts[k * blocks + block];
+        sum.rows.start += part.rows.start;
+        sum.rows.size += part.rows.size;
+        sum.columns.start += part.columns.start;
+        sum.columns.size += part.columns.size;
+      }
+      T* to = result + plans[k].row * 5;
+      to[0] = T(0);
+      to[1] = static_cast<T>((sum.columns.start - sum.columns.size) * geometry.spatial_scale);
+      to[2] = static_cast<T>((sum.rows.start - sum.rows.size) * geometry.spatial_scale);
+      to[3] = static_cast<T>(sum.columns.size * geometry.spatial_scale);
+      to[4] = static_cast<T>(sum.rows.size * geometry.spatial_scale);
+    }
+  }
+}
+
+Tensor roi_align_backward_boxes(
+    const Tensor& grad, const Tensor& given_input, const Tensor& given_rois, double spatial_scale,
+    int64_t sampling_ratio, bool aligned) {
+  check_map(given_input);
+  check_grad(grad, given_rois);
+  const Geometry geometry{
+      given_input.size(0), given_input.size(1), given_input.size(2), given_input.size(3),
+      {grad.size(2), grad.size(3)}, spatial_scale, sampling_ratio, aligned};
+  check_arguments(given_input, given_rois, geometry);
+  if (grad.size(1) != geometry.channels || grad.scalar_type() != given_input.scalar_type() || !grad.is_cpu()) {
+    fail("RA505: expected a gradient of the type and with the channels of the features");
+  }
+  const Tensor input = has_dense_rows(given_input) ? given_input : torch::stable::contiguous(given_input);
+  const Tensor rois = as_contiguous(given_rois);
+  Tensor grad_rois = torch::stable::new_empty(rois, {rois.size(0), 5});
+  dispatch(input.scalar_type(), [&](auto scalar) {
+    correlate<decltype(scalar)>(grad, input, rois, geometry, grad_rois);
+  });
+  return grad_rois;
+}
+
+}  // namespace
+}  // namespace roialign
+
+STABLE_TORCH_LIBRARY_IMPL(roialign, CPU, m) {
+  m.impl("roi_align_backward_boxes", TORCH_BOX(&roialign::roi_align_backward_boxes));
+}
