@@ -23,7 +23,7 @@ def run() -> None:
     print(f"CPU               {_cpu_name()}, {torch.get_num_threads()} threads")
     print(f"instruction set   {torch.backends.cpu.get_cpu_capability()}")
     print(f"GPU               {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")
-    print(f"C++ kernels       {library.why_no_cpu_kernels or 'loaded'}")
+    print(f"C++ kernels       {library.why_no_cpu_kernels or f'loaded, {library.cpu_capability()}'}")
     print("\noperator                     CPU         GPU")
     for op in library.names():
         print(f"{op:<28} {library.backend(op, 'cpu'):<11} {library.backend(op, 'cuda')}")

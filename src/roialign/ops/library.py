@@ -5,9 +5,10 @@ The reference is registered for every backend; a kernel library that loads takes
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -146,6 +147,21 @@ def _load_cpu_kernels() -> str | None:
 
 
 why_no_cpu_kernels = _load_cpu_kernels()
+
+
+def cpu_capability() -> str | None:
+    """The instruction set that the C++ kernels use: "avx512", "avx2" or "baseline"; None where they do not serve.
+
+    The best that the processor can run. The environment variable ROIALIGN_CPU_CAPABILITY, read when the kernels
+    are first used, can name a lesser one.
+    """
+    if why_no_cpu_kernels:
+        return None
+    ask = ctypes.CDLL(str(CPU_LIBRARY)).roialign_cpu_capability
+    ask.restype = ctypes.c_char_p
+    return cast(bytes, ask()).decode()
+
+
 _said_slow = False
 
 
