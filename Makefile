@@ -15,7 +15,8 @@ BINARY := src/roialign/ops/cpu/_kernels.so
 BUILD_LOG := $(VENV)/build.log
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-lint check-format check-types check-layers check-codes bench docs clean
+.PHONY: help demo test check check-lint check-format check-types check-layers check-codes check-benchmarks \
+	bench docs clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -23,8 +24,8 @@ BUILD_LOG := $(VENV)/build.log
 help:
 	@echo "make demo    run the demo: RoIs on a real photograph that are all zero, found and put right"
 	@echo "make test    all tests, doctests included"
-	@echo "make check   lint, format, types, layers, page of codes"
-	@echo "make bench   verify, then time, roi_align on this machine"
+	@echo "make check   lint, format, types, layers, page of codes, table of speeds"
+	@echo "make bench   verify, then measure, roi_align on this machine: about 15 minutes"
 	@echo "make docs    build the documentation into site/"
 	@echo "make clean   remove what was made, .venv included"
 	@echo
@@ -37,7 +38,7 @@ test: $(VENV)/.stamp-test
 	@$(RUN) -m pytest
 
 # Parts of their own, so that make -k check shows all that is wrong.
-check: check-lint check-format check-types check-layers check-codes
+check: check-lint check-format check-types check-layers check-codes check-benchmarks
 
 check-lint: $(VENV)/.stamp-check
 	@echo "ruff check"
@@ -59,8 +60,14 @@ check-codes: $(VENV)/.stamp-check
 	@echo "page of codes"
 	@$(RUN) scripts/make_codes_page.py --check
 
-bench: $(VENV)/.stamp-test
+check-benchmarks: $(VENV)/.stamp-check
+	@echo "table of speeds"
+	@$(RUN) scripts/make_benchmark_table.py --check
+
+# About 15 minutes; the results go into the tree, and their table into README.md.
+bench: $(VENV)/.stamp-test $(VENV)/.stamp-bench
 	@$(RUN) -m benchmarks.roi_align
+	@$(RUN) scripts/make_benchmark_table.py
 
 docs: $(VENV)/.stamp-docs
 	@$(RUN) scripts/make_codes_page.py

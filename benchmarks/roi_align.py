@@ -1,132 +1,122 @@
-"""roi_align against torchvision's, on the CPU: verified first, then timed in turn. Run it with `make bench`.
+"""roi_align on the CPU against torchvision's and onnxruntime's: verified first, then measured. Run by `make bench`.
 
-Prints and writes benchmarks/results/roi_align.md: medians in milliseconds with the quartiles, and the ratio of the
-medians. Absolute times depend on the machine; the ratio, measured in one process in turn, is what to read.
+Writes times, peak memory, the distance to what the machine needs at least, and growth to benchmarks/results/. With
+--quick or --only the results are not complete, and go to a temporary folder.
 """
 
 from __future__ import annotations
 
-import platform
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 import torch
-import torchvision
-from torch import Tensor
 
-import roialign
+from roialign.ops import library
 
-RESULT = Path(__file__).parent / "results" / "roi_align.md"
-REPEATS = 9
+from . import floor, growth, memory, plot, report
+from .environment import Neighbours, environment
+from .implementations import BACKWARD, FORWARD, ROIALIGN, calls
+from .results import Row, TimeRow, as_csv, write_all
+from .timing import Budget, Times, time_in_turn
+from .verify import verify
+from .workloads import DTYPES, LAYOUTS, SAMPLING_RATIOS, WORKLOADS, Setting, Workload
 
-
-@dataclass(frozen=True)
-class Workload:
-    """A feature map and boxes as a detector meets them."""
-
-    name: str
-    channels: int
-    map_size_hw: tuple[int, int]
-    boxes: int
-    side_px: tuple[float, float]
-    stride: int
-    output_size: int
-
-    def make(self) -> tuple[Tensor, Tensor]:
-        """Features [1, C, H, W] and rois [K, 5], the same ones at every call."""
-        generator = torch.Generator().manual_seed(0)
-        height, width = (cells * self.stride for cells in self.map_size_hw)
-        features = torch.randn(1, self.channels, *self.map_size_hw, generator=generator)
-        low, high = self.side_px
-        sides = low + (high - low) * torch.rand(self.boxes, 2, generator=generator)
-        corners = torch.rand(self.boxes, 2, generator=generator) * (torch.tensor([width, height]) - sides)
-        return features, torch.cat([torch.zeros(self.boxes, 1), corners, corners + sides], 1)
+RESULTS = Path(__file__).parent / "results"
+GROWTH = "growth"
+FULL, FULL_GROWTH = Budget(least_repeats=5, seconds=4.0), Budget(least_repeats=3, seconds=1.0)
+MOST_CPUS_OF_OTHERS = 0.1
+QUICK = Budget(least_repeats=2, seconds=0.0)
 
 
-WORKLOADS = (
-    Workload("W1, 1000 small boxes, stride 4", 256, (200, 336), 1000, (7, 55), 4, 7),
-    Workload("W2, 300 boxes, stride 16", 1024, (50, 84), 300, (12, 250), 16, 14),
-    Workload("W4, 2 boxes (latency)", 256, (64, 64), 2, (50, 250), 16, 7),
-)
+def settings(workload: Workload) -> list[Setting]:
+    """All that is timed of a workload."""
+    return [Setting(workload, *options) for options in product(SAMPLING_RATIOS, DTYPES, LAYOUTS)]
 
 
-def verify(workload: Workload, sampling_ratio: int) -> None:
-    """Raise unless features and gradients agree with torchvision's."""
-    features, rois = workload.make()
-    results = []
-    for roi_align in (roialign.roi_align, torchvision.ops.roi_align):
-        leaf = features.clone().requires_grad_()
-        output = roi_align(leaf, rois, workload.output_size, 1 / workload.stride, sampling_ratio)
-        output.backward(torch.cos(torch.arange(output.numel()).reshape(output.shape) * 0.1))
-        results.append((output.detach(), leaf.grad))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+def verify_all(workloads: Sequence[Workload]) -> None:
+    """End the program if one result is wrong."""
+    for workload in workloads:
+        for setting in settings(workload):
+            print(f"verifying {setting}", flush=True)
+            verify(setting)
 
 
-def times_ms(first: Callable[[], object], second: Callable[[], object]) -> tuple[list[float], list[float]]:
-    """Times of both functions, called in turn."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(REPEATS + 1):
-        for function, own in zip((first, second), times, strict=True):
-            begin = time.perf_counter()
-            function()
-            if repeat:  # the first call of each is a warm-up
-                own.append(1000 * (time.perf_counter() - begin))
-    return times
+def time_all(workload: Workload, budget: Budget) -> Iterator[TimeRow]:
+    """All settings on all threads; float32 in NCHW also on one."""
+    all_threads = torch.get_num_threads()
+    try:
+        for setting in settings(workload):
+            levels = setting.levels()
+            in_detail = (setting.dtype, setting.layout) == ("float32", "NCHW")
+            for threads in sorted({all_threads, 1} if in_detail else {all_threads}, reverse=True):
+                torch.set_num_threads(threads)
+                for direction in (FORWARD, BACKWARD):
+                    print(f"timing {direction} of {setting}, {threads} threads:", end=" ", flush=True)
+                    times = time_in_turn(calls(direction, levels, setting, threads), budget)
+                    print(_summary(times), flush=True)
+                    yield from (_row(setting, direction, threads, name, own) for name, own in times.items())
+    finally:
+        torch.set_num_threads(all_threads)
 
 
-def row(workload: Workload, sampling_ratio: int, backward: bool) -> str:
-    features, rois = workload.make()
-
-    def call(roi_align: Callable[..., Tensor]) -> Callable[[], object]:
-        options = (workload.output_size, 1 / workload.stride, sampling_ratio)
-        if not backward:
-            return lambda: roi_align(features, rois, *options)
-        leaf = features.clone().requires_grad_()
-        output = roi_align(leaf, rois, *options)
-        grad = torch.ones_like(output)
-        return lambda: torch.autograd.grad(output, leaf, grad, retain_graph=True)
-
-    ours, theirs = times_ms(call(roialign.roi_align), call(torchvision.ops.roi_align))
-    cells = [
-        workload.name,
-        "backward" if backward else "forward",
-        str(sampling_ratio) if sampling_ratio else "adaptive",
-        *(_spread(times) for times in (ours, theirs)),
-        f"{statistics.median(theirs) / statistics.median(ours):.1f}x",
-    ]
-    return "| " + " | ".join(cells) + " |"
+def _row(setting: Setting, direction: str, threads: int, implementation: str, times: Times) -> TimeRow:
+    workload = setting.workload
+    options = (setting.sampling_ratio, setting.dtype, setting.layout, threads, implementation)
+    return TimeRow(workload.name, workload.description, direction, *options, times)
 
 
-def _spread(times: list[float]) -> str:
-    low, middle, high = statistics.quantiles(times, n=4)
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+def _summary(times: dict[str, Times]) -> str:
+    ours_ms = times[ROIALIGN].median_ms
+    others = [f"{own.median_ms / ours_ms:.1f}x to {name}" for name, own in times.items() if name != ROIALIGN]
+    return f"{ours_ms:.3g} ms, {', '.join(others)} ({times[ROIALIGN].repeats} repeats)"
+
+
+def run(arguments: argparse.Namespace) -> dict[str, bytes]:
+    """Verify and measure; the contents of the files by their names."""
+    where = environment()
+    wanted = [workload for workload in WORKLOADS if not arguments.only or workload.name in arguments.only]
+    workloads = [workload.shrunk() for workload in wanted] if arguments.quick else wanted
+    verify_all(workloads)
+    peaks = [row for workload in workloads for row in memory.measure(workload)]
+    floors = [row for workload in workloads for row in floor.measure(workload)]
+    neighbours = Neighbours()
+    times = [row for workload in workloads for row in time_all(workload, QUICK if arguments.quick else FULL)]
+    grown = []
+    if GROWTH in arguments.only or not arguments.only:
+        grown = growth.measure(QUICK, points=3) if arguments.quick else growth.measure(FULL_GROWTH)
+    others_cpus = neighbours.cpus()
+    where["cpus_used_by_others"] = f"{others_cpus:.2f}"
+    if others_cpus > MOST_CPUS_OF_OTHERS:
+        print(f"other processes kept {others_cpus:.2f} CPUs busy meanwhile: do not trust these times, run it again")
+    page = report.page(times, peaks, floors, where, with_growth=bool(grown))
+    contents = {"roi_align.md": page.encode()}
+    tables: dict[str, Sequence[Row]] = {"": times, "_memory": peaks, "_floor": floors, "_growth": grown}
+    contents |= {f"roi_align{name}.csv": as_csv(rows, where).encode() for name, rows in tables.items() if rows}
+    if grown:
+        contents["roi_align_growth.svg"] = plot.draw(grown, where, torch.get_num_threads())
+    return contents
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.roi_align", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small workloads, few repeats: only to see that it runs")
+    names = [*(workload.name for workload in WORKLOADS), GROWTH]
+    parser.add_argument("--only", nargs="+", choices=names, default=[], help="measure only these")
+    return parser.parse_args()
 
 
 def main() -> None:
-    lines = [
-        f"`make bench`: roialign {roialign.__version__}, torch {torch.__version__}, torchvision "
-        f"{torchvision.__version__}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, "
-        f"{torch.get_num_threads()} threads, float32, median of {REPEATS} (quartiles), milliseconds.",
-        "",
-        "| workload | pass | sampling_ratio | roialign | torchvision | ratio |",
-        "|---|---|---|---|---|---|",
-    ]
-    for workload in WORKLOADS:
-        for sampling_ratio in (2, 0):
-            print(f"verifying {workload.name}, sampling_ratio {sampling_ratio}", flush=True)
-            verify(workload, sampling_ratio)
-    print(*lines, sep="\n", flush=True)
-    for workload in WORKLOADS:
-        for sampling_ratio in (2, 0):
-            for backward in (False, True):
-                lines.append(row(workload, sampling_ratio, backward))
-                print(lines[-1], flush=True)
-    RESULT.write_text("\n".join(lines) + "\n")
-    print(f"written to {RESULT.relative_to(Path.cwd())}")
+    arguments = parse()
+    if library.why_no_cpu_kernels:
+        raise SystemExit(f"nothing to measure: {library.why_no_cpu_kernels}")
+    complete = not (arguments.quick or arguments.only)
+    contents = run(arguments)
+    folder = RESULTS if complete else Path(tempfile.mkdtemp(prefix="roialign-benchmark-"))
+    write_all(folder, contents)
+    print(f"written to {folder}: {', '.join(sorted(contents))}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,95 @@
+"""The rows of the results, and how they are written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .timing import Times
+
+
+@dataclass(frozen=True)
+class TimeRow:
+    """The time of one implementation for one setting and pass."""
+
+    workload: str
+    description: str
+    pass_: str
+    sampling_ratio: int
+    dtype: str
+    layout: str
+    threads: int
+    implementation: str
+    times: Times
+
+
+@dataclass(frozen=True)
+class MemoryRow:
+    """The memory that one call takes above what was resident before, its result included."""
+
+    workload: str
+    pass_: str
+    sampling_ratio: int
+    dtype: str
+    implementation: str
+    result_mb: float
+    extra_mb: float
+
+
+@dataclass(frozen=True)
+class FloorRow:
+    """What the machine needs at least: to move these bytes, and to touch a new result."""
+
+    workload: str
+    pass_: str
+    sampling_ratio: int
+    dtype: str
+    moved_mb: float
+    bandwidth_gb_per_s: float
+    move_ms: float
+    first_touch_ms: float
+
+
+@dataclass(frozen=True)
+class GrowthRow:
+    """The time of one implementation at one point of a series."""
+
+    series: str
+    boxes: int
+    output_size: int
+    pass_: str
+    implementation: str
+    times: Times
+
+
+Row = TimeRow | MemoryRow | FloorRow | GrowthRow
+
+
+def as_csv(rows: Sequence[Row], environment: Mapping[str, str]) -> str:
+    """The rows, each with where and when it was measured."""
+    records = [{**_record(row), **environment} for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write all files, each put in its place only when all are on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {folder / f".{name}.part": folder / name for name in contents}
+    for part, path in written.items():
+        part.write_bytes(contents[path.name])
+    for part, path in written.items():
+        os.replace(part, path)
+
+
+def _record(row: Row) -> dict[str, str | int]:
+    fields = asdict(row)
+    fields |= fields.pop("times", {})
+    return {name.rstrip("_"): f"{value:.6g}" if isinstance(value, float) else value for name, value in fields.items()}

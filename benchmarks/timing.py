@@ -1,0 +1,81 @@
+"""Times functions in turn, so that what the machine does meanwhile meets them all."""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from dataclasses import dataclass
+
+from .implementations import ONNXRUNTIME, Call
+
+_LEAST_TURN_S = 0.02  # shorter calls are repeated within a turn, and their mean counts
+# Idle threads of a library look for work for up to 0.1 s before they sleep, and slow the next library down meanwhile.
+# To sleep here would be worse: it takes the system as long to spread woken threads over the processors again.
+_SETTLING_S = 0.15
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to go on: until both are reached."""
+
+    least_repeats: int = 5
+    seconds: float = 3.0
+
+
+@dataclass(frozen=True)
+class Times:
+    """The median and the quartiles of so many repeats."""
+
+    median_ms: float
+    q1_ms: float
+    q3_ms: float
+    repeats: int
+
+
+def time_in_turn(calls: dict[str, Call], budget: Budget) -> dict[str, Times]:
+    """The times of all functions, called in turn after each was called to warm up."""
+    calls_per_turn = {name: _calls_per_turn(call) for name, call in calls.items()}
+    times_ms: dict[str, list[float]] = {name: [] for name in calls}
+    begin = time.perf_counter()
+    repeats, previous = 0, ""
+    gc.disable()
+    try:
+        while repeats < budget.least_repeats or time.perf_counter() - begin < budget.seconds:
+            for name, call in calls.items():
+                if ONNXRUNTIME in (name, previous):  # roialign and torchvision share the threads of torch
+                    _settle(call)
+                times_ms[name].append(1000 * _mean_s(call, calls_per_turn[name]))
+                previous = name
+            repeats += 1
+    finally:
+        gc.enable()
+    return {name: _summary(times) for name, times in times_ms.items()}
+
+
+def _calls_per_turn(call: Call) -> int:
+    """How many calls make a turn long enough to be timed well."""
+    seconds = _mean_s(call, 1)
+    if seconds >= _LEAST_TURN_S:
+        return 1
+    return math.ceil(_LEAST_TURN_S / _mean_s(call, 5))
+
+
+def _settle(call: Call) -> None:
+    """Call until the threads of the library before are asleep and those of this one are awake."""
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < _SETTLING_S:
+        call()
+
+
+def _mean_s(call: Call, count: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - begin) / count
+
+
+def _summary(times_ms: list[float]) -> Times:
+    q1_ms, median_ms, q3_ms = statistics.quantiles(times_ms, n=4, method="inclusive")
+    return Times(median_ms, q1_ms, q3_ms, len(times_ms))
