@@ -17,7 +17,8 @@ namespace roialign {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t kCacheBytes = 1 << 19;  // of a core's own cache, what a task may count on
+constexpr int64_t kCacheBytes = 1 << 19;        // of a core's own cache, what a task may count on
+constexpr int64_t kValuesPerThread = 1 << 15;   // pooled values worth waking a thread for; torch's own measure
 
 // Calls body(scalar_t{}) with the type of the features.
 template <typename Body>
@@ -87,6 +88,11 @@ inline int64_t channels_at_once(int64_t channels, int64_t plane_bytes, int64_t l
   const int64_t fitting = std::max(kCacheBytes / std::max<int64_t>(plane_bytes, 1), least);
   const int64_t shared = channels * others / (4 * static_cast<int64_t>(torch::stable::get_num_threads()));
   return std::clamp<int64_t>(std::min(fitting, shared), 1, std::max<int64_t>(channels, 1));
+}
+
+// Tasks worth waking a thread for, of `tasks` that pool `values` together.
+inline int64_t tasks_per_thread(int64_t tasks, int64_t values) {
+  return std::clamp<int64_t>(tasks * kValuesPerThread / std::max<int64_t>(values, 1), 1, std::max<int64_t>(tasks, 1));
 }
 
 inline void check_arguments(const Tensor& tensor, const Tensor& rois, const Geometry& geometry) {

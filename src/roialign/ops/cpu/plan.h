@@ -336,7 +336,7 @@ class Passes {
 
  private:
   static constexpr double kBytesPerPass = 6 << 20;
-  static constexpr int64_t kRoisPerThread = 32;
+  static constexpr int64_t kRoisPerThread = 128;  // worth waking a thread for
 
   const T* rois;
   const Geometry& geometry;

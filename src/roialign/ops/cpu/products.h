@@ -66,6 +66,22 @@ inline bool multiply(const Band<T>& band, const T* in, int64_t in_pitch, int64_t
   return !any_nan(probe);
 }
 
+// Planes between the one that is worked on and the one whose cells are fetched: RoIs lie at random
+// places, which no processor foresees.
+constexpr int64_t kPlanesAhead = 2;
+
+// Fetches the cells of a plane that a RoI reads.
+template <int L, typename scalar_t, typename T>
+inline void prefetch(const RoiPlan<T>& plan, const scalar_t* plane, int64_t lanes) {
+  for (int64_t row = 0; row < plan.rows_read; ++row) {
+    for (int64_t piece = 0; piece < plan.pieces; ++piece) {
+      const scalar_t* cells = plane + plan.row_offsets[row] + plan.starts[piece];
+      __builtin_prefetch(cells);
+      __builtin_prefetch(cells + lanes - 1);
+    }
+  }
+}
+
 template <int L, typename scalar_t>
 inline auto load_cells(const scalar_t* from, int64_t lanes) {
   return lanes == L ? load<L>(from) : load_first<L>(from, lanes);

@@ -8,8 +8,7 @@
 namespace roialign {
 namespace {
 
-constexpr int64_t kPairsPerThread = 64;  // (channel, RoI) pairs worth waking a thread for
-constexpr int64_t kLeastChannels = 16;   // together they write long runs of the output
+constexpr int64_t kLeastChannels = 32;  // together they write long runs of the output
 
 // How a map is read: by neighbouring cells of a plane, or by neighbouring channels of a cell.
 template <typename scalar_t>
@@ -37,20 +36,6 @@ struct Layout {
   }
 };
 
-// Fetches what a RoI reads of some planes. Boxes come at random columns, which no processor foresees.
-template <typename scalar_t, typename T>
-void prefetch(const RoiPlan<T>& plan, const scalar_t* map, int64_t channel_stride, int64_t channels, int64_t lanes) {
-  for (int64_t channel = 0; channel < channels; ++channel) {
-    for (int64_t row = 0; row < plan.rows_read; ++row) {
-      for (int64_t piece = 0; piece < plan.pieces; ++piece) {
-        const scalar_t* cells = map + channel * channel_stride + plan.row_offsets[row] + plan.starts[piece];
-        __builtin_prefetch(cells, 0, 2);
-        __builtin_prefetch(cells + lanes - 1, 0, 2);
-      }
-    }
-  }
-}
-
 template <typename scalar_t>
 void pool(const Tensor& input, const Tensor& rois, const Geometry& geometry, Tensor& output, Tensor& coverage) {
   using T = compute_t<scalar_t>;
@@ -70,7 +55,6 @@ void pool(const Tensor& input, const Tensor& rois, const Geometry& geometry, Ten
     const int64_t block = layout.by_channel ? 4 * vector_lanes<T>()
                                             : channels_at_once(channels, plane_bytes, kLeastChannels, size);
     const int64_t blocks = (channels + block - 1) / block;
-    const bool far = !layout.by_channel && block * plane_bytes > kCacheBytes;
     for (int64_t k = 0; k < size; ++k) {
       covered[plans[k].row] = plans[k].coverage;
     }
@@ -80,23 +64,18 @@ void pool(const Tensor& input, const Tensor& rois, const Geometry& geometry, Ten
         // Planes stay for all RoIs; of channels, RoIs that are neighbours read the same cells.
         const int64_t k = layout.by_channel ? task / blocks : task % size;
         const int64_t channel = (layout.by_channel ? task % blocks : task / size) * block;
-        const int64_t some = std::min(block, channels - channel);
-        const auto map_of = [&](const RoiPlan<T>& plan) {
-          return features + plan.image * image_stride + channel * channel_stride;
-        };
         const RoiPlan<T>& plan = plans[k].plan;
-        if (far && k + 1 < size) {
-          prefetch(plans[k + 1].plan, map_of(plans[k + 1].plan), channel_stride, some, lanes);
-        }
         const int64_t values = layout.values_per_bin(plan, geometry.pooled.width);
         const int64_t bins = Scratch<T>::bins_at_once(values, geometry.pooled.height);
         layout.pool(
             plan,
-            {map_of(plan), channel_stride, some, lanes, bins, geometry.pooled, scratch.room_for(bins, values),
+            {features + plan.image * image_stride + channel * channel_stride, channel_stride,
+             std::min(block, channels - channel), lanes, bins, geometry.pooled, scratch.room_for(bins, values),
              pooled + (plans[k].row * channels + channel) * cells});
       }
     };
-    torch::stable::parallel_for(0, blocks * size, std::max<int64_t>(1, kPairsPerThread / block), work);
+    const int64_t tasks = blocks * size;
+    torch::stable::parallel_for(0, tasks, tasks_per_thread(tasks, size * channels * cells), work);
   }
 }
 

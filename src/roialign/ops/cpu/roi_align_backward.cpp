@@ -64,7 +64,10 @@ void scatter_slab(const Tensor& grad, const Geometry& geometry, Passes<T>& passe
   const int64_t blocks = (slab.channels + block - 1) / block;
   for (int64_t pass = 0; pass < passes.count(); ++pass) {
     const auto& plans = passes.plans(pass);
-    torch::stable::parallel_for(0, blocks * stripes, 1, [&](int64_t begin, int64_t end) {
+    const int64_t tasks = blocks * stripes;
+    const int64_t added = passes.size(pass) * slab.channels * geometry.pooled.cells();
+    const int64_t cleared = pass == 0 ? geometry.images * slab.channels * slab.plane_size : 0;
+    torch::stable::parallel_for(0, tasks, tasks_per_thread(tasks, added + cleared), [&](int64_t begin, int64_t end) {
       Scratch<T> scratch;
       for (int64_t task = begin; task < end; ++task) {
         const int64_t channel = task / stripes * block, stripe = task % stripes;
@@ -87,7 +90,9 @@ void scatter_slab(const Tensor& grad, const Geometry& geometry, Passes<T>& passe
 template <typename scalar_t, typename T>
 void round_slab(const Slab<T>& slab, const Geometry& geometry, scalar_t* result) {
   const int64_t height = geometry.height, width = geometry.width;
-  torch::stable::parallel_for(0, geometry.images * slab.channels, 1, [&](int64_t begin, int64_t end) {
+  const int64_t planes = geometry.images * slab.channels;
+  const int64_t grain = tasks_per_thread(planes, planes * slab.rows * width);
+  torch::stable::parallel_for(0, planes, grain, [&](int64_t begin, int64_t end) {
     for (int64_t plane = begin; plane < end; ++plane) {
       const int64_t image = plane / slab.channels, channel = plane % slab.channels;
       kernels_for<scalar_t>().narrow(

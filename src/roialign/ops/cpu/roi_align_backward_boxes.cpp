@@ -105,7 +105,8 @@ void correlate(
     const auto& plans = passes.plans(pass);
     const int64_t size = passes.size(pass);
     std::vector<BoxGradient> parts(size * blocks);
-    torch::stable::parallel_for(0, size * blocks, 1, [&](int64_t begin, int64_t end) {
+    const int64_t grain = tasks_per_thread(size * blocks, size * geometry.channels * geometry.pooled.cells());
+    torch::stable::parallel_for(0, size * blocks, grain, [&](int64_t begin, int64_t end) {
       Correlator<scalar_t> correlator(grad, input, geometry);
       for (int64_t task = begin; task < end; ++task) {
         const OwnedPlan<T>& owned = plans[task / blocks];

@@ -14,6 +14,9 @@ void pool_planes(const RoiPlan<T>& plan, const PoolCall<scalar_t>& call) {
   const int64_t width = call.pooled.width;
   for (int64_t channel = 0; channel < call.channels; ++channel) {
     const scalar_t* plane = call.map + channel * call.channel_stride;
+    if (channel + kPlanesAhead < call.channels) {
+      prefetch<L>(plan, plane + kPlanesAhead * call.channel_stride, call.lanes);
+    }
     for (int64_t first = 0; first < call.pooled.height; first += call.bins_at_once) {
       const int64_t bins = smaller(call.bins_at_once, call.pooled.height - first);
       scalar_t* output = call.output + channel * call.pooled.cells() + first * width;
