@@ -10,7 +10,8 @@ namespace {
 std::vector<const Kernels*> runnable_kernels() {
   std::vector<const Kernels*> runnable = {&baseline_kernels};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+  // F16C, which the files for AVX2 use too, came before AVX2; compilers differ in how to ask for it.
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     runnable.push_back(&avx2_kernels);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {

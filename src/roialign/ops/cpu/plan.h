@@ -102,10 +102,8 @@ class Planner {
     columns.build(samples.columns);
     const T on_map = static_cast<T>(rows.samples_on_map) * static_cast<T>(columns.samples_on_map);
     owned.coverage = on_map / (total(samples.rows) * total(samples.columns));
-    integers = &owned.integers;
-    weights = &owned.weights;
-    integers->clear();
-    weights->clear();
+    integers.clear();
+    weights.clear();
     number_cells(columns);
     cut_pieces(samples.columns.extent);
     const int64_t first_start = add_scaled(starts, form.column_pitch);
@@ -118,8 +116,10 @@ class Planner {
     const Offsets by_row = form.backward
         ? add_transposed_rows()
         : add_sparse(rows, [&](int64_t tap) { return rows.cell[tap] * form.row_pitch; });
-    const int64_t* i = integers->data();
-    const T* w = weights->data();
+    owned.integers.assign(integers.begin(), integers.end());
+    owned.weights.assign(weights.begin(), weights.end());
+    const int64_t* i = owned.integers.data();
+    const T* w = owned.weights.data();
     owned.plan = {
         samples.image,
         {by_row.rows, i + by_row.begin, i + by_row.index, w + by_row.weight},
@@ -139,8 +139,8 @@ class Planner {
 
   PlanForm form;
   AxisTaps<T> rows, columns;
-  std::vector<int64_t>* integers;
-  AlignedVector<T>* weights;
+  std::vector<int64_t> integers;
+  AlignedVector<T> weights;
   std::vector<int64_t> cells;    // distinct, ascending
   std::vector<int64_t> ordinal;  // per tap: which of `cells` it reads
   std::vector<int64_t> starts;   // of the pieces, in cells
@@ -156,18 +156,46 @@ class Planner {
   int64_t add(const std::vector<int64_t>& values) { return add_scaled(values, 1); }
 
   int64_t add_scaled(const std::vector<int64_t>& values, int64_t scale) {
-    const int64_t offset = static_cast<int64_t>(integers->size());
+    const int64_t offset = static_cast<int64_t>(integers.size());
     for (const int64_t value : values) {
-      integers->push_back(value * scale);
+      integers.push_back(value * scale);
     }
     return offset;
   }
 
   void number_cells(const AxisTaps<T>& taps) {
+    cells.clear();
+    ordinal.resize(taps.cell.size());
+    const bool ascending = taps.cell.empty() || taps.cell.front() <= taps.cell.back();
+    bool in_order = true;
+    for (int64_t place = 0; place < bins_of(taps); ++place) {
+      const int64_t bin = ascending ? place : bins_of(taps) - 1 - place;
+      for (int64_t tap = taps.begin[bin]; tap < taps.begin[bin + 1]; ++tap) {
+        in_order = in_order && number_next(taps.cell[tap], ordinal[tap]);
+      }
+    }
+    if (!in_order) {
+      number_sorted(taps);
+    }
+  }
+
+  // From bin to bin cells go on or, where neighbouring bins share some, a little back. False for a cell
+  // that was left out, as rounding may have it.
+  bool number_next(int64_t cell, int64_t& number) {
+    if (cells.empty() || cell > cells.back()) {
+      cells.push_back(cell);
+    }
+    number = static_cast<int64_t>(cells.size()) - 1;
+    while (number > 0 && cells[number] > cell) {
+      --number;
+    }
+    return cells[number] == cell;
+  }
+
+  void number_sorted(const AxisTaps<T>& taps) {
     cells = taps.cell;
     std::sort(cells.begin(), cells.end());
     cells.erase(std::unique(cells.begin(), cells.end()), cells.end());
-    ordinal.resize(taps.cell.size());
     for (size_t tap = 0; tap < taps.cell.size(); ++tap) {
       ordinal[tap] = std::lower_bound(cells.begin(), cells.end(), taps.cell[tap]) - cells.begin();
     }
@@ -234,30 +262,30 @@ class Planner {
     if (only_dense && begins.back() * lanes > kLeastDensity * static_cast<int64_t>(taps.cell.size())) {
       return {};
     }
-    Offsets offsets{groups, add(begins), static_cast<int64_t>(integers->size()), 0};
+    Offsets offsets{groups, add(begins), static_cast<int64_t>(integers.size()), 0};
     for (int64_t group = 0; group < groups; ++group) {
       for (int64_t input = lowest[group]; input <= highest[group]; ++input) {
-        integers->push_back(value_of(input));
+        integers.push_back(value_of(input));
       }
     }
-    offsets.weight = static_cast<int64_t>(weights->size());
-    weights->resize(weights->size() + begins.back() * lanes, T(0));
+    offsets.weight = static_cast<int64_t>(weights.size());
+    weights.resize(weights.size() + begins.back() * lanes, T(0));
     each_tap([&](int64_t output, int64_t input, T weight) {
       const int64_t group = output / lanes;
       const int64_t place = (begins[group] + input - lowest[group]) * lanes + output % lanes;
-      (*weights)[offsets.weight + place] += weight;
+      weights[offsets.weight + place] += weight;
     });
     return offsets;
   }
 
   template <typename IndexOf>
   Offsets add_sparse(const AxisTaps<T>& taps, const IndexOf& index_of) {
-    Offsets offsets{bins_of(taps), add(taps.begin), static_cast<int64_t>(integers->size()), 0};
+    Offsets offsets{bins_of(taps), add(taps.begin), static_cast<int64_t>(integers.size()), 0};
     for (int64_t tap = 0; tap < static_cast<int64_t>(taps.cell.size()); ++tap) {
-      integers->push_back(index_of(tap));
+      integers.push_back(index_of(tap));
     }
-    offsets.weight = static_cast<int64_t>(weights->size());
-    weights->insert(weights->end(), taps.weight.begin(), taps.weight.end());
+    offsets.weight = static_cast<int64_t>(weights.size());
+    weights.insert(weights.end(), taps.weight.begin(), taps.weight.end());
     return offsets;
   }
 
@@ -270,15 +298,15 @@ class Planner {
       begins[cell + 1] += begins[cell];
     }
     Offsets offsets{static_cast<int64_t>(cells.size()), add(begins), 0, 0};
-    offsets.index = static_cast<int64_t>(integers->size());
-    offsets.weight = static_cast<int64_t>(weights->size());
-    integers->resize(integers->size() + rows.cell.size());
-    weights->resize(weights->size() + rows.cell.size());
+    offsets.index = static_cast<int64_t>(integers.size());
+    offsets.weight = static_cast<int64_t>(weights.size());
+    integers.resize(integers.size() + rows.cell.size());
+    weights.resize(weights.size() + rows.cell.size());
     for (int64_t bin = 0; bin < bins_of(rows); ++bin) {
       for (int64_t tap = rows.begin[bin]; tap < rows.begin[bin + 1]; ++tap) {
         const int64_t place = begins[ordinal[tap]]++;
-        (*integers)[offsets.index + place] = bin;
-        (*weights)[offsets.weight + place] = rows.weight[tap];
+        integers[offsets.index + place] = bin;
+        weights[offsets.weight + place] = rows.weight[tap];
       }
     }
     return offsets;

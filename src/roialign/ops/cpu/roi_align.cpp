@@ -81,8 +81,7 @@ void pool(const Tensor& input, const Tensor& rois, const Geometry& geometry, Ten
 
 // Maps whose columns or whose channels are neighbours in memory are read where they are.
 Tensor readable(const Tensor& input) {
-  const bool has_dense_channels = input.stride(1) == 1 || input.size(1) == 1;
-  return has_dense_rows(input) || has_dense_channels ? input : torch::stable::contiguous(input);
+  return has_dense_rows(input) || input.stride(1) == 1 ? input : torch::stable::contiguous(input);
 }
 
 std::tuple<Tensor, Tensor> roi_align(
