@@ -9,6 +9,9 @@ namespace {
 
 constexpr int64_t kChannelsAtOnce = 64;
 
+// Elements from one row of the map to the next; not 0, for the rows are told apart by it.
+int64_t row_pitch(const Tensor& input) { return input.size(2) == 1 ? 1 : input.stride(2); }
+
 // How the result changes with where a RoI starts and with its size, along one axis.
 struct AxisGradient {
   double start = 0;
@@ -74,7 +77,7 @@ class Correlator {
          values_of<scalar_t>(grad) + owned.row * grad.stride(0) + channel * grad.stride(1), grad.stride(1),
          grad.stride(2), grad.stride(3), channels, std::min(lanes, geometry.width), pooled, room,
          of_rows.data(), of_columns.data()});
-    const auto row_of = [&](int64_t tap) { return plan.rows.index[tap] / input.stride(2); };
+    const auto row_of = [&](int64_t tap) { return plan.rows.index[tap] / row_pitch(input); };
     const auto column_of = [&](int64_t tap) {
       const int64_t slot = plan.columns.index[tap];
       return plan.starts[slot / lanes] + slot % lanes;
@@ -100,7 +103,7 @@ void correlate(
   const int64_t blocks = (geometry.channels + kChannelsAtOnce - 1) / kChannelsAtOnce;
   const int64_t lanes = vector_lanes<T>();
   Passes<T> passes(
-      rois.const_data_ptr<T>(), rois.size(0), geometry, {input.stride(2), 1, lanes, lanes, false});
+      rois.const_data_ptr<T>(), rois.size(0), geometry, {row_pitch(input), 1, lanes, lanes, false});
   for (int64_t pass = 0; pass < passes.count(); ++pass) {
     const auto& plans = passes.plans(pass);
     const int64_t size = passes.size(pass);
@@ -146,7 +149,8 @@ Tensor roi_align_backward_boxes(
   if (grad.size(1) != geometry.channels || grad.scalar_type() != given_input.scalar_type() || !grad.is_cpu()) {
     fail("RA505: expected a gradient of the type and with the channels of the features");
   }
-  const Tensor input = has_dense_rows(given_input) ? given_input : torch::stable::contiguous(given_input);
+  const bool in_place = has_dense_rows(given_input) && row_pitch(given_input) != 0;
+  const Tensor input = in_place ? given_input : torch::stable::contiguous(given_input);
   const Tensor rois = as_contiguous(given_rois);
   Tensor grad_rois = torch::stable::new_empty(rois, {rois.size(0), 5});
   dispatch(input.scalar_type(), [&](auto scalar) {
