@@ -10,7 +10,7 @@
 
 #include "capability.h"
 #include "memory.h"
-#include "plan.h"
+#include "passes.h"
 
 namespace roialign {
 

@@ -1,31 +1,10 @@
-// From boxes to plans: what each RoI reads and with which weights, computed once for all channels.
+// From where a RoI's samples lie to its plan: what is read, with which weights, in the kernels' form.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
-#include <sstream>
-#include <stdexcept>
-
 #include "memory.h"
-#include "sampling.h"
-#include "types.h"
+#include "roi.h"
 
 namespace roialign {
-
-template <typename... Parts>
-[[noreturn]] void fail(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  throw std::runtime_error(text.str());
-}
-
-struct Geometry {
-  int64_t images, channels, height, width;
-  PooledSize pooled;
-  double spatial_scale;
-  int64_t sampling_ratio;
-  bool aligned;
-};
 
 // The form in which the kernels want their plans.
 struct PlanForm {
@@ -46,50 +25,8 @@ struct OwnedPlan {
   std::vector<int64_t> integers;
 };
 
-template <typename T>
-AxisSamples<T> axis_samples(
-    T low, T high, int64_t pooled, int64_t extent, const Geometry& geometry, int64_t row) {
-  const T scale = static_cast<T>(geometry.spatial_scale);
-  const T offset = geometry.aligned ? T(0.5) : T(0);
-  const T start = low * scale - offset;
-  T size = (high * scale - offset) - start;
-  if (!geometry.aligned) {
-    size = std::max(size, T(1));
-  }
-  const T bin = size / static_cast<T>(pooled);
-  const bool adaptive = geometry.sampling_ratio <= 0;
-  if (!std::isfinite(start) || !std::isfinite(bin) ||
-      (adaptive && std::abs(std::ceil(bin)) > static_cast<T>(kMaxAdaptiveGrid))) {
-    fail("RA205: box ", row, " has a coordinate that is NaN, infinite or astronomically large");
-  }
-  const int64_t grid =
-      adaptive ? static_cast<int64_t>(std::ceil(bin)) : geometry.sampling_ratio;
-  return {start, bin, grid, pooled, extent};
-}
-
-// One row of `rois`, checked: the image and where the samples lie.
-template <typename T>
-struct RoiSamples {
-  int64_t image;
-  AxisSamples<T> rows;
-  AxisSamples<T> columns;
-
-  RoiSamples(const T* roi, int64_t row, const Geometry& geometry)
-      : image(checked_image(roi[0], row, geometry)),
-        rows(axis_samples<T>(roi[2], roi[4], geometry.pooled.height, geometry.height, geometry, row)),
-        columns(axis_samples<T>(roi[1], roi[3], geometry.pooled.width, geometry.width, geometry, row)) {}
-
- private:
-  static int64_t checked_image(T image, int64_t row, const Geometry& geometry) {
-    if (!(image >= T(0) && image < static_cast<T>(geometry.images) && image == std::floor(image))) {
-      fail("RA206: box ", row, " names image ", image, " of a batch of ", geometry.images);
-    }
-    return static_cast<int64_t>(image);
-  }
-};
-
-// A band that holds more than this many times the taps is mostly zeros and slower than the taps.
-constexpr int64_t kLeastDensity = 3;
+// A band with more weights than this for each tap is mostly zeros, and slower than the taps.
+constexpr int64_t kMostPerTap = 3;
 
 // Makes plans one after the other, with memory of its own that it uses again.
 template <typename T>
@@ -259,7 +196,7 @@ class Planner {
     for (int64_t group = 0; group < groups; ++group) {
       begins.push_back(begins.back() + std::max<int64_t>(highest[group] + 1 - lowest[group], 0));
     }
-    if (only_dense && begins.back() * lanes > kLeastDensity * static_cast<int64_t>(taps.cell.size())) {
+    if (only_dense && begins.back() * lanes > kMostPerTap * static_cast<int64_t>(taps.cell.size())) {
       return {};
     }
     Offsets offsets{groups, add(begins), static_cast<int64_t>(integers.size()), 0};
@@ -310,85 +247,6 @@ class Planner {
       }
     }
     return offsets;
-  }
-};
-
-// Plans of all RoIs, in passes that bound their memory. RoIs of bad values are reported before any
-// plan is made, in the order of the rows.
-template <typename T>
-class Passes {
- public:
-  Passes(const T* rois, int64_t count, const Geometry& geometry, const PlanForm& form)
-      : rois(rois), geometry(geometry), form(form), order(count), bounds{0} {
-    for (int64_t row = 0; row < count; ++row) {
-      samples_of(row);
-      order[row] = row;
-    }
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-      const T* first = rois + a * 5;
-      const T* second = rois + b * 5;
-      return first[0] != second[0] ? first[0] < second[0] : first[2] < second[2];
-    });
-    double bytes = 0;
-    for (int64_t place = 0; place < count; ++place) {
-      const double more = bytes_of(samples_of(order[place]));
-      if (bytes > 0 && bytes + more > kBytesPerPass) {
-        bounds.push_back(place);
-        bytes = 0;
-      }
-      bytes += more;
-    }
-    bounds.push_back(count);
-  }
-
-  int64_t count() const { return static_cast<int64_t>(bounds.size()) - 1; }
-  int64_t size(int64_t pass) const { return bounds[pass + 1] - bounds[pass]; }
-
-  // Where the samples of one box lie.
-  RoiSamples<T> samples_of(int64_t row) const { return RoiSamples<T>(rois + row * 5, row, geometry); }
-
-  const std::vector<OwnedPlan<T>>& plans(int64_t pass) {
-    if (held != pass) {
-      held = pass;
-      owned.resize(std::max<size_t>(owned.size(), size(pass)));
-      torch::stable::parallel_for(0, size(pass), kRoisPerThread, [&](int64_t begin, int64_t end) {
-        Planner<T> planner(form);
-        for (int64_t k = begin; k < end; ++k) {
-          owned[k].row = order[bounds[pass] + k];
-          planner.make(samples_of(owned[k].row), owned[k]);
-        }
-      });
-    }
-    return owned;
-  }
-
- private:
-  static constexpr double kBytesPerPass = 6 << 20;
-  static constexpr int64_t kRoisPerThread = 128;  // worth waking a thread for
-
-  const T* rois;
-  const Geometry& geometry;
-  PlanForm form;
-  std::vector<int64_t> order;   // rows by image, then from top to bottom, so that neighbours read the same cells
-  std::vector<int64_t> bounds;  // of the passes, in `order`
-  std::vector<OwnedPlan<T>> owned;
-  int64_t held = -1;
-
-  // An estimate: the cells that a RoI reads along each axis, and what is kept of each.
-  double bytes_of(const RoiSamples<T>& samples) const {
-    const double columns = cells_of(samples.columns), rows = cells_of(samples.rows);
-    const double bins = static_cast<double>(samples.rows.pooled + samples.columns.pooled);
-    const double vectors = form.backward ? columns / form.lanes + static_cast<double>(samples.columns.pooled) : columns;
-    return sizeof(OwnedPlan<T>) + vectors * static_cast<double>(form.vector_lanes * sizeof(T)) +
-        32 * (columns + rows + 3 * bins);
-  }
-
-  static double cells_of(const AxisSamples<T>& samples) {
-    const double span = std::min(
-        std::abs(static_cast<double>(samples.bin)) * static_cast<double>(samples.pooled),
-        static_cast<double>(samples.extent));
-    const double taps = 2 * static_cast<double>(samples.grid) * static_cast<double>(samples.pooled);
-    return std::max(std::min(span + 3, taps), 0.0);
   }
 };
 

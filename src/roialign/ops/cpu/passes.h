@@ -1,0 +1,89 @@
+// The plans of all RoIs, made once for all channels.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include "plan.h"
+
+namespace roialign {
+
+// Plans of all RoIs, in passes that bound their memory. RoIs of bad values are reported before any
+// plan is made, in the order of the rows.
+template <typename T>
+class Passes {
+ public:
+  Passes(const T* rois, int64_t count, const Geometry& geometry, const PlanForm& form)
+      : rois(rois), geometry(geometry), form(form), order(count), bounds{0} {
+    for (int64_t row = 0; row < count; ++row) {
+      samples_of(row);
+      order[row] = row;
+    }
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+      const T* first = rois + a * 5;
+      const T* second = rois + b * 5;
+      return first[0] != second[0] ? first[0] < second[0] : first[2] < second[2];
+    });
+    double bytes = 0;
+    for (int64_t place = 0; place < count; ++place) {
+      const double more = bytes_of(samples_of(order[place]));
+      if (bytes > 0 && bytes + more > kBytesPerPass) {
+        bounds.push_back(place);
+        bytes = 0;
+      }
+      bytes += more;
+    }
+    bounds.push_back(count);
+  }
+
+  int64_t count() const { return static_cast<int64_t>(bounds.size()) - 1; }
+  int64_t size(int64_t pass) const { return bounds[pass + 1] - bounds[pass]; }
+
+  // Where the samples of one box lie.
+  RoiSamples<T> samples_of(int64_t row) const { return RoiSamples<T>(rois + row * 5, row, geometry); }
+
+  const std::vector<OwnedPlan<T>>& plans(int64_t pass) {
+    if (held != pass) {
+      held = pass;
+      owned.resize(std::max<size_t>(owned.size(), size(pass)));
+      torch::stable::parallel_for(0, size(pass), kRoisPerThread, [&](int64_t begin, int64_t end) {
+        Planner<T> planner(form);
+        for (int64_t k = begin; k < end; ++k) {
+          owned[k].row = order[bounds[pass] + k];
+          planner.make(samples_of(owned[k].row), owned[k]);
+        }
+      });
+    }
+    return owned;
+  }
+
+ private:
+  static constexpr double kBytesPerPass = 6 << 20;
+  static constexpr int64_t kRoisPerThread = 128;  // worth waking a thread for
+
+  const T* rois;
+  const Geometry& geometry;
+  PlanForm form;
+  std::vector<int64_t> order;   // rows by image, then from top to bottom, so that neighbours read the same cells
+  std::vector<int64_t> bounds;  // of the passes, in `order`
+  std::vector<OwnedPlan<T>> owned;
+  int64_t held = -1;
+
+  // An estimate: the cells that a RoI reads along each axis, and what is kept of each.
+  double bytes_of(const RoiSamples<T>& samples) const {
+    const double columns = cells_of(samples.columns), rows = cells_of(samples.rows);
+    const double bins = static_cast<double>(samples.rows.pooled + samples.columns.pooled);
+    const double vectors = form.backward ? columns / form.lanes + static_cast<double>(samples.columns.pooled) : columns;
+    return sizeof(OwnedPlan<T>) + vectors * static_cast<double>(form.vector_lanes * sizeof(T)) +
+        32 * (columns + rows + 3 * bins);
+  }
+
+  static double cells_of(const AxisSamples<T>& samples) {
+    const double span = std::min(
+        std::abs(static_cast<double>(samples.bin)) * static_cast<double>(samples.pooled),
+        static_cast<double>(samples.extent));
+    const double taps = 2 * static_cast<double>(samples.grid) * static_cast<double>(samples.pooled);
+    return std::max(std::min(span + 3, taps), 0.0);
+  }
+};
+
+}  // namespace roialign

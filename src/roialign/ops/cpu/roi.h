@@ -1,0 +1,69 @@
+// One box as the operators read it: checked, and where its samples lie.
+#pragma once
+
+#include <sstream>
+#include <stdexcept>
+
+#include "sampling.h"
+#include "types.h"
+
+namespace roialign {
+
+template <typename... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw std::runtime_error(text.str());
+}
+
+struct Geometry {
+  int64_t images, channels, height, width;
+  PooledSize pooled;
+  double spatial_scale;
+  int64_t sampling_ratio;
+  bool aligned;
+};
+
+template <typename T>
+AxisSamples<T> axis_samples(
+    T low, T high, int64_t pooled, int64_t extent, const Geometry& geometry, int64_t row) {
+  const T scale = static_cast<T>(geometry.spatial_scale);
+  const T offset = geometry.aligned ? T(0.5) : T(0);
+  const T start = low * scale - offset;
+  T size = (high * scale - offset) - start;
+  if (!geometry.aligned) {
+    size = std::max(size, T(1));
+  }
+  const T bin = size / static_cast<T>(pooled);
+  const bool adaptive = geometry.sampling_ratio <= 0;
+  if (!std::isfinite(start) || !std::isfinite(bin) ||
+      (adaptive && std::abs(std::ceil(bin)) > static_cast<T>(kMaxAdaptiveGrid))) {
+    fail("RA205: box ", row, " has a coordinate that is NaN, infinite or astronomically large");
+  }
+  const int64_t grid =
+      adaptive ? static_cast<int64_t>(std::ceil(bin)) : geometry.sampling_ratio;
+  return {start, bin, grid, pooled, extent};
+}
+
+// One row of `rois`, checked: the image and where the samples lie.
+template <typename T>
+struct RoiSamples {
+  int64_t image;
+  AxisSamples<T> rows;
+  AxisSamples<T> columns;
+
+  RoiSamples(const T* roi, int64_t row, const Geometry& geometry)
+      : image(checked_image(roi[0], row, geometry)),
+        rows(axis_samples<T>(roi[2], roi[4], geometry.pooled.height, geometry.height, geometry, row)),
+        columns(axis_samples<T>(roi[1], roi[3], geometry.pooled.width, geometry.width, geometry, row)) {}
+
+ private:
+  static int64_t checked_image(T image, int64_t row, const Geometry& geometry) {
+    if (!(image >= T(0) && image < static_cast<T>(geometry.images) && image == std::floor(image))) {
+      fail("RA206: box ", row, " names image ", image, " of a batch of ", geometry.images);
+    }
+    return static_cast<int64_t>(image);
+  }
+};
+
+}  // namespace roialign
