@@ -44,7 +44,7 @@ class Passes {
   const std::vector<OwnedPlan<T>>& plans(int64_t pass) {
     if (held != pass) {
       held = pass;
-      owned.resize(std::max<size_t>(owned.size(), size(pass)));
+      owned.resize(size(pass));
       torch::stable::parallel_for(0, size(pass), kRoisPerThread, [&](int64_t begin, int64_t end) {
         Planner<T> planner(form);
         for (int64_t k = begin; k < end; ++k) {

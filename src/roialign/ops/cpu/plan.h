@@ -53,8 +53,8 @@ class Planner {
     const Offsets by_row = form.backward
         ? add_transposed_rows()
         : add_sparse(rows, [&](int64_t tap) { return rows.cell[tap] * form.row_pitch; });
-    owned.integers.assign(integers.begin(), integers.end());
-    owned.weights.assign(weights.begin(), weights.end());
+    owned.integers = {integers.begin(), integers.end()};  // of this size, whatever was there before
+    owned.weights = {weights.begin(), weights.end()};
     const int64_t* i = owned.integers.data();
     const T* w = owned.weights.data();
     owned.plan = {
