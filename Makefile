@@ -16,7 +16,7 @@ BUILD_LOG := $(VENV)/build.log
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check check-lint check-format check-types check-layers check-codes check-benchmarks \
-	bench docs clean
+	sanitize bench docs clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -25,6 +25,7 @@ help:
 	@echo "make demo    run the demo: RoIs on a real photograph that are all zero, found and put right"
 	@echo "make test    all tests, doctests included"
 	@echo "make check   lint, format, types, layers, page of codes, table of speeds"
+	@echo "make sanitize   the kernels' tests with AddressSanitizer and UndefinedBehaviorSanitizer: about 3 minutes"
 	@echo "make bench   verify, then measure, roi_align on this machine: about 15 minutes"
 	@echo "make docs    build the documentation into site/"
 	@echo "make clean   remove what was made, .venv included"
@@ -63,6 +64,10 @@ check-codes: $(VENV)/.stamp-check
 check-benchmarks: $(VENV)/.stamp-check
 	@echo "table of speeds"
 	@$(RUN) scripts/make_benchmark_table.py --check
+
+# The kernels are built a second time, in a temporary folder.
+sanitize: $(VENV)/.stamp-test
+	@$(RUN) scripts/sanitize.py
 
 # About 15 minutes; the results go into the tree, and their table into README.md.
 bench: $(VENV)/.stamp-test $(VENV)/.stamp-bench

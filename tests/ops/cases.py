@@ -49,6 +49,12 @@ class Case:
         shape = (len(self.boxes), self.input_shape[1], *self.output_size_hw)
         return torch.randn(shape, generator=generator).to(dtype)
 
+    @property
+    def image_size(self) -> tuple[int, int, int]:
+        """Images, height and width: what the backward operator is told of the map."""
+        images, _, height, width = self.input_shape
+        return images, height, width
+
     def with_boxes(self, places: tuple[str, ...], count: int) -> Case:
         """The same call with other boxes, from these places."""
         rng = random.Random(self.seed)
@@ -74,6 +80,44 @@ def random_cases(count: int, first_seed: int = 0, **fixed: int | bool) -> Iterat
         yield random_case(seed, **fixed)
 
 
+SAMPLED = ((2, True), (0, False), (1, True), (3, False), (0, True), (2, False))  # sampling_ratio and aligned
+CHANNELS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 70, 130)
+LARGE = (  # shapes and output sizes: boxes of hundreds of cells, also more of them than the kernels combine at once
+    ((1, 1, 260, 300), (2, 3)),
+    ((2, 2, 120, 300), (7, 20)),
+    ((1, 2, 9, 2000), (12, 20)),
+    ((1, 1, 700, 3), (40, 2)),
+)
+
+
+def kernel_cases() -> Iterator[Case]:
+    """Calls that take every way through the kernels: all widths, numbers of channels and large boxes."""
+    for width in range(1, 41):  # of the map; 7 and 11 have no factor in common with 40: sizes from 1 to 40, too
+        shape = (width % 2 + 1, 3, 13 * width % 40 + 1, width)
+        yield _kernel_case(width, shape, (11 * width % 40 + 1, 7 * width % 40 + 1), PLACES)
+    for number in range(36):  # few columns of bins, up to 9 rows of them
+        shape = (1, CHANNELS[number % len(CHANNELS)], 9, 21)
+        yield _kernel_case(number, shape, (number // 4 + 1, (1, 2, 3, 8)[number % 4]), PLACES)
+    for number, (shape, size_hw) in enumerate(LARGE):
+        for sampled in range(3):
+            yield _kernel_case(3 * number + sampled, shape, size_hw, ("inside", "partly outside", "around"))
+
+
+def poisoned(tensor: Tensor, values: tuple[float, ...], seed: int) -> Tensor:
+    """The tensor with some of its cells, at random, one of these values: few, more or many of them."""
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    share = rng.choice([0.05, 0.01, 3 / max(tensor[0, 0].numel(), 1)])
+    chosen = torch.tensor(values, dtype=tensor.dtype)[torch.randint(len(values), tensor.shape, generator=generator)]
+    return torch.where(torch.rand(tensor.shape, generator=generator) < share, chosen, tensor)
+
+
+def _kernel_case(number: int, shape: tuple[int, int, int, int], size_hw: tuple[int, int], places) -> Case:
+    scale, (ratio, aligned) = SCALES[number % len(SCALES)], SAMPLED[number % len(SAMPLED)]
+    case = Case(number, shape, (), size_hw, scale, ratio, aligned)
+    rng = random.Random(number)
+    return replace(case, boxes=tuple(_row(rng, case, place) for place in places))
+
+
 def _row(rng: random.Random, case: Case, place: str) -> tuple[float, ...]:
     images, _, height, width = case.input_shape
     x1, x2 = _side(rng, width, place)
@@ -86,6 +130,8 @@ def _side(rng: random.Random, extent: int, place: str) -> tuple[float, float]:
     low, high = sorted((rng.uniform(0, extent), rng.uniform(0, extent)))
     if place == "partly outside":
         return low - rng.uniform(0, extent + 2), high + rng.uniform(0, extent + 2)
+    if place == "around":
+        return -rng.uniform(0, 2), extent + rng.uniform(0, 2)
     if place == "outside":
         shift = rng.choice([-1, 1]) * (2 * extent + 3)
         return low + shift, high + shift

@@ -35,7 +35,7 @@ def mostly(rng: random.Random, harmless, hostile: list, odds: float = 0.35):
 
 def strided(rng: random.Random, tensor: Tensor) -> Tensor:
     """The same values behind other strides."""
-    choice = rng.randrange(5)
+    choice = rng.randrange(6)
     if choice == 0 and tensor.dim() >= 2:
         return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
     if choice == 1 and tensor.dim() == 4:
@@ -44,6 +44,8 @@ def strided(rng: random.Random, tensor: Tensor) -> Tensor:
         return torch.stack([tensor, tensor], dim=-1)[..., 1]
     if choice == 3 and tensor.dim() >= 1 and tensor.shape[0]:
         return tensor[:1].expand(tensor.shape)
+    if choice == 4 and tensor.dim() == 4 and tensor.numel():
+        return tensor[..., :1, :].expand(tensor.shape)
     return tensor
 
 
@@ -54,13 +56,13 @@ def hostile_map(rng: random.Random) -> Tensor:
 
 
 def hostile_rois(rng: random.Random, columns: int = 5) -> Tensor:
-    count = rng.choice([0, 1, 2, 3, 1030])
+    count = rng.choice([0, 1, 2, 3, 1030] * 4 + [6000])  # so many take the kernels several passes
     rows = [
         [mostly(rng, 0.0, INDICES, 0.05), *(mostly(rng, value, COORDINATES, 0.2) for value in HARMLESS[0][1:])]
         for _ in range(min(count, 3))
     ]
     rois = torch.tensor(rows).reshape(-1, 5)[:, 5 - columns :]
-    return torch.cat([rois, rois[:1].expand(1027, columns)]) if count > 3 else rois
+    return torch.cat([rois, rois[:1].expand(count - 3, columns)]) if count > 3 else rois
 
 
 def hostile_boxes(rng: random.Random, dtype: torch.dtype):

@@ -35,3 +35,19 @@ def assert_close(actual: Tensor, expected: Tensor, scale: Tensor, dtype: torch.d
     allowed = RELATIVE[dtype or actual.dtype] * magnitude(scale)
     found = difference(actual, expected)
     assert found <= allowed, f"differs by {found:.3g}, allowed {allowed:.3g} ({actual.dtype})"
+
+
+def assert_close_where_finite(actual: Tensor, expected: Tensor, scale: Tensor) -> None:
+    """Both finite in the same places, and close there; `scale` may have values that are not finite."""
+    finite = expected.isfinite()
+    differing = int((actual.isfinite() != finite).sum())
+    assert differing == 0, f"{differing} of {finite.numel()} values are finite in one of the two only"
+    zero = torch.zeros((), dtype=actual.dtype)
+    assert_close(actual.where(finite, zero), expected.where(finite, zero), scale.where(scale.isfinite(), zero))
+
+
+def assert_same_kinds(actual: Tensor, expected: Tensor) -> None:
+    """NaN, infinity and minus infinity in the same places."""
+    for kind in (torch.isnan, torch.isposinf, torch.isneginf):
+        differing = int((kind(actual) != kind(expected)).sum())
+        assert differing == 0, f"{kind.__name__} differs in {differing} of {actual.numel()} values"

@@ -1,0 +1,34 @@
+"""Each instruction set that the kernels are compiled for, whatever this machine's best one is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .instruction_sets import ALL, supported
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.kernels
+
+
+def run(capability: str, *arguments: str) -> str:
+    """The output of Python with the kernels asked for this instruction set."""
+    env = os.environ | {"ROIALIGN_CPU_CAPABILITY": capability}
+    child = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert child.returncode == 0, f"exit code {child.returncode}\n{child.stdout}\n{child.stderr[-3000:]}"
+    return child.stdout
+
+
+@pytest.mark.parametrize("capability", ALL)
+def test_every_way_through_the_kernels_gives_the_references_numbers(capability):
+    if capability not in supported():
+        pytest.skip(f"this processor has no {capability}")
+    assert capability in run(capability, "-m", "tests.ops.instruction_sets", capability)
+
+
+def test_an_unknown_name_means_the_best():
+    script = "from roialign.ops import library; print(library.cpu_capability())"
+    assert run("sse9", "-c", script).strip() == supported()[-1]
