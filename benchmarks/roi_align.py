@@ -26,7 +26,7 @@ from .workloads import DTYPES, LAYOUTS, SAMPLING_RATIOS, WORKLOADS, Setting, Wor
 
 RESULTS = Path(__file__).parent / "results"
 GROWTH = "growth"
-FULL, FULL_GROWTH = Budget(least_repeats=5, seconds=4.0), Budget(least_repeats=3, seconds=1.0)
+FULL, FULL_GROWTH = Budget(least_repeats=5, seconds=2.0), Budget(least_repeats=2, seconds=1.0)
 MOST_CPUS_OF_OTHERS = 0.1
 QUICK = Budget(least_repeats=2, seconds=0.0)
 

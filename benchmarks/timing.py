@@ -8,12 +8,13 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from .implementations import ONNXRUNTIME, Call
+from .implementations import Call
 
 _LEAST_TURN_S = 0.02  # shorter calls are repeated within a turn, and their mean counts
-# Idle threads of a library look for work for up to 0.1 s before they sleep, and slow the next library down meanwhile.
-# To sleep here would be worse: it takes the system as long to spread woken threads over the processors again.
-_SETTLING_S = 0.15
+# While one library computes on one thread, the other threads sleep, and the system may need some tenths of a second to
+# spread them over the processors again once they are woken. Idle threads of another library look for work meanwhile.
+# Every function is therefore called for so long before it is timed; those that take long by themselves need no more.
+_SETTLING_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,20 @@ class Times:
 def time_in_turn(calls: dict[str, Call], budget: Budget) -> dict[str, Times]:
     """The times of all functions, called in turn after each was called to warm up."""
     calls_per_turn = {name: _calls_per_turn(call) for name, call in calls.items()}
-    times_ms: dict[str, list[float]] = {name: [] for name in calls}
+    times_ms: dict[str, list[float]] = {name: [1000 * _mean_s(call, 1)] for name, call in calls.items()}
     begin = time.perf_counter()
-    repeats, previous = 0, ""
+    repeats = 0
     gc.disable()
     try:
         while repeats < budget.least_repeats or time.perf_counter() - begin < budget.seconds:
             for name, call in calls.items():
-                if ONNXRUNTIME in (name, previous):  # roialign and torchvision share the threads of torch
+                if times_ms[name][-1] < 1000 * _SETTLING_S:
                     _settle(call)
                 times_ms[name].append(1000 * _mean_s(call, calls_per_turn[name]))
-                previous = name
             repeats += 1
     finally:
         gc.enable()
-    return {name: _summary(times) for name, times in times_ms.items()}
+    return {name: _summary(times[1:]) for name, times in times_ms.items()}
 
 
 def _calls_per_turn(call: Call) -> int:
@@ -63,7 +63,7 @@ def _calls_per_turn(call: Call) -> int:
 
 
 def _settle(call: Call) -> None:
-    """Call until the threads of the library before are asleep and those of this one are awake."""
+    """Call until the threads of others are asleep and the function's own are awake and spread."""
     begin = time.perf_counter()
     while time.perf_counter() - begin < _SETTLING_S:
         call()

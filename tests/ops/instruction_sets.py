@@ -6,6 +6,8 @@ result is the reference's. `test_instruction_sets.py` runs this, and so does `ma
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -84,15 +86,22 @@ def check_nan(case: Case, dtype: torch.dtype) -> None:
             assert_same_kinds(results[which], expected[which])
 
 
+@contextmanager
+def named(case: Case) -> Iterator[None]:
+    """Say of which case a failed assertion speaks."""
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"{case}: {error}") from error
+
+
 def main(capability: str) -> None:
     used = library.cpu_capability()
     assert used == capability, f"the kernels use {used}"
     for count, case in enumerate(kernel_cases(), start=1):
-        try:
+        with named(case):
             check(case)
             check_nan(case, (torch.float32, torch.float64, *HALF)[count % 4])
-        except AssertionError as error:
-            raise AssertionError(f"{case}: {error}") from error
     print(f"{count} calls with {capability}")
 
 
