@@ -72,6 +72,7 @@ sanitize: $(VENV)/.stamp-test
 # About 15 minutes; the results go into the tree, and their table into README.md.
 bench: $(VENV)/.stamp-test $(VENV)/.stamp-bench
 	@$(RUN) -m benchmarks.roi_align
+	@$(RUN) -m benchmarks.pool_regions
 	@$(RUN) scripts/make_benchmark_table.py
 
 docs: $(VENV)/.stamp-docs

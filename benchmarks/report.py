@@ -8,9 +8,7 @@ from .implementations import ONNXRUNTIME, ROIALIGN, TORCHVISION
 from .results import FloorRow, MemoryRow, TimeRow
 from .timing import Times
 
-_HEAD = """\
-# roi_align on the CPU
-
+_PROVENANCE = """\
 Made by `make bench`; do not edit it.
 
 - Machine: {cpu} ({cpu_flags}), {machine}; transparent huge pages: {huge_pages}
@@ -66,12 +64,12 @@ def page(
     with_growth: bool,
 ) -> str:
     """All of the results as Markdown."""
-    parts = [_HEAD.format(**environment)]
+    parts = ["# roi_align on the CPU\n", provenance(environment)]
     if times:
         descriptions = {row.workload: row.description for row in times}
         parts += [_TIMES + "".join(f"- {name}: {text}\n" for name, text in descriptions.items())]
         for threads in sorted({row.threads for row in times}, reverse=True):
-            parts += [f"### {_threads(threads)}\n", _times_table([row for row in times if row.threads == threads])]
+            parts += [f"### {_threads(threads)}\n", times_table([row for row in times if row.threads == threads])]
         parts += [_MEMORY, _memory_table(memory)]
         parts += [_FLOOR.format(bandwidth=floors[0].bandwidth_gb_per_s), _floor_table(floors, times)]
     if with_growth:
@@ -79,22 +77,29 @@ def page(
     return "\n".join(parts)
 
 
+def provenance(environment: Mapping[str, str]) -> str:
+    """Where the numbers come from, and how to read them."""
+    return _PROVENANCE.format(**environment)
+
+
 def _threads(count: int) -> str:
     return "One thread" if count == 1 else f"All {count} threads"
 
 
-def _times_table(rows: Sequence[TimeRow]) -> str:
+def times_table(rows: Sequence[TimeRow]) -> str:
+    """Times of all implementations, and how many times as fast as the others roialign is."""
     groups: dict[tuple[str, str, str, str, str], dict[str, Times]] = {}
     for row in rows:
         key = (row.workload, row.pass_, _ratio_name(row.sampling_ratio), row.dtype, row.layout)
         groups.setdefault(key, {})[row.implementation] = row.times
+    measured = {row.implementation for row in rows}
+    others = [name for name in (TORCHVISION, ONNXRUNTIME) if name in measured]
     lines = []
     for key, by_name in groups.items():
-        cells = [_spread(by_name.get(name)) for name in (ROIALIGN, TORCHVISION, ONNXRUNTIME)]
-        speedups = [_speedup(by_name[ROIALIGN], by_name.get(name)) for name in (TORCHVISION, ONNXRUNTIME)]
-        lines.append([*key, *cells, *speedups])
-    head = ["workload", "pass", "sampling_ratio", "type", "layout", ROIALIGN, TORCHVISION, ONNXRUNTIME]
-    return table([*head, "to torchvision", "to onnxruntime"], lines)
+        cells = [_spread(by_name.get(name)) for name in (ROIALIGN, *others)]
+        lines.append([*key, *cells, *(_speedup(by_name[ROIALIGN], by_name.get(name)) for name in others)])
+    head = ["workload", "pass", "sampling_ratio", "type", "layout", ROIALIGN, *others]
+    return table([*head, *(f"to {name}" for name in others)], lines)
 
 
 def _memory_table(rows: Sequence[MemoryRow]) -> str:

@@ -20,7 +20,11 @@ class BoxesShapeError(RoIError, AssertionError):
 
 
 class BoxesValueError(RoIError):
-    """A coordinate that cannot be sampled: NaN, infinite or astronomically large."""
+    """Coordinates that are no box: NaN, infinite or astronomically large, or an end before its beginning."""
+
+
+class FrameError(RoIError):
+    """Two frames without a path between them, or a step from frame to frame that cannot be followed."""
 
 
 class BatchIndexError(RoIError, IndexError):
@@ -33,6 +37,10 @@ class FeatureMapError(RoIError):
 
 class ScaleError(RoIError):
     """A spatial_scale that is zero, negative or not finite."""
+
+
+class LevelError(RoIError):
+    """A box of a level that the pyramid does not have, or maps that do not make up a pyramid."""
 
 
 class OutputSizeError(RoIError):

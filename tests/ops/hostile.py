@@ -116,6 +116,37 @@ def direct_call(rng: random.Random) -> None:
         assert result.shape == rois.shape
 
 
+def multi_scale_call(rng: random.Random) -> None:
+    """The registered operators of several maps, likewise."""
+    ops, maps = torch.ops.roialign, [hostile_map(rng) for _ in range(rng.choice([1, 2, 2, 3, 3, 0]))]
+    rois = strided(rng, hostile_rois(rng))
+    rois = rois.to(
+        mostly(rng, torch.float64 if maps and maps[0].dtype == torch.float64 else torch.float32, FEATURES, 0.1)
+    )
+    named = [mostly(rng, rng.randrange(max(len(maps), 1)), [-1, 3, 2**62], 0.02) for _ in range(min(len(rois), 50))]
+    levels = torch.tensor([*named, *[0] * (mostly(rng, len(rois), [5], 0.05) - len(named))], dtype=torch.int64)
+    levels = strided(rng, levels.to(mostly(rng, torch.int64, [torch.int32, torch.float32], 0.05)))
+    finite = [0.5, 0.25, 1.5, 0.0, *(scale for scale in SCALES[:8] if isinstance(scale, float))]
+    count = mostly(rng, 4 * len(maps), [0, 3, 8], 0.1)
+    cells = [mostly(rng, 0.5, finite, 0.05) for _ in range(count)]
+    options = cells, mostly(rng, 2, [-1, 0, 1, 3, -(2**62), 2**62]), rng.random() < 0.5
+    size = [mostly(rng, 2, [0, -1, 3], 0.1) for _ in range(2)]
+    if rng.random() < 0.5:
+        output, coverage = ops.multi_scale_roi_align(maps, rois, levels, cells, *size, *options[1:])
+        assert output.shape == (len(rois), maps[0].shape[1], *size)
+        assert bool(((coverage >= 0) & (coverage <= 1)).all()), coverage
+        return
+    grad = torch.rand(mostly(rng, len(rois), [0, 5], 0.1), 3, *(max(side, 0) for side in size))
+    if maps:
+        grad = grad.to(mostly(rng, maps[0].dtype, FEATURES, 0.1))
+    if rng.random() < 0.5:
+        assert ops.multi_scale_roi_align_backward_boxes(grad, maps, rois, levels, *options).shape == rois.shape
+        return
+    heights, widths = ([mostly(rng, 8, [0, -1, 3], 0.1) for _ in range(mostly(rng, len(maps), [1], 0.1))] for _ in "hw")
+    results = ops.multi_scale_roi_align_backward(grad, rois, levels, mostly(rng, 2, [-1, 0]), heights, widths, *options)
+    assert [list(result.shape[2:]) for result in results] == [list(pair) for pair in zip(heights, widths, strict=True)]
+
+
 def diagnosed_call(rng: random.Random) -> None:
     """`diagnose` explains what others refuse: it raises for nothing, and what it says can be printed and kept."""
     features = hostile_map(rng)
@@ -130,7 +161,7 @@ def diagnosed_call(rng: random.Random) -> None:
 def faults(count: int) -> Iterator[str]:
     for seed in range(count):
         rng = random.Random(seed)
-        call = rng.choice([public_call, direct_call, diagnosed_call])
+        call = rng.choice([public_call, direct_call, multi_scale_call, diagnosed_call])
         try:
             call(rng)
         except roialign.RoIError as error:
@@ -139,7 +170,9 @@ def faults(count: int) -> Iterator[str]:
         except Exception as error:
             if re.search("can't allocate memory|calculation overflowed", str(error)):
                 continue
-            if call is not direct_call or not (isinstance(error, RuntimeError) and re.match(r"RA\d{3}: ", str(error))):
+            if call not in (direct_call, multi_scale_call) or not (
+                isinstance(error, RuntimeError) and re.match(r"RA\d{3}: ", str(error))
+            ):
                 yield f"{call.__name__} {seed}: {type(error).__name__}: {str(error).splitlines()[:1]}"
 
 

@@ -62,6 +62,8 @@ def call_operator(op, input=MAP, rois=ROIS, size=(2, 2), scale=1.0, ratio=-1, im
     grad = torch.ones(len(rois), 3, *size) if grad is None else grad
     shape = (input.shape[0] if images is None else images, *input.shape[2:])
     run = getattr(torch.ops.roialign, op)
+    if op.startswith("multi_scale"):
+        return call_multi_scale(run, op, input, rois, size, [scale, 0.5] * 2, ratio, shape, grad)
     if op == "roi_align":
         return run(input, rois, *size, scale, ratio, True)
     return (
@@ -71,6 +73,15 @@ def call_operator(op, input=MAP, rois=ROIS, size=(2, 2), scale=1.0, ratio=-1, im
     )
 
 
+def call_multi_scale(run, op, input, rois, size, cells, ratio, shape, grad):
+    levels = torch.zeros(len(rois), dtype=torch.int64)
+    if op == "multi_scale_roi_align":
+        return run([input], rois, levels, cells, *size, ratio, False)
+    if op.endswith("backward"):
+        return run(grad, rois, levels, shape[0], [shape[1]], [shape[2]], cells, ratio, False)
+    return run(grad, [input], rois, levels, cells, ratio, False)
+
+
 @pytest.mark.parametrize("op", library.names())
 @pytest.mark.parametrize(("bad", "code"), [row[1:] for row in BAD_DIRECT], ids=[row[0] for row in BAD_DIRECT])
 def test_bad_options_raise_from_the_registered_operators_too(op, bad, code):
@@ -78,7 +89,7 @@ def test_bad_options_raise_from_the_registered_operators_too(op, bad, code):
         call_operator(op, **bad)
 
 
-@pytest.mark.parametrize("op", ["roi_align_backward", "roi_align_backward_boxes"])
+@pytest.mark.parametrize("op", [name for name in library.names() if "backward" in name])
 def test_a_gradient_for_other_boxes_is_refused(op):
     with pytest.raises((RuntimeError, errors.RoIError), match=r"^RA\d{3}: "):
         call_operator(op, grad=torch.ones(5, 3, 2, 2))

@@ -21,10 +21,16 @@ def arguments_of(op: str, dtype: torch.dtype, requires_grad: bool) -> tuple:
     features = torch.rand(2, 3, 8, 9, dtype=dtype, requires_grad=requires_grad)
     rois = torch.tensor([[0.0, 1, 2, 9, 11], [1.0, 3, 1, 8, 20]], dtype=dtype, requires_grad=requires_grad)
     grad = torch.rand(2, 3, 2, 4, dtype=dtype, requires_grad=requires_grad)
+    maps = [features, torch.rand(2, 3, 5, 4, dtype=dtype, requires_grad=requires_grad)]
+    levels, cells = torch.tensor([1, 0]), [0.5, 0.5, 0.5, 0.25, 0.25, 0.1, 0.2, 0.0]
+    fixed_maps = [one.detach() for one in maps]
     return {
         "roi_align": (features, rois, 2, 4, *OPTIONS),
         "roi_align_backward": (grad, rois, 2, 8, 9, *OPTIONS),
         "roi_align_backward_boxes": (grad.detach(), features.detach(), rois.detach(), *OPTIONS),
+        "multi_scale_roi_align": (maps, rois, levels, cells, 2, 4, 2, False),
+        "multi_scale_roi_align_backward": (grad, rois, levels, 2, [8, 5], [9, 4], cells, 2, False),
+        "multi_scale_roi_align_backward_boxes": (grad.detach(), fixed_maps, rois.detach(), levels, cells, 2, False),
     }[op]
 
 

@@ -24,9 +24,10 @@ def run() -> None:
     print(f"instruction set   {torch.backends.cpu.get_cpu_capability()}")
     print(f"GPU               {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")
     print(f"C++ kernels       {library.why_no_cpu_kernels or f'loaded, {library.cpu_capability()}'}")
-    print("\noperator                     CPU         GPU")
+    width = max(map(len, library.names()))
+    print(f"\n{'operator':<{width}} CPU         GPU")
     for op in library.names():
-        print(f"{op:<28} {library.backend(op, 'cpu'):<11} {library.backend(op, 'cuda')}")
+        print(f"{op:<{width}} {library.backend(op, 'cpu'):<11} {library.backend(op, 'cuda')}")
 
 
 def _version(package: str) -> str:

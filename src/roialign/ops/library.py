@@ -1,4 +1,4 @@
-"""The operators as torch.library knows them: schema, fake, autograd, and which backend serves them.
+"""What torch.library knows of the operators, and which backend serves each.
 
 The reference is registered for every backend; a kernel library that loads takes its own over.
 """
@@ -8,131 +8,14 @@ from __future__ import annotations
 import ctypes
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from roialign.errors import FeatureMapError
-from roialign.ops import reference
-from roialign.ops.validate import check_operator, check_values, describe
+from roialign.ops import registered
 
-_OPTIONS = "float spatial_scale, int sampling_ratio, bool aligned"
-_SCHEMAS = {
-    "roi_align": (
-        f"(Tensor input, Tensor rois, SymInt pooled_height, SymInt pooled_width, {_OPTIONS})"
-        " -> (Tensor output, Tensor coverage)"
-    ),
-    "roi_align_backward": (
-        f"(Tensor grad, Tensor rois, SymInt images, SymInt height, SymInt width, {_OPTIONS}) -> Tensor"
-    ),
-    "roi_align_backward_boxes": f"(Tensor grad, Tensor input, Tensor rois, {_OPTIONS}) -> Tensor",
-}
 CPU_LIBRARY = Path(__file__).parent / "cpu" / "_kernels.so"
-
-for _name, _schema in _SCHEMAS.items():
-    torch.library.define(f"roialign::{_name}", _schema)
-
-_op: Any = torch.ops.roialign
-
-
-@torch.library.impl("roialign::roi_align", "CompositeExplicitAutograd")
-def _roi_align(input: Tensor, rois: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    check_operator(input, _size_nhw(input), rois, options[:2], *options[2:4])
-    check_values(input.shape[0], rois, *options)
-    return reference.roi_align(input, rois, *options)
-
-
-@torch.library.impl("roialign::roi_align_backward", "CompositeExplicitAutograd")
-def _roi_align_backward(grad: Tensor, rois: Tensor, images: int, height: int, width: int, *options: Any) -> Tensor:
-    _check_grad(grad, rois)
-    check_operator(grad, (images, height, width), rois, grad.shape[2:], *options[:2])
-    check_values(images, rois, *grad.shape[2:], *options)
-    return reference.roi_align_backward(grad, rois, images, height, width, *options)
-
-
-@torch.library.impl("roialign::roi_align_backward_boxes", "CompositeExplicitAutograd")
-def _roi_align_backward_boxes(grad: Tensor, input: Tensor, rois: Tensor, *options: Any) -> Tensor:
-    _check_grad(grad, rois)
-    check_operator(input, _size_nhw(input), rois, grad.shape[2:], *options[:2])
-    check_values(input.shape[0], rois, *grad.shape[2:], *options)
-    return reference.roi_align_backward_boxes(grad, input, rois, *options)
-
-
-def _size_nhw(input: Tensor) -> tuple[int, int, int]:
-    return (input.shape[0], input.shape[2], input.shape[3]) if input.dim() == 4 else (0, 0, 0)
-
-
-def _check_grad(grad: Tensor, rois: Tensor) -> None:
-    if grad.dim() != 4 or grad.shape[0] != len(rois):
-        raise FeatureMapError(
-            f"RA306: expected a gradient [K, C, h, w] with one entry for each of {len(rois)} boxes; got "
-            f"{describe(grad)}. It is made by autograd; call roialign.roi_align."
-        )
-
-
-@torch.library.register_fake("roialign::roi_align")
-def _(input: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, *options: Any) -> tuple[Tensor, Tensor]:
-    output = input.new_empty(rois.shape[0], input.shape[1], pooled_height, pooled_width)
-    return output, rois.new_empty(rois.shape[0])
-
-
-@torch.library.register_fake("roialign::roi_align_backward")
-def _(grad: Tensor, rois: Tensor, images: int, height: int, width: int, *options: Any) -> Tensor:
-    return grad.new_empty(images, grad.shape[1], height, width)
-
-
-@torch.library.register_fake("roialign::roi_align_backward_boxes")
-def _(grad: Tensor, input: Tensor, rois: Tensor, *options: Any) -> Tensor:
-    return torch.empty_like(rois)
-
-
-def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    features, rois, _, _, *options = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-    ctx.input_shape, ctx.options = features.shape, options
-    ctx.save_for_backward(features if ctx.needs_input_grad[1] else None, rois)
-
-
-def _differentiate_forward(ctx: Any, grad: Tensor | None, _grad_coverage: Tensor | None) -> tuple[Any, ...]:
-    features, rois = ctx.saved_tensors
-    images, _, height, width = ctx.input_shape
-    grad_input = grad_rois = None
-    if grad is not None and ctx.needs_input_grad[0]:
-        grad_input = _op.roi_align_backward(grad, rois, images, height, width, *ctx.options)
-    if grad is not None and ctx.needs_input_grad[1]:
-        grad_rois = _op.roi_align_backward_boxes(grad, features, rois, *ctx.options)
-    return grad_input, grad_rois, None, None, None, None, None
-
-
-def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, rois, _, _, _, *options = inputs
-    ctx.pooled_hw, ctx.options = grad.shape[2:], options
-    ctx.save_for_backward(grad if ctx.needs_input_grad[1] else None, rois)
-
-
-def _differentiate_backward(ctx: Any, grad_grad_input: Tensor) -> tuple[Any, ...]:
-    """The backward is linear in `grad`, and the forward is its transpose."""
-    grad, rois = ctx.saved_tensors
-    grad_grad = grad_rois = None
-    if ctx.needs_input_grad[0]:
-        grad_grad = _op.roi_align(grad_grad_input, rois, *ctx.pooled_hw, *ctx.options)[0]
-    if ctx.needs_input_grad[1]:
-        grad_rois = _op.roi_align_backward_boxes(grad, grad_grad_input, rois, *ctx.options)
-    return grad_grad, grad_rois, None, None, None, None, None, None
-
-
-def _refuse_second_derivative(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    raise RuntimeError(
-        "roi_align has no second derivative with respect to the boxes; detach the boxes, or differentiate twice with "
-        "respect to the features only"
-    )
-
-
-torch.library.register_autograd("roialign::roi_align", _differentiate_forward, setup_context=_save_forward)
-torch.library.register_autograd("roialign::roi_align_backward", _differentiate_backward, setup_context=_save_backward)
-torch.library.register_autograd("roialign::roi_align_backward_boxes", _refuse_second_derivative)
 
 
 def _load_cpu_kernels() -> str | None:
@@ -186,4 +69,4 @@ def backend(op: str, device_type: str) -> str:
 
 def names() -> list[str]:
     """The names of the registered operators."""
-    return list(_SCHEMAS)
+    return list(registered.SCHEMAS)

@@ -64,18 +64,28 @@ def get_policy() -> Policy:
 
 def look(call: RoICall, coverage: Tensor) -> None:
     """Warn or raise, as the policy says, if RoIs of `call` lie off the map."""
-    if _policy == "ignore" or coverage.numel() == 0 or float(coverage.min()) >= LEAST_COVERAGE or explain is None:
+    words = explain
+    if _policy == "ignore" or words is None or not any_low(coverage):
         return
-    if not bool(call.off_the_map(coverage).any()):
-        return
+    if bool(call.off_the_map(coverage).any()):
+        say(lambda: words(call, coverage))
+
+
+def any_low(coverage: Tensor) -> bool:
+    """Whether any RoI has most of its samples off the map."""
+    return coverage.numel() > 0 and float(coverage.min()) < LEAST_COVERAGE
+
+
+def say(words: Callable[[], str]) -> None:
+    """Warn, once for each line of code, or raise, as the policy says."""
     if _policy == "raise":
-        raise CoverageError(explain(call, coverage))
+        raise CoverageError(words())
     frame = calling_frame(("roialign", "torch"))
     site = (frame.f_code.co_filename, frame.f_lineno)
     if site in _noticed:
         return
     _noticed.add(site)
-    warnings.warn_explicit(explain(call, coverage), RoIWarning, *site)
+    warnings.warn_explicit(words(), RoIWarning, *site)
 
 
 def calling_frame(packages: Sequence[str]) -> FrameType:

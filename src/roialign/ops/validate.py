@@ -178,12 +178,18 @@ def usable_boxes(
     rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float, sampling_ratio: int, aligned: bool
 ) -> Tensor:
     """Rows [K] of `rois` whose coordinates are finite and, under adaptive sampling, can be counted."""
-    offset = 0.5 if aligned else 0.0
-    boxes = rois[:, 1:].detach() * spatial_scale - offset  # in the kernels' order, so that both draw one line
-    sizes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=-math.inf if aligned else 1.0)
-    grids = (sizes / sizes.new_tensor([pooled_width, pooled_height])).ceil().abs()
+    cells_xyxy = rois[:, 1:].detach() * spatial_scale - (0.5 if aligned else 0.0)
+    return _can_be_sampled(rois, cells_xyxy, (pooled_height, pooled_width), sampling_ratio, not aligned)
+
+
+def _can_be_sampled(
+    rois: Tensor, cells_xyxy: Tensor, pooled_hw: Sequence[int], sampling_ratio: int, widen: bool
+) -> Tensor:
+    """Rows [K]; `cells_xyxy` were computed in the kernels' order, so that both draw one line."""
+    sizes = (cells_xyxy[:, 2:] - cells_xyxy[:, :2]).clamp(min=1.0 if widen else -math.inf)
+    grids = (sizes / sizes.new_tensor([pooled_hw[1], pooled_hw[0]])).ceil().abs()
     countable = grids <= MAX_ADAPTIVE_GRID if sampling_ratio <= 0 else grids.isfinite()
-    return boxes.isfinite().all(1) & countable.all(1)
+    return rois[:, 1:].detach().isfinite().all(1) & cells_xyxy.isfinite().all(1) & countable.all(1)
 
 
 def usable_indices(rois: Tensor, images: int) -> Tensor:
@@ -197,7 +203,59 @@ def check_values(images: int, rois: Tensor, *options: Any) -> None:
 
     `options` are pooled_height, pooled_width, spatial_scale, sampling_ratio, aligned.
     """
-    unusable = ~usable_boxes(rois, *options)
+    _raise_for_rows(images, rois, usable_boxes(rois, *options))
+
+
+def check_maps(maps: Sequence[Tensor], cells: Sequence[float]) -> None:
+    """Raise unless `maps` are at least one map [N, C, H, W], all of one type, N and C, with four numbers for each."""
+    if not maps or len(cells) != 4 * len(maps):
+        raise errors.LevelError(
+            f"RA401: expected at least one feature map, with a grid for each; got {len(maps)} maps and {len(cells)} "
+            "numbers, which are four for each grid."
+        )
+    for one in maps:
+        if one.dim() != 4 or one.dtype != maps[0].dtype or one.shape[:2] != maps[0].shape[:2]:
+            raise errors.FeatureMapError(
+                f"RA306: expected feature maps [N, C, H, W] of one type, with the same N and C; got {describe(one)} "
+                f"beside {describe(maps[0])}. Pool levels of different depth in calls of their own."
+            )
+
+
+def check_levels(levels: Tensor, count: int, rois: Tensor) -> None:
+    """Raise unless `levels` [K] names one of `count` levels for each box; reads the values, so it waits for them."""
+    if levels.dtype != torch.int64 or levels.shape != rois.shape[:1] or levels.device != rois.device:
+        raise errors.LevelError(
+            f"RA401: expected the level of each box, int64 [{len(rois)}] on {rois.device}; got {describe(levels)} on "
+            f"{levels.device}. Use levels.long()."
+        )
+    outside = (levels < 0) | (levels >= count)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise errors.LevelError(
+            f"RA401: expected levels from 0 to {count - 1}, one for each feature map; got {int(outside.sum())} rows "
+            f"with another, the first levels[{row}] = {int(levels[row])}. Clamp them: levels.clamp(0, {count - 1})."
+        )
+
+
+def check_values_of_levels(
+    images: int,
+    rois: Tensor,
+    levels: Tensor,
+    cells: Sequence[float],
+    pooled_hw: Sequence[int],
+    sampling_ratio: int,
+    widen: bool,
+) -> None:
+    """`check_values` for boxes of several maps; `cells` are as `ops.multi_scale_roi_align` takes them."""
+    scale_y, shift_y, scale_x, shift_x = rois.new_tensor(cells).view(-1, 4)[levels].unbind(1)
+    scales, shifts = (torch.stack([x, y, x, y], 1) for x, y in ((scale_x, scale_y), (shift_x, shift_y)))
+    cells_xyxy = rois[:, 1:].detach() * scales - shifts
+    _raise_for_rows(images, rois, _can_be_sampled(rois, cells_xyxy, pooled_hw, sampling_ratio, widen))
+
+
+def _raise_for_rows(images: int, rois: Tensor, usable: Tensor) -> None:
+    """Raise for the first row of `rois` [K, 5] that is not usable or names no image."""
+    unusable = ~usable
     if bool(unusable.any()):
         row = int(unusable.nonzero()[0])
         raise errors.BoxesValueError(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from roialign.doctor.findings import Problem
 from roialign.ops.calls import RoICall
-from roialign.ops.reference.sampling import AxisSamples
+from roialign.ops.reference.sampling import AxisSamples, BoxRule
 
 BoxXYXY = tuple[float, float, float, float]
 
@@ -147,10 +147,10 @@ def read_cells_xyxy(call: RoICall) -> Tensor:
 def _axes(call: RoICall) -> tuple[AxisSamples, AxisSamples]:
     _, x1, y1, x2, y2 = call.rois.detach().cpu().unbind(1)
     (bins_y, bins_x), (height, width) = call.output_size_hw, call.map_size_hw
-    options = (call.spatial_scale, call.sampling_ratio, call.aligned)
+    rule = BoxRule.of_scale(call.spatial_scale, call.sampling_ratio, call.aligned)
     return (
-        AxisSamples.of_boxes(y1, y2, bins_y, height, *options),
-        AxisSamples.of_boxes(x1, x2, bins_x, width, *options),
+        AxisSamples.of_boxes(y1, y2, bins_y, height, rule.rows, rule),
+        AxisSamples.of_boxes(x1, x2, bins_x, width, rule.columns, rule),
     )
 
 

@@ -117,8 +117,10 @@ inline void check_arguments(const Tensor& tensor, const Tensor& rois, const Geom
   if (geometry.sampling_ratio > kMaxSamplingRatio) {
     fail("RA506: expected a sampling_ratio of at most ", kMaxSamplingRatio);
   }
-  if (!(geometry.spatial_scale > 0 && std::isfinite(geometry.spatial_scale))) {
-    fail("RA105: expected a finite spatial_scale above zero, got ", geometry.spatial_scale);
+  for (const AxisCells& cells : {geometry.rows, geometry.columns}) {
+    if (!(cells.scale > 0 && std::isfinite(cells.scale) && std::isfinite(cells.shift))) {
+      fail("RA105: expected a finite scale above zero and a finite shift, got ", cells.scale, " and ", cells.shift);
+    }
   }
 }
 
@@ -133,6 +135,9 @@ inline void check_grad(const Tensor& grad, const Tensor& rois) {
     fail("RA306: expected a gradient [K, C, h, w] with one entry for each box");
   }
 }
+
+// The cells that torchvision's two arguments describe, on both axes.
+inline AxisCells cells_of(double spatial_scale, bool aligned) { return {spatial_scale, aligned ? 0.5 : 0.0}; }
 
 inline Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);

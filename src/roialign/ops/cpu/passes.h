@@ -7,16 +7,15 @@
 
 namespace roialign {
 
-// Plans of all RoIs, in passes that bound their memory. RoIs of bad values are reported before any
-// plan is made, in the order of the rows.
+// Plans of some RoIs, in passes that bound their memory. RoIs of bad values are reported before any
+// plan is made, in the order given.
 template <typename T>
 class Passes {
  public:
-  Passes(const T* rois, int64_t count, const Geometry& geometry, const PlanForm& form)
-      : rois(rois), geometry(geometry), form(form), order(count), bounds{0} {
-    for (int64_t row = 0; row < count; ++row) {
+  Passes(const T* rois, std::vector<int64_t> rows, const Geometry& geometry, const PlanForm& form)
+      : rois(rois), geometry(geometry), form(form), order(std::move(rows)), bounds{0} {
+    for (const int64_t row : order) {
       samples_of(row);
-      order[row] = row;
     }
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
       const T* first = rois + a * 5;
@@ -24,6 +23,7 @@ class Passes {
       return first[0] != second[0] ? first[0] < second[0] : first[2] < second[2];
     });
     double bytes = 0;
+    const int64_t count = static_cast<int64_t>(order.size());
     for (int64_t place = 0; place < count; ++place) {
       const double more = bytes_of(samples_of(order[place]));
       if (bytes > 0 && bytes + more > kBytesPerPass) {

@@ -16,22 +16,28 @@ template <typename... Parts>
   throw std::runtime_error(text.str());
 }
 
+// How coordinates of boxes become cells of the map along one axis: cell = coordinate * scale - shift.
+struct AxisCells {
+  double scale;
+  double shift;
+};
+
 struct Geometry {
   int64_t images, channels, height, width;
   PooledSize pooled;
-  double spatial_scale;
+  AxisCells rows, columns;
   int64_t sampling_ratio;
-  bool aligned;
+  bool widen;  // boxes to at least one cell
 };
 
 template <typename T>
 AxisSamples<T> axis_samples(
-    T low, T high, int64_t pooled, int64_t extent, const Geometry& geometry, int64_t row) {
-  const T scale = static_cast<T>(geometry.spatial_scale);
-  const T offset = geometry.aligned ? T(0.5) : T(0);
-  const T start = low * scale - offset;
-  T size = (high * scale - offset) - start;
-  if (!geometry.aligned) {
+    T low, T high, int64_t pooled, int64_t extent, const AxisCells& cells, const Geometry& geometry, int64_t row) {
+  const T scale = static_cast<T>(cells.scale);
+  const T shift = static_cast<T>(cells.shift);
+  const T start = low * scale - shift;
+  T size = (high * scale - shift) - start;
+  if (geometry.widen) {
     size = std::max(size, T(1));
   }
   const T bin = size / static_cast<T>(pooled);
@@ -54,8 +60,10 @@ struct RoiSamples {
 
   RoiSamples(const T* roi, int64_t row, const Geometry& geometry)
       : image(checked_image(roi[0], row, geometry)),
-        rows(axis_samples<T>(roi[2], roi[4], geometry.pooled.height, geometry.height, geometry, row)),
-        columns(axis_samples<T>(roi[1], roi[3], geometry.pooled.width, geometry.width, geometry, row)) {}
+        rows(axis_samples<T>(
+            roi[2], roi[4], geometry.pooled.height, geometry.height, geometry.rows, geometry, row)),
+        columns(axis_samples<T>(
+            roi[1], roi[3], geometry.pooled.width, geometry.width, geometry.columns, geometry, row)) {}
 
  private:
   static int64_t checked_image(T image, int64_t row, const Geometry& geometry) {

@@ -3,7 +3,7 @@
 //
 // out[c] = Ay * F[c] * Ax^T, where Ay and Ax hold the merged bilinear weights of a RoI's rows and
 // columns. They are made once for each RoI; threads then share out RoIs and blocks of channels.
-#include "operator.h"
+#include "levels.h"
 
 namespace roialign {
 namespace {
@@ -37,7 +37,8 @@ struct Layout {
 };
 
 template <typename scalar_t>
-void pool(const Tensor& input, const Tensor& rois, const Geometry& geometry, Tensor& output, Tensor& coverage) {
+void pool(
+    const Tensor& input, const Tensor& rois, Rows rows, const Geometry& geometry, Tensor& output, Tensor& coverage) {
   using T = compute_t<scalar_t>;
   const Layout<scalar_t> layout(input, geometry);
   const scalar_t* features = values_of<scalar_t>(input);
@@ -47,8 +48,7 @@ void pool(const Tensor& input, const Tensor& rois, const Geometry& geometry, Ten
   const int64_t channels = geometry.channels, cells = geometry.pooled.cells();
   const int64_t plane_bytes = geometry.height * geometry.width * static_cast<int64_t>(sizeof(scalar_t));
   const int64_t lanes = std::min(vector_lanes<T>(), geometry.width);
-  prefer_large_pages(pooled, rois.size(0) * channels * cells * static_cast<int64_t>(sizeof(scalar_t)));
-  Passes<T> passes(rois.const_data_ptr<T>(), rois.size(0), geometry, layout.form);
+  Passes<T> passes(rois.const_data_ptr<T>(), std::move(rows), geometry, layout.form);
   for (int64_t pass = 0; pass < passes.count(); ++pass) {
     const auto& plans = passes.plans(pass);
     const int64_t size = passes.size(pass);
@@ -85,24 +85,29 @@ Tensor readable(const Tensor& input) {
 }
 
 std::tuple<Tensor, Tensor> roi_align(
-    const Tensor& given_input, const Tensor& given_rois, int64_t pooled_height, int64_t pooled_width,
+    const Tensor& input, const Tensor& given_rois, int64_t pooled_height, int64_t pooled_width,
     double spatial_scale, int64_t sampling_ratio, bool aligned) {
-  check_map(given_input);
-  const Geometry geometry{
-      given_input.size(0), given_input.size(1), given_input.size(2), given_input.size(3),
-      {pooled_height, pooled_width}, spatial_scale, sampling_ratio, aligned};
-  check_arguments(given_input, given_rois, geometry);
-  const Tensor input = readable(given_input), rois = as_contiguous(given_rois);
-  Tensor output = torch::stable::new_empty(
-      input, {rois.size(0), input.size(1), pooled_height, pooled_width});
-  Tensor coverage = torch::stable::new_empty(rois, {rois.size(0)});
-  dispatch(input.scalar_type(), [&](auto scalar) {
-    pool<decltype(scalar)>(input, rois, geometry, output, coverage);
-  });
+  const AxisCells cells = cells_of(spatial_scale, aligned);
+  const Geometry geometry =
+      geometry_of(input, {pooled_height, pooled_width}, cells, cells, sampling_ratio, !aligned);
+  check_arguments(input, given_rois, geometry);
+  const Tensor rois = as_contiguous(given_rois);
+  auto [output, coverage] = new_output(input, rois, geometry);
+  pool_level(input, rois, all_rows(rois), geometry, output, coverage);
   return {output, coverage};
 }
 
 }  // namespace
+
+void pool_level(
+    const Tensor& given_input, const Tensor& rois, Rows rows, const Geometry& geometry, Tensor& output,
+    Tensor& coverage) {
+  const Tensor input = readable(given_input);
+  dispatch(input.scalar_type(), [&](auto scalar) {
+    pool<decltype(scalar)>(input, rois, std::move(rows), geometry, output, coverage);
+  });
+}
+
 }  // namespace roialign
 
 STABLE_TORCH_LIBRARY_IMPL(roialign, CPU, m) {

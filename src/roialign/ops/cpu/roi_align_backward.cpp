@@ -2,7 +2,7 @@
 //
 // Threads share out channels and, where those are few, rows of the map. Each cell gets its summands
 // from one thread in the order of the plans: the gradient is the same for any number of threads.
-#include "operator.h"
+#include "levels.h"
 
 namespace roialign {
 namespace {
@@ -103,14 +103,14 @@ void round_slab(const Slab<T>& slab, const Geometry& geometry, scalar_t* result)
 }
 
 template <typename scalar_t>
-void scatter(const Tensor& grad, const Tensor& rois, const Geometry& geometry, Tensor& grad_input) {
+void scatter(const Tensor& grad, const Tensor& rois, Rows boxes, const Geometry& geometry, Tensor& grad_input) {
   using T = compute_t<scalar_t>;
   const int64_t lanes = vector_lanes<T>();
   const int64_t channels = geometry.channels, height = geometry.height, width = geometry.width;
   scalar_t* result = static_cast<scalar_t*>(grad_input.mutable_data_ptr());
   prefer_large_pages(
       result, geometry.images * channels * height * width * static_cast<int64_t>(sizeof(scalar_t)));
-  Passes<T> passes(rois.const_data_ptr<T>(), rois.size(0), geometry, {width, 1, lanes, lanes, true});
+  Passes<T> passes(rois.const_data_ptr<T>(), std::move(boxes), geometry, {width, 1, lanes, lanes, true});
   if constexpr (std::is_same_v<scalar_t, T>) {
     scatter_slab<scalar_t, T>(
         grad, geometry, passes, {0, channels, 0, height, result, height * width, channels * height * width});
@@ -136,19 +136,25 @@ Tensor roi_align_backward(
     const Tensor& grad, const Tensor& given_rois, int64_t images, int64_t height, int64_t width,
     double spatial_scale, int64_t sampling_ratio, bool aligned) {
   check_grad(grad, given_rois);
+  const AxisCells cells = cells_of(spatial_scale, aligned);
   const Geometry geometry{
-      images, grad.size(1), height, width, {grad.size(2), grad.size(3)},
-      spatial_scale, sampling_ratio, aligned};
+      images, grad.size(1), height, width, {grad.size(2), grad.size(3)}, cells, cells, sampling_ratio, !aligned};
   check_arguments(grad, given_rois, geometry);
   const Tensor rois = as_contiguous(given_rois);
-  Tensor grad_input = torch::stable::new_empty(grad, {images, grad.size(1), height, width});
+  return scatter_level(grad, rois, all_rows(rois), geometry);
+}
+
+}  // namespace
+
+Tensor scatter_level(const Tensor& grad, const Tensor& rois, Rows rows, const Geometry& geometry) {
+  Tensor grad_input = torch::stable::new_empty(
+      grad, {geometry.images, geometry.channels, geometry.height, geometry.width});
   dispatch(grad.scalar_type(), [&](auto scalar) {
-    scatter<decltype(scalar)>(grad, rois, geometry, grad_input);
+    scatter<decltype(scalar)>(grad, rois, std::move(rows), geometry, grad_input);
   });
   return grad_input;
 }
 
-}  // namespace
 }  // namespace roialign
 
 STABLE_TORCH_LIBRARY_IMPL(roialign, CPU, m) {

@@ -2,7 +2,7 @@
 //
 // Channels are taken in blocks of a fixed size, whose sums are added up in order: the gradient is the
 // same for any number of threads.
-#include "operator.h"
+#include "levels.h"
 
 namespace roialign {
 namespace {
@@ -22,7 +22,7 @@ struct AxisGradient {
 template <typename T, typename CellOf>
 AxisGradient differentiate(
     const AxisSamples<T>& samples, const Sparse<T>& taps, const CellOf& cell_of, const double* of_taps,
-    bool aligned) {
+    bool widen) {
   const auto value_at = [&](int64_t bin, int64_t cell) {
     int64_t low = taps.begin[bin], high = taps.begin[bin + 1] - 1;
     while (low < high) {
@@ -44,7 +44,7 @@ AxisGradient differentiate(
       }
     }
   }
-  if (!aligned && !(samples.bin * static_cast<T>(samples.pooled) > T(1))) {
+  if (widen && !(samples.bin * static_cast<T>(samples.pooled) > T(1))) {
     gradient.size = 0;  // widened to one cell, whatever the box's size
   }
   return gradient;
@@ -83,8 +83,8 @@ class Correlator {
       return plan.starts[slot / lanes] + slot % lanes;
     };
     return {
-        differentiate(samples.rows, plan.rows, row_of, of_rows.data(), geometry.aligned),
-        differentiate(samples.columns, plan.columns, column_of, of_columns.data(), geometry.aligned)};
+        differentiate(samples.rows, plan.rows, row_of, of_rows.data(), geometry.widen),
+        differentiate(samples.columns, plan.columns, column_of, of_columns.data(), geometry.widen)};
   }
 
  private:
@@ -97,13 +97,14 @@ class Correlator {
 
 template <typename scalar_t>
 void correlate(
-    const Tensor& grad, const Tensor& input, const Tensor& rois, const Geometry& geometry, Tensor& grad_rois) {
+    const Tensor& grad, const Tensor& input, const Tensor& rois, Rows rows, const Geometry& geometry,
+    Tensor& grad_rois) {
   using T = compute_t<scalar_t>;
   T* result = grad_rois.mutable_data_ptr<T>();
   const int64_t blocks = (geometry.channels + kChannelsAtOnce - 1) / kChannelsAtOnce;
   const int64_t lanes = vector_lanes<T>();
   Passes<T> passes(
-      rois.const_data_ptr<T>(), rois.size(0), geometry, {row_pitch(input), 1, lanes, lanes, false});
+      rois.const_data_ptr<T>(), std::move(rows), geometry, {row_pitch(input), 1, lanes, lanes, false});
   for (int64_t pass = 0; pass < passes.count(); ++pass) {
     const auto& plans = passes.plans(pass);
     const int64_t size = passes.size(pass);
@@ -129,37 +130,43 @@ void correlate(
       }
       T* to = result + plans[k].row * 5;
       to[0] = T(0);
-      to[1] = static_cast<T>((sum.columns.start - sum.columns.size) * geometry.spatial_scale);
-      to[2] = static_cast<T>((sum.rows.start - sum.rows.size) * geometry.spatial_scale);
-      to[3] = static_cast<T>(sum.columns.size * geometry.spatial_scale);
-      to[4] = static_cast<T>(sum.rows.size * geometry.spatial_scale);
+      to[1] = static_cast<T>((sum.columns.start - sum.columns.size) * geometry.columns.scale);
+      to[2] = static_cast<T>((sum.rows.start - sum.rows.size) * geometry.rows.scale);
+      to[3] = static_cast<T>(sum.columns.size * geometry.columns.scale);
+      to[4] = static_cast<T>(sum.rows.size * geometry.rows.scale);
     }
   }
 }
 
 Tensor roi_align_backward_boxes(
-    const Tensor& grad, const Tensor& given_input, const Tensor& given_rois, double spatial_scale,
-    int64_t sampling_ratio, bool aligned) {
-  check_map(given_input);
+    const Tensor& grad, const Tensor& input, const Tensor& given_rois, double spatial_scale, int64_t sampling_ratio,
+    bool aligned) {
   check_grad(grad, given_rois);
-  const Geometry geometry{
-      given_input.size(0), given_input.size(1), given_input.size(2), given_input.size(3),
-      {grad.size(2), grad.size(3)}, spatial_scale, sampling_ratio, aligned};
-  check_arguments(given_input, given_rois, geometry);
+  const AxisCells cells = cells_of(spatial_scale, aligned);
+  const Geometry geometry =
+      geometry_of(input, {grad.size(2), grad.size(3)}, cells, cells, sampling_ratio, !aligned);
+  check_arguments(input, given_rois, geometry);
+  const Tensor rois = as_contiguous(given_rois);
+  Tensor grad_rois = torch::stable::new_empty(rois, {rois.size(0), 5});
+  correlate_level(grad, input, rois, all_rows(rois), geometry, grad_rois);
+  return grad_rois;
+}
+
+}  // namespace
+
+void correlate_level(
+    const Tensor& grad, const Tensor& given_input, const Tensor& rois, Rows rows, const Geometry& geometry,
+    Tensor& grad_rois) {
   if (grad.size(1) != geometry.channels || grad.scalar_type() != given_input.scalar_type() || !grad.is_cpu()) {
     fail("RA505: expected a gradient of the type and with the channels of the features");
   }
   const bool in_place = has_dense_rows(given_input) && row_pitch(given_input) != 0;
   const Tensor input = in_place ? given_input : torch::stable::contiguous(given_input);
-  const Tensor rois = as_contiguous(given_rois);
-  Tensor grad_rois = torch::stable::new_empty(rois, {rois.size(0), 5});
   dispatch(input.scalar_type(), [&](auto scalar) {
-    correlate<decltype(scalar)>(grad, input, rois, geometry, grad_rois);
+    correlate<decltype(scalar)>(grad, input, rois, std::move(rows), geometry, grad_rois);
   });
-  return grad_rois;
 }
 
-}  // namespace
 }  // namespace roialign
 
 STABLE_TORCH_LIBRARY_IMPL(roialign, CPU, m) {

@@ -1,5 +1,12 @@
 """Readable pure-PyTorch definitions of the operators: the specification of the kernels."""
 
+from roialign.ops.reference.multi_scale_roi_align import multi_scale_roi_align as multi_scale_roi_align
+from roialign.ops.reference.multi_scale_roi_align import (
+    multi_scale_roi_align_backward as multi_scale_roi_align_backward,
+)
+from roialign.ops.reference.multi_scale_roi_align import (
+    multi_scale_roi_align_backward_boxes as multi_scale_roi_align_backward_boxes,
+)
 from roialign.ops.reference.roi_align import roi_align as roi_align
 from roialign.ops.reference.roi_align import roi_align_backward as roi_align_backward
 from roialign.ops.reference.roi_align import roi_align_backward_boxes as roi_align_backward_boxes

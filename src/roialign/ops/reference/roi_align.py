@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roialign.ops.reference.sampling import AxisSamples, Bilinear
+from roialign.ops.reference.sampling import AxisSamples, Bilinear, BoxRule
 
 _VALUES_AT_ONCE = 1 << 22
 
@@ -62,10 +62,35 @@ def roi_align(
     aligned: bool,
 ) -> tuple[Tensor, Tensor]:
     """Pool features [K, C, pooled_height, pooled_width], and the coverage [K] of each RoI."""
+    return pool(input, rois, (pooled_height, pooled_width), BoxRule.of_scale(spatial_scale, sampling_ratio, aligned))
+
+
+def roi_align_backward(
+    grad: Tensor,
+    rois: Tensor,
+    images: int,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Gradient [N, C, H, W] with respect to the features, for `grad` [K, C, ph, pw] of the output."""
+    return scatter(grad, rois, (images, height, width), BoxRule.of_scale(spatial_scale, sampling_ratio, aligned))
+
+
+def roi_align_backward_boxes(
+    grad: Tensor, input: Tensor, rois: Tensor, spatial_scale: float, sampling_ratio: int, aligned: bool
+) -> Tensor:
+    """Gradient [K, 5] with respect to the boxes; the image index gets none."""
+    return correlate(grad, input, rois, BoxRule.of_scale(spatial_scale, sampling_ratio, aligned))
+
+
+def pool(input: Tensor, rois: Tensor, pooled_hw: tuple[int, int], rule: BoxRule) -> tuple[Tensor, Tensor]:
+    """Features [K, C, ph, pw] and coverage [K] of the RoIs on one map."""
     features = input.to(rois.dtype)
-    pooled_hw, options = (pooled_height, pooled_width), (spatial_scale, sampling_ratio, aligned)
     outputs, coverages, order = [], [], []
-    for chunk in _chunks(rois, input.shape, pooled_hw, *options):
+    for chunk in _chunks(rois, input.shape, pooled_hw, rule):
         on_map = chunk.on_map
         pooled = []
         for planes in features[chunk.image].split(_channels_at_once(on_map)):
@@ -83,20 +108,12 @@ def roi_align(
     return torch.cat(outputs)[restore].to(input.dtype), torch.cat(coverages)[restore].detach()
 
 
-def roi_align_backward(
-    grad: Tensor,
-    rois: Tensor,
-    images: int,
-    height: int,
-    width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    """Gradient [N, C, H, W] with respect to the features, for `grad` [K, C, ph, pw] of the output."""
+def scatter(grad: Tensor, rois: Tensor, size_nhw: tuple[int, int, int], rule: BoxRule) -> Tensor:
+    """Gradient [N, C, H, W] to the features of one map."""
+    images, height, width = size_nhw
     input_shape = torch.Size((images, grad.shape[1], height, width))
     grad_input = rois.new_zeros(input_shape)
-    for chunk in _chunks(rois, input_shape, grad.shape[2:], spatial_scale, sampling_ratio, aligned):
+    for chunk in _chunks(rois, input_shape, grad.shape[2:], rule):
         on_map = chunk.on_map
         upstream = (grad[chunk.members].to(rois.dtype) / chunk.divisor).transpose(0, 1)  # [C, k, ph, pw]
         planes = grad_input[chunk.image].flatten(1)
@@ -109,13 +126,11 @@ def roi_align_backward(
     return grad_input.to(grad.dtype)
 
 
-def roi_align_backward_boxes(
-    grad: Tensor, input: Tensor, rois: Tensor, spatial_scale: float, sampling_ratio: int, aligned: bool
-) -> Tensor:
-    """Gradient [K, 5] with respect to the boxes; the image index gets none."""
+def correlate(grad: Tensor, input: Tensor, rois: Tensor, rule: BoxRule) -> Tensor:
+    """Gradient [K, 5] to the RoIs on one map."""
     features = input.to(rois.dtype)
     grad_rois = torch.zeros_like(rois)
-    for chunk in _chunks(rois, input.shape, grad.shape[2:], spatial_scale, sampling_ratio, aligned):
+    for chunk in _chunks(rois, input.shape, grad.shape[2:], rule):
         on_map = chunk.on_map
         upstream = (grad[chunk.members].to(rois.dtype) / chunk.divisor).transpose(0, 1)  # [C, k, ph, pw]
         ly, lx = (taps.fraction for taps in (chunk.row_taps, chunk.column_taps))
@@ -130,9 +145,8 @@ def roi_align_backward_boxes(
             left, right = top_left.lerp(bottom_left, along_y), top_right.lerp(bottom_right, along_y)
             grad_ly += (bottom - top).sum((2, 4))
             grad_lx += (right - left).sum((1, 3))
-        options = (spatial_scale, aligned)
-        grad_y1, grad_y2 = chunk.row_taps.differentiate(grad_ly, chunk.rows, *options)
-        grad_x1, grad_x2 = chunk.column_taps.differentiate(grad_lx, chunk.columns, *options)
+        grad_y1, grad_y2 = chunk.row_taps.differentiate(grad_ly, chunk.rows, rule.rows.scale, rule.widen)
+        grad_x1, grad_x2 = chunk.column_taps.differentiate(grad_lx, chunk.columns, rule.columns.scale, rule.widen)
         grad_rois[chunk.members, 1:] = torch.stack([grad_x1, grad_y1, grad_x2, grad_y2], dim=1)
     return grad_rois
 
@@ -142,19 +156,13 @@ def _channels_at_once(on_map: Tensor) -> int:
 
 
 def _chunks(
-    rois: Tensor,
-    input_shape: torch.Size,
-    pooled_hw: tuple[int, int] | torch.Size,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
+    rois: Tensor, input_shape: torch.Size, pooled_hw: tuple[int, int] | torch.Size, rule: BoxRule
 ) -> Iterator[_Chunk]:
     """Cut the RoIs of each image into chunks of like size, each with a bounded number of samples to read."""
-    options = (spatial_scale, sampling_ratio, aligned)
     _, channels, height, width = input_shape
     _, x1, y1, x2, y2 = rois.unbind(1)
-    rows = AxisSamples.of_boxes(y1, y2, pooled_hw[0], height, *options)
-    columns = AxisSamples.of_boxes(x1, x2, pooled_hw[1], width, *options)
+    rows = AxisSamples.of_boxes(y1, y2, pooled_hw[0], height, rule.rows, rule)
+    columns = AxisSamples.of_boxes(x1, x2, pooled_hw[1], width, rule.columns, rule)
     grids = rows.grid.clamp(1, 2 * height) * columns.grid.clamp(1, 2 * width)
     sizes = grids * (pooled_hw[0] * pooled_hw[1] * max(channels, 1))
     images = rois[:, 0].detach().long()

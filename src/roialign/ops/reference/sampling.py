@@ -7,11 +7,42 @@ weight of a row do not depend on the column. This file is the specification of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class AxisCells(NamedTuple):
+    """How coordinates of boxes become cells of the map along one axis: cell = coordinate * scale - shift."""
+
+    scale: float
+    shift: float
+
+
+class BoxRule(NamedTuple):
+    """How boxes are read: along both axes, with how many samples, and whether widened to at least one cell."""
+
+    rows: AxisCells
+    columns: AxisCells
+    sampling_ratio: int
+    widen: bool
+
+    @classmethod
+    def of_scale(cls, spatial_scale: float, sampling_ratio: int, aligned: bool) -> BoxRule:
+        """The rule that torchvision's arguments describe."""
+        cells = AxisCells(spatial_scale, 0.5 if aligned else 0.0)
+        return cls(cells, cells, sampling_ratio, not aligned)
+
+
+def rules_of(cells: Sequence[float], sampling_ratio: int, widen: bool) -> list[BoxRule]:
+    """The rule of each level, from four numbers: scale and shift of the rows, then of the columns."""
+    return [
+        BoxRule(AxisCells(*cells[i : i + 2]), AxisCells(*cells[i + 2 : i + 4]), sampling_ratio, widen)
+        for i in range(0, len(cells), 4)
+    ]
 
 
 @dataclass(frozen=True)
@@ -31,19 +62,17 @@ class AxisSamples:
         high: Tensor,
         pooled: int,
         extent: int,
-        spatial_scale: float,
-        sampling_ratio: int,
-        aligned: bool,
+        cells: AxisCells,
+        rule: BoxRule,
     ) -> AxisSamples:
-        offset = 0.5 if aligned else 0.0
-        start = low * spatial_scale - offset
-        size = (high * spatial_scale - offset) - start
-        if not aligned:
+        start = low * cells.scale - cells.shift
+        size = (high * cells.scale - cells.shift) - start
+        if rule.widen:
             size = size.clamp(min=1.0)
         bin_size = size / pooled
         grid = bin_size.detach().ceil().long()
-        if sampling_ratio > 0:
-            grid = torch.full_like(grid, sampling_ratio)
+        if rule.sampling_ratio > 0:
+            grid = torch.full_like(grid, rule.sampling_ratio)
         return cls(start, bin_size, grid, pooled, extent)
 
     def __getitem__(self, members: Tensor) -> AxisSamples:
@@ -120,7 +149,7 @@ class Bilinear:
         return self.on_map.sum((1, 2)).to(samples.start.dtype) / total
 
     def differentiate(
-        self, grad_fraction: Tensor, samples: AxisSamples, spatial_scale: float, aligned: bool
+        self, grad_fraction: Tensor, samples: AxisSamples, scale: float, widen: bool
     ) -> tuple[Tensor, Tensor]:
         """Gradients [K] with respect to the low and the high side of the boxes.
 
@@ -133,6 +162,6 @@ class Bilinear:
         bins_from_start = bins + (self.index.to(position.dtype) + 0.5) / samples.grid.clamp(min=1)[:, None, None]
         grad_start = grad_position.sum((1, 2))
         grad_size = (grad_position * bins_from_start).sum((1, 2)) / samples.pooled
-        if not aligned:
+        if widen:
             grad_size = torch.where(samples.bin * samples.pooled > 1, grad_size, 0.0)
-        return (grad_start - grad_size) * spatial_scale, grad_size * spatial_scale
+        return (grad_start - grad_size) * scale, grad_size * scale

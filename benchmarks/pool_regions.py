@@ -1,0 +1,98 @@
+"""pool_regions on the CPU against torchvision's MultiScaleRoIAlign, on the pyramid of W3: verified first, then timed.
+
+Run by `make bench`. The grids have the offset 0, which is what MultiScaleRoIAlign means, so both pool the same. What is
+timed is all that a user calls: the choice of levels and the pooling of all of them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import product
+from pathlib import Path
+
+import torch
+import torchvision
+from tests.ops import tolerances
+from torch import Tensor
+
+import roialign
+from roialign import FeatureGrid
+
+from .environment import Neighbours, environment
+from .implementations import BACKWARD, FORWARD, ROIALIGN, TORCHVISION, Call
+from .report import provenance, times_table
+from .results import TimeRow, as_csv, write_all
+from .timing import Budget, time_in_turn
+from .workloads import LAYOUTS, SAMPLING_RATIOS, WORKLOADS, Setting
+
+RESULTS = Path(__file__).parent / "results"
+BUDGET = Budget(least_repeats=7, seconds=3.0)
+(W3,) = (workload for workload in WORKLOADS if workload.name == "W3")
+
+
+def pools(setting: Setting, maps: dict[str, Tensor]) -> dict[str, Call]:
+    """Functions that pool all boxes from the levels that their sizes ask for."""
+    boxes_xyxy = W3.make_boxes()
+    grids = {
+        name: FeatureGrid((one.shape[2], one.shape[3]), (float(stride), float(stride)), (0.0, 0.0))
+        for stride, (name, one) in zip(W3.strides, maps.items(), strict=True)
+    }
+    pooler = torchvision.ops.MultiScaleRoIAlign(list(maps), W3.output_size, setting.sampling_ratio)
+    ratio = setting.sampling_ratio
+    return {
+        ROIALIGN: lambda: [roialign.pool_regions(maps, [boxes_xyxy], W3.output_size, grids, sampling_ratio=ratio)],
+        TORCHVISION: lambda: [pooler(OrderedDict(maps), [boxes_xyxy], [W3.image_size_hw])],
+    }
+
+
+def calls(setting: Setting, direction: str) -> dict[str, Call]:
+    """What is timed; the gradient is that to all maps."""
+    maps = {
+        str(index): level.features.requires_grad_(direction == BACKWARD) for index, level in enumerate(setting.levels())
+    }
+    forward = pools(setting, maps)
+    if direction == FORWARD:
+        return forward
+    outputs = {name: call() for name, call in forward.items()}
+    upstream = setting.upstream_like(outputs[ROIALIGN])
+
+    def differentiate(output: list[Tensor]) -> Call:
+        return lambda: torch.autograd.grad(output, list(maps.values()), upstream, retain_graph=True)
+
+    return {name: differentiate(output) for name, output in outputs.items()}
+
+
+def verify(setting: Setting) -> None:
+    """End the program unless features and gradients are torchvision's."""
+    try:
+        for direction in (FORWARD, BACKWARD):
+            results = {name: call() for name, call in calls(setting, direction).items()}
+            for ours, theirs in zip(results[ROIALIGN], results[TORCHVISION], strict=True):
+                tolerances.assert_close(ours, theirs, theirs)
+    except AssertionError as error:
+        raise SystemExit(f"the results differ, so nothing is timed. {direction} of {setting}: {error}") from error
+
+
+def main() -> None:
+    rows, where, neighbours = [], environment(), Neighbours()
+    for ratio, layout, direction in product(SAMPLING_RATIOS, LAYOUTS, (FORWARD, BACKWARD)):
+        setting = Setting(W3, ratio, layout=layout)
+        if direction == FORWARD:
+            verify(setting)
+        times = time_in_turn(calls(setting, direction), BUDGET)
+        print(f"{direction} of {setting}: {times[TORCHVISION].median_ms / times[ROIALIGN].median_ms:.1f}x", flush=True)
+        options = (ratio, setting.dtype, layout, torch.get_num_threads())
+        rows += [TimeRow(W3.name, W3.description, direction, *options, name, own) for name, own in times.items()]
+    where["cpus_used_by_others"] = f"{neighbours.cpus():.2f}"
+    page = (
+        f"# pool_regions on the CPU\n\n{provenance(where)}\n"
+        f"All levels of a pyramid in one call, the choice of levels included, against torchvision's\n"
+        f"`MultiScaleRoIAlign`: {W3.description}. {torch.get_num_threads()} threads, float32. Milliseconds: median\n"
+        f"(first to third quartile), both called in turn in one process, after their results were found equal.\n\n"
+        f"{times_table(rows)}\n"
+    )
+    write_all(RESULTS, {"pool_regions.md": page.encode(), "pool_regions.csv": as_csv(rows, where).encode()})
+
+
+if __name__ == "__main__":
+    main()
