@@ -11,9 +11,11 @@ from roialign import errors
 FAMILY = [
     (errors.BoxesShapeError, AssertionError),
     (errors.BoxesValueError, ValueError),
+    (errors.FrameError, ValueError),
     (errors.BatchIndexError, IndexError),
     (errors.FeatureMapError, ValueError),
     (errors.ScaleError, ValueError),
+    (errors.LevelError, ValueError),
     (errors.OutputSizeError, ValueError),
     (errors.DtypeError, RuntimeError),
     (errors.CoverageError, ValueError),
