@@ -35,6 +35,10 @@ class FeatureMapError(RoIError):
     """A feature map that is not a non-empty [N, C, H, W] tensor."""
 
 
+class TraceError(RoIError):
+    """A backbone whose grids cannot be found: what failed in it, and what to do."""
+
+
 class ScaleError(RoIError):
     """A spatial_scale that is zero, negative or not finite."""
 

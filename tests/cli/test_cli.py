@@ -150,8 +150,11 @@ def test_env() -> None:
     assert done.returncode == 0
     assert "torch " in done.stdout
     assert "instruction set" in done.stdout
-    assert [line.split()[0] for line in done.stdout.splitlines()[-3:]] == [
+    assert [line.split()[0] for line in done.stdout.splitlines()[-6:]] == [
         "roi_align",
         "roi_align_backward",
         "roi_align_backward_boxes",
+        "multi_scale_roi_align",
+        "multi_scale_roi_align_backward",
+        "multi_scale_roi_align_backward_boxes",
     ]

@@ -107,7 +107,20 @@ def diagnosed(entry: Entry, line: str) -> roialign.Diagnosis:
     return found[0]
 
 
-@pytest.mark.parametrize("code", CATALOGUE)
+FOUND = [code for code, entry in CATALOGUE.items() if not entry.raised]
+RAISED = [code for code, entry in CATALOGUE.items() if entry.raised]
+
+
+@pytest.mark.parametrize("code", RAISED)
+def test_each_code_that_is_only_raised_is_raised_by_its_example(code: str) -> None:
+    entry, names = CATALOGUE[code], {**vars(roialign), "torch": torch}
+    exec(f"{entry.setup}\n{entry.right}", names)
+    with pytest.raises(roialign.RoIError) as raised:
+        exec(f"{entry.setup}\n{entry.wrong}", names)
+    assert raised.value.code == code
+
+
+@pytest.mark.parametrize("code", FOUND)
 def test_each_code_is_found_in_its_example_and_not_in_the_right_call(code: str) -> None:
     entry = CATALOGUE[code]
     assert [finding.code for finding in diagnosed(entry, entry.wrong).findings] == [code]
@@ -140,7 +153,7 @@ EVIDENCE = {  # what the evidence of each code's example must say
 }
 
 
-@pytest.mark.parametrize("code", CATALOGUE)
+@pytest.mark.parametrize("code", FOUND)
 def test_evidence_is_in_numbers(code: str) -> None:
     evidence = diagnosed(CATALOGUE[code], CATALOGUE[code].wrong).findings[0].evidence
     assert re.search(EVIDENCE[code], evidence), evidence

@@ -34,6 +34,24 @@ def doctor(
 
 
 @app.command()
+def trace(
+    model: Annotated[str, typer.Argument(help="torchvision/NAME, timm/NAME, transformers/TYPE or path.py:callable.")],
+    size: Annotated[str, typer.Option(help="Image size, HEIGHTxWIDTH.")] = "224x224",
+    offset: Annotated[str, typer.Option(help="Which offset is in use: convention or structural.")] = "convention",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    layers: Annotated[bool, typer.Option(help="Also print the accumulation layer by layer.")] = False,
+) -> None:
+    """Print where the cells of each of MODEL's feature maps lie in the image.
+
+    For each map its cells, stride, structural offset and receptive field, and by how many pixels
+    aligned=True and aligned=False would be wrong. Nothing is downloaded: grids do not depend on weights.
+    """
+    from roialign.cli.trace import run
+
+    raise typer.Exit(run(model, size, offset, as_json, layers))
+
+
+@app.command()
 def explain(
     code: Annotated[str | None, typer.Argument(help="A code such as RA101; all codes are listed without one.")] = None,
 ) -> None:

@@ -11,13 +11,17 @@ from typing import Literal
 
 _STRIDE_16 = "features = torch.rand(1, 8, 64, 64)  # of a 1024 x 1024 image: stride 16"
 _OBLONG = "features = torch.rand(1, 8, 40, 64)  # of an image 640 high, 1024 wide: stride 16"
+_PHOTO = "photo = Frame.image((480, 640))"
 _ONE_BOX = "boxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0]])]"
 _AT_16 = "roi_align(features, boxes, 7, spatial_scale=1 / 16)"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One code of the catalogue; `setup`, then `wrong` or `right`, is a program that runs."""
+    """One code of the catalogue; `setup`, then `wrong` or `right`, is a program that runs.
+
+    `raised` codes come as errors only, from frames, boxes, grids and levels; a call of `roi_align` cannot have them.
+    """
 
     code: str
     title: str
@@ -27,6 +31,7 @@ class Entry:
     setup: str
     wrong: str
     right: str
+    raised: bool = False
 
     @property
     def example(self) -> str:
@@ -123,6 +128,18 @@ _ENTRIES = (
         "roi_align(features, [boxes[0] * 400 / 1600], 7, spatial_scale=1 / 16)",
     ),
     Entry(
+        "RA109",
+        "coordinates lost in half precision",
+        "error",
+        "float16 has 11 significant bits and bfloat16 8, so whole pixels are skipped beyond 2048 and 256. Boxes in "
+        "them are moved by up to several pixels, each by another amount.",
+        "Keep boxes in float32 from the beginning, also beside half features: Boxes(values, frame).",
+        f"{_PHOTO}\nvalues = torch.tensor([[300.0, 301.0, 401.0, 399.0]])",
+        "Boxes(values.bfloat16(), photo)",
+        "Boxes(values, photo)",
+        raised=True,
+    ),
+    Entry(
         "RA110",
         "height and width need different scales",
         "error",
@@ -133,6 +150,18 @@ _ENTRIES = (
         "boxes = [torch.tensor([[10.0, 20.0, 400.0, 200.0]])]\nimage_size = (256, 512)",
         _AT_16,
         "roi_align(features, [boxes[0] / torch.tensor([64.0, 16.0, 64.0, 16.0])], 7, spatial_scale=1.0)",
+    ),
+    Entry(
+        "RA111",
+        "an offset that is not known",
+        "error",
+        "A grid always knows its conventional offset, the structural one if it was traced, the calibrated one if it "
+        "was measured on images. This one was asked for an offset that it has not got.",
+        "Take the grid from roialign.trace(backbone, image_size), or from roialign.calibrate(backbone, images).",
+        "grid = FeatureGrid(size_hw=(50, 84), stride_yx=(16.0, 16.0))",
+        'grid.with_offset("structural")',
+        'grid.with_offset("convention")',
+        raised=True,
     ),
     Entry(
         "RA201",
@@ -258,6 +287,19 @@ _ENTRIES = (
         _AT_16,
     ),
     Entry(
+        "RA305",
+        "an output that is not the map that it was taken for",
+        "error",
+        "The backbone returned another shape than it was traced with: tokens of another image size, with or without "
+        "the class token, channels last instead of first. Read as the old shape, cells would come from other places.",
+        "Trace the backbone as it is called, at the size of the images: roialign.trace(backbone, image_size=(H, W)).",
+        "backbone = torch.nn.Conv2d(3, 8, 16, stride=16)\ntraced = trace(backbone, image_size=(64, 96))\n"
+        "features = backbone(torch.rand(1, 3, 64, 96))",
+        "traced.as_maps(features.flatten(2))",
+        "traced.as_maps(features)",
+        raised=True,
+    ),
+    Entry(
         "RA306",
         "not a feature map [N, C, H, W]",
         "error",
@@ -267,6 +309,46 @@ _ENTRIES = (
         f"{_STRIDE_16}\n{_ONE_BOX}",
         "roi_align(features[0], boxes, 7, spatial_scale=1 / 16)",
         _AT_16,
+    ),
+    Entry(
+        "RA307",
+        "not images",
+        "error",
+        "An image is a tensor [C, H, W], an array [H, W, C] or a PIL image, of uint8 or floats; images of one call "
+        "have one number of channels, and a measurement on images needs several of them.",
+        'Convert it: torch.from_numpy(array).permute(2, 0, 1), image.convert("RGB").',
+        "extractor = RegionExtractor(torch.nn.Conv2d(3, 8, 4, stride=4), fit=lambda photo: photo.resize((64, 64)))\n"
+        "image = torch.rand(3, 40, 60)\nboxes = torch.tensor([[4.0, 4.0, 40.0, 30.0]])",
+        'extractor("photo.jpg", boxes)',
+        "extractor(image, boxes)",
+        raised=True,
+    ),
+    Entry(
+        "RA308",
+        "a backbone that cannot be traced",
+        "error",
+        "The module does not run on an image of this size, or nothing that it returns is a map of the image: a "
+        "classifier's scores, pooled features.",
+        "Pass the part of the model that ends with feature maps, and a size that it takes.",
+        "backbone = torch.nn.Conv2d(3, 8, 3)",
+        "trace(torch.nn.Sequential(backbone, torch.nn.Linear(7, 7)), image_size=(64, 64))",
+        "trace(backbone, image_size=(64, 64))",
+        raised=True,
+    ),
+    Entry(
+        "RA401",
+        "a level that there is not",
+        "error",
+        "Boxes are pooled from the map of their level, and each map needs a grid. A level without a map, or a map "
+        "without a grid, would leave zeros.",
+        "Give a grid for each map, under the names that the backbone gives them, and levels from 0 to one below their "
+        "number; FPNLevels() chooses only among those that there are.",
+        "grids = [FeatureGrid((32, 32), (8.0, 8.0)), FeatureGrid((16, 16), (16.0, 16.0))]\n"
+        "features = [torch.rand(1, 8, 32, 32), torch.rand(1, 8, 16, 16)]\n"
+        "boxes = [torch.tensor([[30.0, 30.0, 90.0, 70.0]])]",
+        "pool_regions(features, boxes, 7, grids, levels=torch.tensor([2]))",
+        "pool_regions(features, boxes, 7, grids, levels=torch.tensor([1]))",
+        raised=True,
     ),
     Entry(
         "RA505",

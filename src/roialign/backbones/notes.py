@@ -1,0 +1,119 @@
+"""What there is to say about a traced backbone beyond its table: disagreements, and what depends on the image size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from roialign.backbones.result import Method, pair
+from roialign.backbones.structure import Level
+from roialign.geometry.grid import FeatureGrid
+
+_TOLERANCE = 1e-3  # pixels
+
+_Note = tuple[str, str] | None  # what holds, and the numbers of one map
+
+
+def about(
+    levels: Mapping[str, Level],
+    grids: Mapping[str, FeatureGrid],
+    methods: Mapping[str, Mapping[str, Method]],
+    image_hw: tuple[int, int],
+    one_size: str | None,
+    other: Mapping[str, Level] | None,
+) -> tuple[str, ...]:
+    """The notes on all maps, one for each thing that holds, with the maps that it holds of."""
+    said = [f"The sizes of the maps were not compared with those of a larger image: {one_size}."] if one_size else []
+    makers: list[Callable[[str], _Note]] = [
+        lambda key: _unknown(levels[key]),
+        lambda key: _not_divisible(grids[key], image_hw),
+        lambda key: _other_size(levels[key], (other or {}).get(key), image_hw),
+        lambda key: _branches(levels[key]),
+        lambda key: _shapes(grids[key], methods[key]),
+        lambda key: _measured(levels[key], methods[key]),
+        lambda key: _inferred(grids[key], image_hw),
+    ]
+    for make in makers:
+        found: dict[str, dict[str, list[str]]] = {}
+        for key in grids:
+            note = make(key)
+            if note is not None:
+                found.setdefault(note[0], {}).setdefault(note[1], []).append(key)
+        said += [f"{sentence}: {_listed(details)}." for sentence, details in found.items()]
+    return tuple(said)
+
+
+def _listed(details: Mapping[str, Sequence[str]]) -> str:
+    """`names: detail`, the names of maps that share a detail together."""
+    return "; ".join(f"{', '.join(names)}: {detail}" for detail, names in details.items())
+
+
+def _unknown(level: Level) -> _Note:
+    if level.unknown is None:
+        return None
+    return "The structure is unknown, stride and offset are those of the other methods", level.unknown
+
+
+def _not_divisible(grid: FeatureGrid, image_hw: tuple[int, int]) -> _Note:
+    parts = {
+        f"{size} pixels, {cells} cells of {stride:g}": None
+        for size, cells, stride in zip(image_hw, grid.size_hw, grid.stride_yx, strict=True)
+        if abs(cells * stride - size) > _TOLERANCE
+    }
+    return ("The image's size is not a multiple of the stride", " and ".join(parts)) if parts else None
+
+
+def _other_size(level: Level, other: Level | None, image_hw: tuple[int, int]) -> _Note:
+    here, there = _offset(level), None if other is None else _offset(other)
+    if here is None or there is None or here == there:
+        return None
+    size = f"{image_hw[0] + 1} x {image_hw[1] + 1}"
+    return f"The offset depends on the image size (TensorFlow's SAME padding does so); at {size} it is", there
+
+
+def _offset(level: Level) -> str | None:
+    return None if level.y is None or level.x is None else pair((level.y.offset, level.x.offset))
+
+
+def _branches(level: Level) -> _Note:
+    if level.y is None or level.x is None or (level.y.is_even and level.x.is_even):
+        return None
+    (low_y, high_y), (low_x, high_x) = level.y.offset_range, level.x.offset_range
+    what = "Branches of different offsets meet, or cells lie unevenly; the table has the finest branch, all of them are"
+    return what, f"{pair((low_y, low_x))} to {pair((high_y, high_x))}"
+
+
+def _shapes(grid: FeatureGrid, methods: Mapping[str, Method]) -> _Note:
+    found = methods["shapes"]
+    if isinstance(found, str) or _close(found["stride_yx"], grid.stride_yx, 0.02):
+        return None
+    return "The stride depends on the image size; at a much larger image it is on average", pair(found["stride_yx"])
+
+
+def _close(a: Sequence[float], b: Sequence[float], tolerance: float) -> bool:
+    return all(math.isclose(p, q, rel_tol=tolerance, abs_tol=_TOLERANCE) for p, q in zip(a, b, strict=True))
+
+
+def _measured(level: Level, methods: Mapping[str, Method]) -> _Note:
+    found = methods.get("measured")
+    if not isinstance(found, dict) or level.y is None or level.x is None:
+        return None
+    axes = (level.y, level.x)
+    inside = all(
+        a.offset_range[0] - _TOLERANCE <= value <= a.offset_range[1] + _TOLERANCE
+        for a, value in zip(axes, found["offset_yx"], strict=True)
+    )
+    if inside and _close(found["stride_yx"], (level.y.stride, level.x.stride), 1e-6):
+        return None
+    return (
+        "The gradient disagrees with the structure",
+        f"stride {pair(found['stride_yx'])}, offset {pair(found['offset_yx'])}",
+    )
+
+
+def _inferred(grid: FeatureGrid, image_hw: tuple[int, int]) -> _Note:
+    """torchvision's MultiScaleRoIAlign rounds the ratio of sizes to a power of two."""
+    inferred = [2.0 ** -round(math.log2(cells / size)) for cells, size in zip(grid.size_hw, image_hw, strict=True)]
+    if _close(inferred, grid.stride_yx, 1e-6):
+        return None
+    return "torchvision's MultiScaleRoIAlign would infer another stride", pair(inferred)

@@ -1,0 +1,120 @@
+"""Running a backbone on fake tensors, which have shapes and no values, without leaving a trace in it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules import module as module_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from roialign.errors import TraceError
+
+
+class Sandbox:
+    """A context in which a backbone can be run on fake images, in eval mode, and is put back afterwards.
+
+    values: the parameters and buffers, by the id of the fake tensor that stands for each.
+    path: the name of the module that runs.
+    failed_in: the name of the module that an error came from.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        self.backbone = backbone
+        self.values: dict[int, Tensor] = {}
+        self._exits = ExitStack()
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._stack: list[str] = []
+        self.failed_in = ""
+
+    @property
+    def path(self) -> str:
+        return self._stack[-1] if self._stack else ""
+
+    def __enter__(self) -> Sandbox:
+        with ExitStack() as exits:
+            exits.enter_context(attributes_kept(self.backbone))
+            exits.callback(torch.set_rng_state, torch.get_rng_state())
+            exits.callback(random.setstate, random.getstate())
+            exits.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+            torch.backends.mha.set_fastpath_enabled(False)
+            for module in self.backbone.modules():
+                module.__dict__["training"] = False
+            self._fakes = self._as_fakes()
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._exits.close()
+
+    def _as_fakes(self) -> dict[str, Tensor]:
+        fakes: dict[str, Tensor] = {}
+        named = [*self.backbone.named_parameters(), *self.backbone.named_buffers()]
+        if any(nn.parameter.is_lazy(tensor) for _, tensor in named):
+            raise TraceError("RA308: expected a backbone whose parameters have shapes; run lazy modules once first.")
+        for name, tensor in named:
+            fake = self._mode.from_tensor(tensor.detach(), static_shapes=True)
+            fakes[name] = fake
+            self.values[id(fake)] = tensor
+        return fakes
+
+    def run(
+        self,
+        image_hw: Sequence[int],
+        channels: int,
+        batch: int = 1,
+        watcher: TorchDispatchMode | None = None,
+        on_image: Callable[[Tensor], None] | None = None,
+    ) -> Any:
+        """What the backbone returns for a fake image; `watcher` sees each operator."""
+        first = next((p for p in self.backbone.parameters() if p.is_floating_point()), torch.empty(0))
+        with ExitStack() as exits:
+            exits.enter_context(torch.no_grad())
+            exits.enter_context(self._mode)
+            image = torch.empty(batch, channels, *image_hw, dtype=first.dtype, device=first.device)
+            if on_image is not None:
+                on_image(image)
+            if watcher is not None:
+                self._watch_modules(exits)
+                exits.enter_context(watcher)
+            return torch.func.functional_call(self.backbone, self._fakes, (image,))
+
+    def _watch_modules(self, exits: ExitStack) -> None:
+        """Keep the name of the running module on the stack."""
+        names = {id(module): name for name, module in self.backbone.named_modules()}
+
+        def enter(module: nn.Module, args: Any) -> None:
+            self._stack.append(names.get(id(module), self.path))
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            self.failed_in = self._stack.pop()
+
+        exits.callback(self._stack.clear)
+        exits.callback(module_hooks.register_module_forward_pre_hook(enter).remove)
+        exits.callback(module_hooks.register_module_forward_hook(leave, always_call=True).remove)
+
+
+@contextmanager
+def attributes_kept(backbone: nn.Module) -> Iterator[None]:
+    """Put back what modules keep in attributes when they run, such as modes, counters and caches."""
+    states = [(module, dict(module.__dict__), dict(module._buffers)) for module in backbone.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes, buffers in states:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+
+
+def first_line(error: BaseException) -> str:
+    """What kind of error, and the start of its message."""
+    lines = str(error).strip().splitlines()
+    text = lines[0].rstrip(".!") if lines else ""
+    return f"{type(error).__name__}: {text[:150]}" if text else type(error).__name__

@@ -1,0 +1,219 @@
+"""trace: from a backbone to the grid of each of its feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from roialign.backbones import notes
+from roialign.backbones.layout import Layout
+from roialign.backbones.result import BackboneTrace, Method
+from roialign.backbones.sandbox import Sandbox, attributes_kept, first_line
+from roialign.backbones.shapes import mean_strides
+from roialign.backbones.structure import Level, Structure, structure_in
+from roialign.errors import TraceError
+from roialign.geometry.grid import FeatureGrid, OffsetKind
+
+_DEPENDS_ON_SIZE = ("pad", "adaptive", "upsample", "copy", "slice")
+
+
+def trace(
+    backbone: nn.Module,
+    image_size: tuple[int, int],
+    *,
+    offset: OffsetKind = "convention",
+    channels: int | None = None,
+    measured: bool = True,
+) -> BackboneTrace:
+    """Find where the cells of each of a backbone's feature maps lie in the image.
+
+    Convention: sizes are (height, width), strides and offsets (y, x) in pixels of the image that enters the
+    backbone, pixel (0, 0) covering [0, 1) x [0, 1). Maps are named by the keys of dicts and the indices of
+    sequences, joined by dots where outputs are nested; a single tensor is called "0".
+
+    Three methods are held against each other: the structure (positions are carried through each operator that
+    the backbone runs; exact), the sizes of the maps at other image sizes, and the gradient of a cell with
+    respect to the image. Where they disagree `notes` says so. The backbone is run on tensors without values in
+    eval mode, and is left as it was: its mode, parameters, buffers and the random state. Deterministic.
+
+    Args:
+        backbone: any module that takes an image [N, C, H, W] and returns a map, or sequences or dicts of maps:
+            [N, C, H, W], [N, H, W, C], or tokens [N, L, C]. On any device, in any floating type.
+        image_size: (H, W) of the image.
+        offset: which offset the grids use: "convention" (half a stride, which is what `aligned=True` means),
+            "structural" or "calibrated".
+        channels: of the image; by default those that the first convolution takes, or 3.
+        measured: whether to measure the gradient, too; False is faster.
+
+    Returns:
+        A mapping from the name of each map to its FeatureGrid, in the backbone's order. Outputs that are no map
+        of the image are in `left_out`.
+
+    Raises:
+        TraceError: if the backbone does not run on such an image, or none of its outputs is a map.
+        FeatureMapError: if there is no offset of the kind that was asked for.
+
+    Source: Araujo et al., "Computing Receptive Fields of Convolutional Neural Networks", Distill, 2019, for
+    receptive fields.
+
+    Example:
+        >>> from torch import nn
+        >>> stem = nn.Sequential(nn.Conv2d(3, 8, 7, stride=2, padding=3), nn.MaxPool2d(3, 2, 1))
+        >>> grid = trace(stem, image_size=(64, 96))["0"]
+        >>> grid.size_hw, grid.stride_yx, grid.structural_offset_yx, grid.receptive_field_hw
+        ((16, 24), (4.0, 4.0), (0.5, 0.5), (11, 11))
+    """
+    backbone = _checked(backbone)
+    image_hw = _checked_size(image_size)
+    wanted = channels or _image_channels(backbone)
+    with Sandbox(backbone) as sandbox:
+        try:
+            found = structure_in(sandbox, image_hw, wanted)
+        except TraceError:
+            raise
+        except Exception as error:
+            raise TraceError(_why_not_run(image_hw, wanted, sandbox.failed_in, error)) from error
+        strides = mean_strides(sandbox, image_hw, wanted, _layouts(found))
+        other = None if isinstance(strides, str) else _at_another_size(sandbox, image_hw, wanted, found)
+    by_gradient = _measure(backbone, image_hw, wanted, _layouts(found)) if measured else {}
+    result = _assembled(type(backbone).__name__, image_hw, found, strides, by_gradient, other)
+    return result.with_offset(offset) if offset != "convention" else result
+
+
+def _checked(backbone: Any) -> nn.Module:
+    if not isinstance(backbone, nn.Module):
+        raise TraceError(
+            f"RA308: expected a torch.nn.Module that maps an image to feature maps; got {type(backbone).__name__}. "
+            "Pass the module itself, not its output or its name."
+        )
+    compiled = getattr(backbone, "_orig_mod", backbone)
+    return compiled if isinstance(compiled, nn.Module) else backbone
+
+
+def _checked_size(image_size: Any) -> tuple[int, int]:
+    size = tuple(image_size) if isinstance(image_size, Sequence) else ()
+    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise TraceError(
+            f"RA308: expected image_size=(height, width) of positive integers; got {image_size!r}. "
+            "For an image tensor [N, C, H, W] pass image_size=tuple(image.shape[-2:])."
+        )
+    return size[0], size[1]
+
+
+def _image_channels(backbone: nn.Module) -> int:
+    """Those that the first convolution takes; 3 if there is none."""
+    for module in backbone.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            return module.in_channels
+    return 3
+
+
+def _why_not_run(image_hw: tuple[int, int], channels: int, place: str, error: Exception) -> str:
+    height, width = image_hw
+    where = f" in {place}" if place else ""
+    return (
+        f"RA308: expected a backbone that runs on an image [N, {channels}, {height}, {width}]; got "
+        f"{first_line(error)}{where}. Check image_size and channels=; a forward that branches on values of the "
+        "image cannot be traced: trace the part of it that makes the maps."
+    )
+
+
+def _layouts(found: Structure) -> dict[str, Layout]:
+    return {name: level.layout for name, level in found.levels.items()}
+
+
+def _at_another_size(
+    sandbox: Sandbox, image_hw: tuple[int, int], channels: int, found: Structure
+) -> dict[str, Level] | None:
+    """The structure at a size one pixel larger, where the size can change it."""
+    if not any(word in step.operator for step in found.layers for word in _DEPENDS_ON_SIZE):
+        return None
+    try:
+        return structure_in(sandbox, (image_hw[0] + 1, image_hw[1] + 1), channels, layers=False).levels
+    except Exception:
+        return None
+
+
+def _measure(
+    backbone: nn.Module, image_hw: tuple[int, int], channels: int, layouts: Mapping[str, Layout]
+) -> Mapping[str, Any]:
+    from roialign.backbones.measure import measure
+
+    with attributes_kept(backbone):
+        return measure(backbone, image_hw, channels, layouts)
+
+
+def _assembled(
+    name: str,
+    image_hw: tuple[int, int],
+    found: Structure,
+    strides: dict[str, tuple[float, float]] | str,
+    by_gradient: Mapping[str, Any],
+    other: dict[str, Level] | None,
+) -> BackboneTrace:
+    grids: dict[str, FeatureGrid] = {}
+    methods: dict[str, dict[str, Method]] = {}
+    left_out = dict(found.left_out)
+    for key, level in found.levels.items():
+        all_methods = _methods(level, strides if isinstance(strides, str) else strides[key], by_gradient.get(key))
+        grid = _grid(level, all_methods, image_hw)
+        if isinstance(grid, str):
+            left_out[key] = grid
+        else:
+            grids[key], methods[key] = grid, all_methods
+    if not grids:
+        reasons = "; ".join(f"{key}: {reason}" for key, reason in left_out.items()) or "it returns nothing"
+        raise TraceError(
+            f"RA308: expected a backbone that returns feature maps; got none: {reasons}. Pass the part before pooling "
+            "and classifier, such as timm's features_only=True or torchvision's create_feature_extractor."
+        )
+    levels = {key: found.levels[key] for key in grids}
+    said = notes.about(levels, grids, methods, image_hw, strides if isinstance(strides, str) else None, other)
+    whole = {key: _whole(level) for key, level in levels.items()}
+    return BackboneTrace(
+        name, image_hw, grids, {key: level.layout for key, level in levels.items()}, whole, methods, said,
+        left_out, found.layers,
+    )  # fmt: skip
+
+
+def _methods(level: Level, stride_yx: tuple[float, float] | str, measured: Any) -> dict[str, Method]:
+    """What each method found; a str where it found nothing."""
+    methods: dict[str, Method] = {
+        "structure": level.unknown or "",
+        "shapes": stride_yx if isinstance(stride_yx, str) else {"stride_yx": stride_yx},
+    }
+    if level.y is not None and level.x is not None:
+        y, x = level.y, level.x
+        methods["structure"] = {"stride_yx": (y.stride, x.stride), "offset_yx": (y.offset, x.offset)}
+    if isinstance(measured, str):
+        methods["measured"] = measured
+    elif measured is not None:
+        methods["measured"] = {"stride_yx": measured.stride_yx, "offset_yx": measured.offset_yx}
+    return methods
+
+
+def _grid(level: Level, methods: Mapping[str, Method], image_hw: tuple[int, int]) -> FeatureGrid | str:
+    layout = level.layout
+    if level.y is None or level.x is None:
+        known = next((m for m in (methods.get("measured"), methods["shapes"]) if isinstance(m, dict)), None)
+        if known is None:
+            return f"its structure is unknown: {level.unknown}"
+        return FeatureGrid(
+            layout.size_hw, known["stride_yx"], structural_offset_yx=known.get("offset_yx"), channels=layout.channels
+        )
+    y, x = level.y, level.x
+    field_hw = tuple(size if a.extent is None else round(a.extent) for a, size in zip((y, x), image_hw, strict=True))
+    return FeatureGrid(
+        layout.size_hw,
+        (y.stride, x.stride),
+        structural_offset_yx=(y.offset, x.offset),
+        receptive_field_hw=(field_hw[0], field_hw[1]),
+        channels=layout.channels,
+        offset_range_yx=(y.offset_range, x.offset_range),
+    )
+
+
+def _whole(level: Level) -> tuple[bool, bool]:
+    return level.y is not None and level.y.extent is None, level.x is not None and level.x.extent is None

@@ -1,0 +1,92 @@
+"""`roialign trace`: the grids of a backbone's feature maps."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import cast, get_args
+
+from roialign.backbones.layers import LayerStep
+from roialign.backbones.result import pair, shortened
+from roialign.backbones.trace import trace
+from roialign.errors import RoIError
+from roialign.geometry.grid import OffsetKind
+from roialign.integrations.models import ModelError, load_backbone
+
+_WIDTH = 80
+
+
+def run(model: str, size: str, offset: str, as_json: bool, layers: bool) -> int:
+    """Print what is known of the model's grids; the exit status."""
+    image_hw = _parsed(size)
+    if image_hw is None:
+        print(f"roialign trace: expected --size HEIGHTxWIDTH, such as 800x1344; got {size!r}", file=sys.stderr)
+        return 2
+    if offset not in get_args(OffsetKind):
+        print(f"roialign trace: expected --offset {', '.join(get_args(OffsetKind))}; got {offset!r}", file=sys.stderr)
+        return 2
+    try:
+        result = trace(load_backbone(model, image_hw), image_hw, offset=cast(OffsetKind, offset))
+    except (ModelError, ImportError, RoIError) as error:
+        print(f"roialign trace: {error}", file=sys.stderr)
+        return 2
+    if as_json:
+        content = result.to_dict()
+        if layers:
+            content["layers"] = [asdict(step) for step in result.layers]
+        print(json.dumps(content, indent=2))
+        return 0
+    print(result)
+    if layers:
+        print("\nlayer by layer, where something changes:\n")
+        print("\n".join(layer_table(result.layers)))
+    return 0
+
+
+def _parsed(size: str) -> tuple[int, int] | None:
+    match = re.fullmatch(r"(\d+)(?:[x,](\d+))?", size.strip().lower())
+    if match is None:
+        return None
+    height, width = int(match[1]), int(match[2] or match[1])
+    return (height, width) if height and width else None
+
+
+def layer_table(steps: Sequence[LayerStep]) -> list[str]:
+    """The accumulation in at most 80 columns; long module paths lose their beginning."""
+    rows: list[tuple[str, ...]] = [("module", "operator", "kernel", "step", "pad", "stride", "offset", "field")]
+    rows += [_row(step) for step in steps]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths[1] = min(widths[1], 20)
+    widths[0] = min(widths[0], _WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1))
+    lines = []
+    for row in rows:
+        texts = [text.rjust(width) for text, width in zip(row[2:], widths[2:], strict=True)]
+        names = [shortened(row[0], widths[0]).ljust(widths[0]), row[1][: widths[1]].ljust(widths[1])]
+        lines.append("  ".join([*names, *texts]).rstrip())
+    return lines
+
+
+def _row(step: LayerStep) -> tuple[str, ...]:
+    field = ["whole" if size is None else f"{size:.5g}" for size in step.receptive_field_hw]
+    kernel = _numbers(step.kernel)
+    if step.dilation and max(step.dilation) > 1:
+        kernel += f" /{_numbers(step.dilation)}"
+    return (
+        step.module,
+        step.operator.removeprefix("_").removesuffix("_with_indices"),
+        kernel,
+        _numbers(step.stride),
+        _numbers(step.padding),
+        pair(step.stride_yx),
+        pair(step.offset_yx),
+        field[0] if field[0] == field[1] else ", ".join(field),
+    )
+
+
+def _numbers(values: tuple[int, ...] | None) -> str:
+    if not values:
+        return ""
+    return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))

@@ -1,0 +1,7 @@
+"""Regions of images: grids and boxes put together, and pooled."""
+
+from roialign.regions.extractor import RegionExtractor as RegionExtractor
+from roialign.regions.images import ImageBatch as ImageBatch
+from roialign.regions.levels import FPNLevels as FPNLevels
+from roialign.regions.pool import Pooled as Pooled
+from roialign.regions.pool import pool_regions as pool_regions

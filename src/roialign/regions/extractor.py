@@ -1,0 +1,208 @@
+"""From pixels and boxes to region features, with every frame on the way kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from roialign.backbones import BackboneTrace, trace
+from roialign.errors import BatchIndexError, FrameError, LevelError
+from roialign.geometry import Boxes, FeatureGrid, Frame
+from roialign.geometry.grid import OffsetKind
+from roialign.ops import validate
+from roialign.regions import images as pixels_of
+from roialign.regions.images import Fit, ImageBatch
+from roialign.regions.levels import FPNLevels, LevelRule
+from roialign.regions.pool import Pooled, pool, rois_of
+
+
+class RegionExtractor(nn.Module):
+    """A backbone with everything around it: images and boxes in, one feature for each box out.
+
+    Convention: boxes are x1, y1, x2, y2 in pixels of the image that they are given with, or `Boxes` in any frame
+    that is connected to it. What is done to the images before they enter the backbone is recorded as frames, and the
+    backbone's grids are traced, once for each size: so there is no scale to pass.
+
+    The backbone's weights, type and device decide what is computed: `.half()`, `.to("cuda")`, `.eval()` as on any
+    module. Deterministic where the backbone is. `torch.compile` takes it: in one graph for a batch tensor [N, C, H, W]
+    with boxes as tensors, once `trace` has seen the size; with other images around the part that prepares them.
+
+    Args:
+        backbone: maps images [N, C, H, W] to one map or several, as `roialign.trace` takes it.
+        output_size: bins (height, width), or one number for both.
+        fit: what is done to each image: a function of the image's `Frame` that returns a frame made of it, such as
+            `lambda photo: photo.letterbox((640, 640))`. Bilinear, antialiased; padded with zeros after normalising.
+            Left out, images enter as they are. Images of several sizes are padded at the bottom and on the right.
+        mean, std: of each channel, to normalise by; left out, the images enter as they are.
+        maps: names of the maps to pool from, in the trace's words; all of them if left out.
+        offset: which of the grids' offsets to use: "convention", "structural" or "calibrated".
+        levels: which map each box is pooled from; see `pool_regions`.
+        sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells).
+
+    Example:
+        >>> backbone = nn.Sequential(nn.Conv2d(3, 8, 7, stride=4, padding=3), nn.Conv2d(8, 16, 3, stride=2, padding=1))
+        >>> extractor = RegionExtractor(backbone, output_size=3, fit=lambda photo: photo.letterbox((96, 96)))
+        >>> photo = torch.rand(3, 60, 80)
+        >>> pooled = extractor([photo], [torch.tensor([[10.0, 10.0, 50.0, 40.0]])])
+        >>> pooled.features.shape, pooled.coverage, pooled.levels
+        (torch.Size([1, 16, 3, 3]), tensor([1.]), tensor([0]))
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        output_size: int | tuple[int, int] = 7,
+        *,
+        fit: Fit | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        maps: Sequence[str] | None = None,
+        offset: OffsetKind = "convention",
+        levels: LevelRule = FPNLevels(),  # noqa: B008  a value
+        sampling_ratio: int = -1,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.output_size, _, self.sampling_ratio = validate.check_options(output_size, 1.0, sampling_ratio)
+        self.fit, self.maps, self.offset, self.levels = fit, maps, offset, levels
+        for name, values in (("mean", mean), ("std", std)):
+            buffer = None if values is None else torch.tensor(values).view(-1, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
+        self._traces: dict[tuple[int, int], BackboneTrace] = {}
+
+    def forward(self, images: Any, boxes: Any, frames: Frame | Sequence[Frame] | None = None) -> Pooled:
+        """Features, coverage and level of each box, in the order of the boxes.
+
+        Args:
+            images: a batch tensor [N, C, H, W]; one image or a list of them, each a tensor [C, H, W], an array
+                [H, W, C] or a PIL image (uint8 becomes 0 to 1); or what `prepare` returned.
+            boxes: for each image a `Boxes` or a tensor [L, 4], in a list; one of them for one image; or a tensor
+                [K, 5] with the image's index in column 0, for a batch tensor that enters as it is.
+            frames: the frame of each image as it is given here, where `Boxes` are in another one. Left out, it is the
+                frame that its `Boxes` are in, whose size has to be the image's.
+
+        Raises:
+            FrameError: RA107, for boxes in a frame from which no way leads to the image.
+            RoIError: for other arguments that cannot be right; see `roialign.errors`.
+        """
+        as_it_is = self.fit is None and self.mean is None and self.std is None
+        if as_it_is and _is_float_batch(images) and _are_tensors(boxes):
+            return self._extract(self._as_weights(images), boxes, None)
+        if not isinstance(images, ImageBatch):
+            images, boxes = _outside_of_graphs(self._prepare_both)(images, boxes, frames)
+        return self._extract(self._as_weights(images.pixels), boxes, images.frames)
+
+    def prepare(self, images: Any, frames: Sequence[Frame] | None = None) -> ImageBatch:
+        """Read, fit and normalise images, and put them into a batch; `.frames` are the frames that enter the backbone.
+
+        Args:
+            images: as `forward` takes them.
+            frames: of each image as given; new ones if left out.
+
+        Raises:
+            FrameError: RA107, if a frame is not of the size of its image.
+        """
+        read = [pixels_of.read(image) for image in pixels_of.listed(images)]
+        if frames is not None and len(frames) != len(read):
+            raise BatchIndexError(f"RA208: expected a frame for each of {len(read)} images; got {len(frames)}.")
+        fitted, targets = [], []
+        for index, image in enumerate(read):
+            size_hw = int(image.shape[1]), int(image.shape[2])
+            photo = Frame.image(size_hw) if frames is None else frames[index]
+            if photo.size_hw != size_hw:
+                raise FrameError(
+                    f"RA107: expected the frame of image {index} to be of its size, {size_hw[0]} x {size_hw[1]}; got "
+                    f"{photo}. Name the frame of the image that is passed: frames=[...]."
+                )
+            target = self.fit(photo) if self.fit else photo
+            image = self._as_weights(image)
+            image = image if self.mean is None else image - self.mean.to(image)
+            image = image if self.std is None else image / self.std.to(image)
+            fitted.append(pixels_of.render(image, photo, target))
+            targets.append(target)
+        return pixels_of.batch(fitted, targets)
+
+    def _prepare_both(
+        self, images: Any, boxes: Any, frames: Frame | Sequence[Frame] | None
+    ) -> tuple[ImageBatch, list[Boxes]]:
+        read = [pixels_of.read(image) for image in pixels_of.listed(images)]
+        each = [boxes] if isinstance(boxes, Boxes) or _are_of_one_image(boxes) else list(boxes)
+        named = [frames] if isinstance(frames, Frame) else frames
+        if len(each) != len(read) or (named is not None and len(named) != len(read)):
+            raise BatchIndexError(
+                f"RA208: expected boxes, and a frame where frames are given, for each of {len(read)} images; got "
+                f"{len(each)} and {'none' if named is None else len(named)}. An image without boxes takes "
+                "torch.empty(0, 4)."
+            )
+        if named is None:
+            sizes_hw = [(int(image.shape[1]), int(image.shape[2])) for image in read]
+            named = [
+                some.frame if isinstance(some, Boxes) else Frame.image(size_hw)
+                for some, size_hw in zip(each, sizes_hw, strict=True)
+            ]
+        framed = [
+            some if isinstance(some, Boxes) else Boxes(some, frame) for some, frame in zip(each, named, strict=True)
+        ]
+        return self.prepare(read, named), framed
+
+    def trace(self, image_size: tuple[int, int]) -> BackboneTrace:
+        """The backbone's grids for images (height, width), traced once for each size."""
+        height, width = image_size
+        if (height, width) not in self._traces:
+            _outside_of_graphs(self._trace)(height, width)
+        return self._traces[height, width]
+
+    def use_trace(self, trace: BackboneTrace) -> None:
+        """Take these grids for images of the trace's size: those of `roialign.calibrate`, say."""
+        self._traces[trace.image_size_hw] = trace
+
+    def _trace(self, height: int, width: int) -> None:
+        traced = trace(self.backbone, image_size=(height, width), offset=self.offset)
+        for name in self.maps or ():
+            if name not in traced:
+                raise LevelError(
+                    f"RA401: expected maps among {', '.join(map(repr, traced))}; got {name!r}. Print the extractor's "
+                    f"trace(({height}, {width})) to see them all."
+                )
+        self._traces[height, width] = traced
+
+    def _extract(self, pixels: Tensor, boxes: Any, frames: Sequence[Frame] | None) -> Pooled:
+        traced = self.trace((int(pixels.shape[2]), int(pixels.shape[3])))
+        found = traced.as_maps(self.backbone(pixels))
+        names = list(self.maps or traced)
+        maps, grids = [found[name] for name in names], [traced[name] for name in names]
+        return self._pool(maps, grids, boxes, frames)
+
+    def _pool(self, maps: list[Tensor], grids: list[FeatureGrid], boxes: Any, frames: Sequence[Frame] | None) -> Pooled:
+        rois = rois_of(boxes, maps[0], grids, frames)
+        return pool(maps, rois, self.output_size, grids, self.levels, self.sampling_ratio)
+
+    def _as_weights(self, image: Tensor) -> Tensor:
+        """On the device and in the type of the backbone's weights."""
+        weight = next(self.backbone.parameters(), None)
+        return image if weight is None else image.to(weight.device, weight.dtype)
+
+
+def _outside_of_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which a compiler is to call rather than to look into; torch's decorator would import its compiler."""
+    return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
+
+
+def _is_float_batch(images: Any) -> bool:
+    return isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point()
+
+
+def _are_tensors(boxes: Any) -> bool:
+    return isinstance(boxes, Tensor) or (
+        isinstance(boxes, (list, tuple)) and all(isinstance(some, Tensor) for some in boxes)
+    )
+
+
+def _are_of_one_image(boxes: Any) -> bool:
+    return isinstance(boxes, Tensor) and boxes.dim() == 2 and boxes.shape[1] == 4

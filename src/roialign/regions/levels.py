@@ -1,0 +1,74 @@
+"""Which level of a pyramid each box is pooled from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roialign.errors import LevelError
+from roialign.geometry import FeatureGrid
+from roialign.ops.validate import describe
+
+LevelRule = Callable[[Tensor, Sequence[FeatureGrid]], Tensor]
+
+
+@dataclass(frozen=True)
+class FPNLevels:
+    """The rule of feature pyramid networks: a box twice as large is pooled from a level twice as coarse.
+
+    Convention: a box of `canonical_size` pixels (the root of its area) belongs to stride 2 ** canonical_level;
+    each box goes to the coarsest level whose stride is not above what its size asks for, and to the finest
+    where all are. So strides may be any, in any order and with gaps, and no box is left out.
+
+    Where strides are powers of two without gaps, these are the levels of torchvision's MultiScaleRoIAlign and
+    of detectron2's ROIPooler, rounding included. Lin et al., "Feature Pyramid Networks", 2017, equation 1.
+
+    Args:
+        canonical_size: root of the area, in pixels of the image that entered the backbone.
+        canonical_level: binary logarithm of the stride for a box of that size.
+
+    Example:
+        >>> grids = [FeatureGrid((100, 100), (stride, stride)) for stride in (32.0, 8.0)]
+        >>> FPNLevels()(torch.tensor([[0.0, 0, 20, 20], [0, 0, 500, 450]]), grids)
+        tensor([1, 0])
+    """
+
+    canonical_size: float = 224.0
+    canonical_level: float = 4.0
+
+    def __call__(self, boxes_xyxy: Tensor, grids: Sequence[FeatureGrid]) -> Tensor:
+        """The level [K] of each box [K, 4], an index into `grids`."""
+        sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+        sizes = (sides[:, 0] * sides[:, 1]).sqrt()
+        asked_for = self.canonical_level + torch.log2(sizes / self.canonical_size) + 1e-6  # torchvision's margin
+        steps = [math.log2(math.sqrt(grid.stride_yx[0] * grid.stride_yx[1])) for grid in grids]
+        order = sorted(range(len(grids)), key=steps.__getitem__)
+        ascending = asked_for.new_tensor([steps[level] for level in order])
+        rank = (asked_for[:, None] >= ascending).sum(1) - 1
+        return torch.tensor(order, device=rank.device)[rank.clamp(min=0)]
+
+
+def levels_of(levels: LevelRule | Tensor, boxes_xyxy: Tensor, grids: Sequence[FeatureGrid]) -> Tensor:
+    """The level [K] of each box, by a rule or as given, on the boxes' device."""
+    if len(grids) == 1 and not isinstance(levels, Tensor):
+        return torch.zeros(len(boxes_xyxy), dtype=torch.int64, device=boxes_xyxy.device)
+    chosen: Any = levels if isinstance(levels, Tensor) else _ask(levels, boxes_xyxy, grids)
+    if not isinstance(chosen, Tensor) or chosen.is_floating_point() or chosen.dtype == torch.bool:
+        raise LevelError(
+            f"RA401: expected the level of each box as integers [{len(boxes_xyxy)}]; got {describe(chosen)}. Give "
+            "levels=FPNLevels(), a tensor, or a function of boxes_xyxy and grids that returns one."
+        )
+    return chosen.to(boxes_xyxy.device, torch.int64)
+
+
+def _ask(levels: Any, boxes_xyxy: Tensor, grids: Sequence[FeatureGrid]) -> Any:
+    if not callable(levels):
+        raise LevelError(
+            f"RA401: expected levels=FPNLevels(), a tensor of integers, or a function; got {describe(levels)}."
+        )
+    return levels(boxes_xyxy.detach(), grids)

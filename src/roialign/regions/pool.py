@@ -1,0 +1,242 @@
+"""Pooling with grids: no spatial_scale, any stride and offset, one level or many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor
+
+from roialign.errors import BatchIndexError, FeatureMapError, FrameError, LevelError
+from roialign.geometry import Boxes, FeatureGrid, Frame
+from roialign.ops import notice, validate
+from roialign.ops.calls import LEAST_COVERAGE
+from roialign.ops.multi_scale_roi_align import multi_scale_roi_align
+from roialign.regions.levels import FPNLevels, LevelRule, levels_of
+
+Features = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+Grids = FeatureGrid | Sequence[FeatureGrid] | Mapping[str, FeatureGrid]
+AnyBoxes = Boxes | Sequence[Boxes] | Tensor | Sequence[Tensor]
+
+
+class Pooled(NamedTuple):
+    """Features of boxes, and where they come from."""
+
+    features: Tensor
+    """[K, C, height, width], in the type of the feature maps."""
+    coverage: Tensor
+    """[K], share of each box's samples that are on its map."""
+    levels: Tensor
+    """int64 [K], which map each box was pooled from."""
+
+
+@overload
+def pool_regions(
+    features: Features,
+    boxes: AnyBoxes,
+    output_size: int | tuple[int, int],
+    grids: Grids,
+    *,
+    frames: Frame | Sequence[Frame] | None = ...,
+    levels: LevelRule | Tensor = ...,
+    sampling_ratio: int = ...,
+    return_levels: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def pool_regions(
+    features: Features,
+    boxes: AnyBoxes,
+    output_size: int | tuple[int, int],
+    grids: Grids,
+    *,
+    frames: Frame | Sequence[Frame] | None = ...,
+    levels: LevelRule | Tensor = ...,
+    sampling_ratio: int = ...,
+    return_levels: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+def pool_regions(
+    features: Features,
+    boxes: AnyBoxes,
+    output_size: int | tuple[int, int],
+    grids: Grids,
+    *,
+    frames: Frame | Sequence[Frame] | None = None,
+    levels: LevelRule | Tensor = FPNLevels(),  # noqa: B008  a value
+    sampling_ratio: int = -1,
+    return_levels: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Cut a feature of fixed size for each box out of feature maps whose grids are known.
+
+    Convention: boxes are x1, y1, x2, y2, in the image that entered the backbone, or `Boxes` in any frame that is
+    connected to it; cell (r, c) of a map is centred at `grid.offset_yx + (r, c) * grid.stride_yx` there. With a grid
+    of one stride for both axes and the offset stride / 2 the numbers are those of
+    `roi_align(..., spatial_scale=1 / stride, aligned=True)`.
+
+    Computed, differentiable and deterministic as `roi_align` is, all levels in one call.
+
+    Args:
+        features: one map [N, C, H, W], or several of one N and C: a list, or a dict as backbones return it.
+        boxes: for each image a `Boxes` or a tensor [L, 4], in a list; one `Boxes` if there is one image; or a
+            tensor [K, 5] with the image's index in column 0.
+        output_size: bins (height, width), or one number for both.
+        grids: the grid of each map: from `roialign.trace(backbone, image_size)`, or by hand. Matched by name if
+            both are dicts, by position otherwise.
+        frames: the frame of each image as it entered the backbone, where `Boxes` are in other frames. Left out,
+            `Boxes` have to be in the frame that entered the backbone, and their frame's size is held against the
+            grids.
+        levels: which map each box is pooled from, if there are several: `FPNLevels()`, a tensor [K] of indices
+            into `features`, or a function of boxes_xyxy [K, 4] and the list of grids that returns one.
+        sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells).
+        return_levels: whether to return the levels too.
+
+    Returns:
+        [K, C, height, width] in the type of `features`, boxes in the order given; with `return_levels` also the
+        levels, int64 [K].
+
+    Raises:
+        FrameError: RA107, for boxes in a frame from which no way leads to the grids.
+        FeatureMapError: RA106, for maps of other sizes than their grids.
+        LevelError: RA401, for maps without a grid, and for levels that there are not.
+        RoIError: for other arguments that cannot be right; see `roialign.errors`.
+
+    Warns:
+        RoIWarning: once for each line of code, when boxes lie mostly or wholly off the image.
+
+    Example:
+        >>> grids = {"c4": FeatureGrid((50, 84), (16.0, 16.0)), "c5": FeatureGrid((25, 42), (32.0, 32.0))}
+        >>> features = {name: torch.rand(1, 8, *grid.size_hw) for name, grid in grids.items()}
+        >>> photo = Frame.image((480, 640))
+        >>> resized = photo.resize((800, 1344))
+        >>> boxes = Boxes([[20, 30, 120, 90], [0, 0, 640, 480]], photo)
+        >>> pooled, levels = pool_regions(features, boxes, 7, grids, frames=resized, return_levels=True)
+        >>> pooled.shape, levels
+        (torch.Size([2, 8, 7, 7]), tensor([0, 1]))
+    """
+    maps, map_grids = match(features, grids)
+    rois = rois_of(boxes, maps[0], map_grids, frames)
+    pooled = pool(maps, rois, output_size, map_grids, levels, sampling_ratio)
+    return (pooled.features, pooled.levels) if return_levels else pooled.features
+
+
+def pool(
+    maps: list[Tensor],
+    rois: Tensor,
+    output_size: Any,
+    grids: list[FeatureGrid],
+    levels: LevelRule | Tensor,
+    sampling_ratio: int,
+) -> Pooled:
+    """Pool `rois` [K, 5], which are in the image that entered the backbone."""
+    size_hw, _, ratio = validate.check_options(output_size, 1.0, sampling_ratio)
+    levels = levels_of(levels, rois[:, 1:], grids)
+    cells = [number for grid in grids for number in _cells(grid)]
+    pooled = Pooled(*multi_scale_roi_align(maps, rois, levels, cells, size_hw, ratio, widen=False), levels)
+    if not torch.compiler.is_compiling():
+        _look(rois, pooled.coverage, grids)
+    return pooled
+
+
+def _cells(grid: FeatureGrid) -> tuple[float, float, float, float]:
+    """Scale and shift of rows and columns: cell = (coordinate - offset) / stride."""
+    (stride_y, stride_x), (offset_y, offset_x) = grid.stride_yx, grid.offset_yx or grid.conventional_offset_yx
+    return 1 / stride_y, offset_y / stride_y, 1 / stride_x, offset_x / stride_x
+
+
+def match(features: Features, grids: Grids) -> tuple[list[Tensor], list[FeatureGrid]]:
+    """The maps and the grid of each, in the order of the maps."""
+    if isinstance(features, Mapping) and isinstance(grids, Mapping):
+        missing = [name for name in features if name not in grids]
+        if missing:
+            raise LevelError(
+                f"RA401: expected a grid for each feature map; got none for {missing[0]!r}, only for "
+                f"{', '.join(map(repr, grids))}. Give both the names that the backbone gives, or pick maps: "
+                "{name: features[name] for name in grids}."
+            )
+        pairs = [(one, grids[name]) for name, one in features.items()]
+    else:
+        maps = _listed(features, Tensor)
+        listed = _listed(grids, FeatureGrid)
+        if len(maps) != len(listed):
+            raise LevelError(
+                f"RA401: expected a grid for each feature map; got {len(maps)} maps and {len(listed)} grids. Give both "
+                "as dicts with the backbone's names, or as lists in one order."
+            )
+        pairs = list(zip(maps, listed, strict=True))
+    for index, (one, grid) in enumerate(pairs):
+        validate.check_input(one)
+        if tuple(one.shape[2:]) != grid.size_hw:
+            raise FeatureMapError(
+                f"RA106: expected map {index} to have the {grid.size_hw[0]} x {grid.size_hw[1]} cells of its grid; got "
+                f"{list(one.shape)}. The grid is of another image size or layer: trace the backbone at the size of "
+                "the images, roialign.trace(backbone, image_size=images.shape[-2:])."
+            )
+    return [one for one, _ in pairs], [grid for _, grid in pairs]
+
+
+def _listed(value: Any, single: type) -> list[Any]:
+    if isinstance(value, single):
+        return [value]
+    return list(value.values() if isinstance(value, Mapping) else value)
+
+
+def rois_of(
+    boxes: AnyBoxes, map_like: Tensor, grids: Sequence[FeatureGrid], frames: Frame | Sequence[Frame] | None
+) -> Tensor:
+    """Boxes as rois [K, 5] in the image that entered the backbone, in the type that is computed in."""
+    if isinstance(boxes, Boxes):
+        boxes = [boxes]
+    if isinstance(boxes, Tensor) or not any(isinstance(some, Boxes) for some in boxes):
+        return validate.as_rois(boxes, map_like)
+    entered = [frames] if isinstance(frames, Frame) else frames
+    if len(boxes) > map_like.shape[0] or (entered is not None and len(entered) != len(boxes)):
+        raise BatchIndexError(
+            f"RA208: expected Boxes, and a frame, for each of the {map_like.shape[0]} images; got {len(boxes)} Boxes"
+            + (f" and {len(entered)} frames." if entered is not None else ".")
+        )
+    rows = []
+    for image, some in enumerate(boxes):
+        if not isinstance(some, Boxes):
+            raise FrameError(
+                f"RA107: expected Boxes for every image, since the first ones are; got {validate.describe(some)} for "
+                f"image {image}. Use Boxes(values, frame)."
+            )
+        here = some.to(entered[image]) if entered is not None else _in_the_image(some, image, grids)
+        values = here.boxes_xyxy.to(map_like.device, validate.compute_dtype(map_like))
+        rows.append(torch.cat([values.new_full((len(values), 1), image), values], 1))
+    return torch.cat(rows)
+
+
+def _in_the_image(boxes: Boxes, image: int, grids: Sequence[FeatureGrid]) -> Boxes:
+    """`boxes`, whose frame has to be of the size that the grids cover."""
+    for grid in grids:
+        covered = zip(boxes.frame.size_hw, grid.size_hw, grid.stride_yx, strict=True)
+        if any(abs(size - cells * stride) >= stride for size, cells, stride in covered):
+            height, width = grid.image_size_hw
+            raise FrameError(
+                f"RA107: expected boxes in the image that entered the backbone, about {height:g} x {width:g} pixels; "
+                f"got Boxes for image {image} in {boxes.frame}. Say how that image was made of this one: "
+                f"frames=[photo.resize(({height:.0f}, {width:.0f})), ...]; see roialign.Frame."
+            )
+    return boxes
+
+
+def _look(rois: Tensor, coverage: Tensor, grids: Sequence[FeatureGrid]) -> None:
+    """Warn or raise, as the policy says, if boxes are centred beyond the image and mostly off their maps."""
+    if notice.get_policy() == "ignore" or not notice.any_low(coverage):
+        return
+    height, width = (max(grid.image_size_hw[axis] for grid in grids) for axis in (0, 1))
+    centres_xy = (rois[:, 1:3] + rois[:, 3:5]).detach() / 2
+    off = ((centres_xy < 0) | (centres_xy > centres_xy.new_tensor([width, height]))).any(1)
+    off &= coverage < LEAST_COVERAGE
+    if bool(off.any()):
+        row = int(off.nonzero()[0])
+        values = ", ".join(f"{value:g}" for value in rois[row, 1:].tolist())
+        notice.say(
+            lambda: (
+                f"RA107: {int(off.sum())} of {len(rois)} boxes lie off the image of about {height:g} x {width:g} "
+                f"pixels that entered the backbone, so their features are zeros or nearly so; the first is "
+                f"boxes[{row}] = [{values}]. If they are of the image before it was resized or padded, use "
+                "Boxes(values, frame) and frames=...; see roialign.Frame."
+            )
+        )

@@ -1,0 +1,38 @@
+"""The pages of the docs: their code runs, and prints what its comments and the blocks after it say."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import roialign
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def matches(line: str, words: str) -> bool:
+    """Whether `line` begins with `words`, in which "..." stands for anything."""
+    return re.fullmatch(".*".join(map(re.escape, words.split("..."))) + ".*", line) is not None
+
+
+@pytest.mark.parametrize(
+    ("page", "blocks", "needs"),
+    [("frames.md", 7, ("transformers",)), ("regions.md", 3, ()), ("grids.md", 1, ("timm",))],
+)
+def test_the_code_of_the_page_runs(page, blocks, needs, capsys):
+    for package in needs:
+        pytest.importorskip(package)
+    names = {"roialign": roialign}
+    text = (DOCS / page).read_text(encoding="utf-8")
+    found = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", text, re.DOTALL)
+    assert len(found) == blocks
+    torch.manual_seed(0)
+    for block, shown in found:
+        exec(compile(block, page, "exec"), names)
+        printed = capsys.readouterr().out.splitlines()
+        promised = shown.splitlines() or re.findall(r"print\(.*\)  # (.*)", block)
+        assert len(printed) == len(promised)
+        assert all(map(matches, printed, promised)), printed
+        for expression, value in re.findall(r"^(\S.*)  # .*?(tensor\(.*\))$", block, re.MULTILINE):
+            assert repr(eval(expression, names)).replace(" ", "") == value.replace(" ", "")
