@@ -16,7 +16,7 @@ BUILD_LOG := $(VENV)/build.log
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check check-lint check-format check-types check-layers check-codes check-benchmarks \
-	sanitize bench docs clean
+	sanitize bench offsets docs clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -26,7 +26,8 @@ help:
 	@echo "make test    all tests, doctests included"
 	@echo "make check   lint, format, types, layers, page of codes, table of speeds"
 	@echo "make sanitize   the kernels' tests with AddressSanitizer and UndefinedBehaviorSanitizer: about 3 minutes"
-	@echo "make bench   verify, then measure, roi_align on this machine: about 15 minutes"
+	@echo "make bench   verify, then measure, the operators on this machine: about 20 minutes"
+	@echo "make offsets measure where cells are centred, and what it is worth, on photographs: about 15 minutes"
 	@echo "make docs    build the documentation into site/"
 	@echo "make clean   remove what was made, .venv included"
 	@echo
@@ -69,11 +70,16 @@ check-benchmarks: $(VENV)/.stamp-check
 sanitize: $(VENV)/.stamp-test
 	@$(RUN) scripts/sanitize.py
 
-# About 15 minutes; the results go into the tree, and their table into README.md.
+# About 20 minutes; the results go into the tree, and their table into README.md.
 bench: $(VENV)/.stamp-test $(VENV)/.stamp-bench
 	@$(RUN) -m benchmarks.roi_align
 	@$(RUN) -m benchmarks.pool_regions
 	@$(RUN) scripts/make_benchmark_table.py
+
+# On photographs of scikit-image, scikit-learn and deepforest; more of them: make offsets PHOTOGRAPHS=DIR
+offsets: $(VENV)/.stamp-offsets demo/data/.stamp-deepforest
+	@$(RUN) -m benchmarks.offsets $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS))
+	@$(RUN) -m benchmarks.localisation
 
 docs: $(VENV)/.stamp-docs
 	@$(RUN) scripts/make_codes_page.py

@@ -86,9 +86,9 @@ def main() -> None:
     where["cpus_used_by_others"] = f"{neighbours.cpus():.2f}"
     page = (
         f"# pool_regions on the CPU\n\n{provenance(where)}\n"
-        f"All levels of a pyramid in one call, the choice of levels included, against torchvision's\n"
-        f"`MultiScaleRoIAlign`: {W3.description}. {torch.get_num_threads()} threads, float32. Milliseconds: median\n"
-        f"(first to third quartile), both called in turn in one process, after their results were found equal.\n\n"
+        "All levels of a pyramid in one call, the choice of levels included, against torchvision's\n"
+        "`MultiScaleRoIAlign`. Milliseconds: median (first to third quartile).\n\n"
+        f"- {W3.name}: {W3.description}\n- {torch.get_num_threads()} threads\n\n"
         f"{times_table(rows)}\n"
     )
     write_all(RESULTS, {"pool_regions.md": page.encode(), "pool_regions.csv": as_csv(rows, where).encode()})

@@ -2,6 +2,8 @@
 
 from roialign import errors as errors
 from roialign.backbones import BackboneTrace as BackboneTrace
+from roialign.backbones import CalibratedTrace as CalibratedTrace
+from roialign.backbones import calibrate as calibrate
 from roialign.backbones import trace as trace
 from roialign.doctor import Diagnosis as Diagnosis
 from roialign.doctor import Finding as Finding

@@ -311,17 +311,19 @@ def test_reasons_why_a_level_cannot_be_measured() -> None:
     assert "meta device" in _reason(nn.Conv2d(3, 4, 3, device="meta"), layout=Layout((), "NCHW", (62, 94), 4))
 
 
+class OneSize(nn.Module):
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.patches, self.place = nn.Conv2d(3, 8, 12, 12), nn.Parameter(torch.zeros(1, 8, height, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.patches(x) + self.place
+        return features
+
+
 def test_a_module_that_takes_one_size_is_measured_at_that_size() -> None:
-    class OneSize(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.patches, self.place = nn.Conv2d(3, 8, 12, 12), nn.Parameter(torch.zeros(1, 8, 4, 7))
-
-        def forward(self, x: Tensor) -> Tensor:
-            features: Tensor = self.patches(x) + self.place
-            return features
-
-    assert measured(OneSize(), (48, 84)) == Measured((12.0, 12.0), (6.0, 6.0), (12, 12))
+    assert measured(OneSize(4, 7), (48, 84)) == Measured((12.0, 12.0), (6.0, 6.0), (12, 12))
+    assert "one size only, and 10000 cells are more than are measured" in _reason(OneSize(100, 100), (1200, 1200))
 
 
 def test_a_module_that_resizes_its_input_is_measured_at_the_real_size() -> None:

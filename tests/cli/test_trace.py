@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from roialign.cli.app import app
@@ -12,6 +14,8 @@ from roialign.integrations.models import ModelError, load_backbone
 
 NET = """
 from torch import nn
+def lopsided():
+    return nn.Sequential(nn.ZeroPad2d((3, 5, 1, 7)), nn.AvgPool2d(8))
 def net():
     return nn.Sequential(nn.Conv2d(3, 8, 7, stride=2, padding=3), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
 broken = 3
@@ -104,3 +108,27 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install timm"):
         load_backbone("timm/resnet50")
+
+
+def test_calibrates_on_a_folder_of_images(net, tmp_path):
+    folder, plot = tmp_path / "photos", tmp_path / "agreement.svg"
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for index in range(5):
+        pixels = (torch.rand(12, 12, 3, generator=generator) * 255).to(torch.uint8)
+        Image.fromarray(pixels.numpy()).resize((96, 96), Image.Resampling.BILINEAR).save(folder / f"{index}.png")
+    model = net.replace(":net", ":lopsided")
+    options = "--size", "96x96", "--calibrate", str(folder), "--plot", str(plot), "--mean", "0.5", "--std", "0.25"
+    shown = call(model, *options)
+    assert shown.exit_code == 0, shown.output
+    assert "by mirror agreement: 5 images of 96 x 96" in shown.output
+    assert max(map(len, shown.output.splitlines())) <= 80
+    assert plot.read_text().startswith("<svg")
+    calibrated = call(model, *options, "--json", "--offset", "calibrated")
+    assert json.loads(calibrated.stdout)["maps"]["0"]["offset_yx"] == pytest.approx([3, 1], abs=0.5)
+    refused = call(model, "--calibrate", str(tmp_path / "none"))
+    assert refused.exit_code == 2
+    assert "RA307: expected a folder" in refused.output
+    refused = call(model, "--calibrate", str(folder), "--mean", "grey")
+    assert refused.exit_code == 2
+    assert "expected --mean as one number or three" in refused.output

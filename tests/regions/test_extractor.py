@@ -177,13 +177,18 @@ def test_compiles_around_the_preparation():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"images": "photo.jpg"}, errors.FeatureMapError, r"RA307: expected an image: .*got str 'photo\.jpg'"),
+        (
+            {"images": "photo.jpg"},
+            errors.FeatureMapError,
+            r"RA307: expected image 0 as the path of .*'photo\.jpg': .*No such",
+        ),
+        ({"images": torch.rand(8, 8)}, errors.FeatureMapError, r"RA307: expected image 0 as a tensor.*tensor \[8, 8\]"),
         (
             {"images": torch.ones(3, 8, 8, dtype=torch.int64)},
             errors.FeatureMapError,
             r"RA307: .*int64.*image\.float\(\)",
         ),
-        ({"images": []}, errors.BatchIndexError, r"RA307: .*empty list"),
+        ({"images": []}, errors.FeatureMapError, r"RA307: .*empty list"),
         ({"boxes": [BOXES, BOXES]}, errors.BatchIndexError, r"RA208: .*each of 1 images; got 2 and none"),
         (
             {"images": [torch.rand(3, 8, 8), torch.rand(1, 8, 8)], "boxes": [BOXES, BOXES]},

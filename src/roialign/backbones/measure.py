@@ -15,6 +15,7 @@ from roialign.backbones.measure_ops import CannotMeasureError, PositiveMode
 
 _SHORT = 64  # px across the axis that is measured
 _LONG = (512, 1024, 2048)  # px along it: tried in turn until what the middle cells see fits
+_MOST_CELLS = 8192  # of all levels, where only the real size can be taken: a gradient goes back through all of them
 _MODULI = (64, 448, 960)  # multiples of the usual strides: 2 to 64, then 7 and 14, then 10, 12, 15, 20
 
 
@@ -171,6 +172,11 @@ class _Probe:
                 for length in _LONG[1:]:
                     yield self.run(self._narrow(axis, length, modulus)), strides, True
                 return
+        cells = sum(layout.size_hw[0] * layout.size_hw[1] for layout in self.levels.values())
+        if cells > _MOST_CELLS:
+            raise CannotMeasureError(
+                f"it takes images of one size only, and {cells} cells are more than are measured ({_MOST_CELLS})"
+            )
         run = self.run(self.image_hw)
         yield run, {name: self.image_hw[axis] / run.maps[name].shape[2 + axis] for name in self.levels}, False
 

@@ -40,15 +40,23 @@ def trace(
     offset: Annotated[str, typer.Option(help="Which offset is in use: convention or structural.")] = "convention",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     layers: Annotated[bool, typer.Option(help="Also print the accumulation layer by layer.")] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also measure the offsets, on the images of this folder.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="With --calibrate: draw agreement against offset, SVG.")] = None,
+    mean: Annotated[str, typer.Option(help="With --calibrate: of the normalisation.")] = "0.485,0.456,0.406",
+    std: Annotated[str, typer.Option(help="With --calibrate: of the normalisation.")] = "0.229,0.224,0.225",
 ) -> None:
     """Print where the cells of each of MODEL's feature maps lie in the image.
 
     For each map its cells, stride, structural offset and receptive field, and by how many pixels
     aligned=True and aligned=False would be wrong. Nothing is downloaded: grids do not depend on weights.
+    What --calibrate measures does: have path.py:callable load them.
     """
-    from roialign.cli.trace import run
+    from roialign.cli.trace import Images, run
 
-    raise typer.Exit(run(model, size, offset, as_json, layers))
+    images = None if calibrate is None else Images(calibrate, plot, mean, std)
+    raise typer.Exit(run(model, size, offset, as_json, layers, images))
 
 
 @app.command()

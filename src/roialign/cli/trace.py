@@ -6,10 +6,18 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import cast, get_args
 
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from roialign.backbones import BackboneTrace, calibrate
 from roialign.backbones.layers import LayerStep
+from roialign.backbones.pictures import sources_of
 from roialign.backbones.result import pair, shortened
 from roialign.backbones.trace import trace
 from roialign.errors import RoIError
@@ -19,7 +27,17 @@ from roialign.integrations.models import ModelError, load_backbone
 _WIDTH = 80
 
 
-def run(model: str, size: str, offset: str, as_json: bool, layers: bool) -> int:
+@dataclass(frozen=True)
+class Images:
+    """What to calibrate on: a folder of images, where to draw the curves, and three numbers each, with commas."""
+
+    folder: Path
+    plot: Path | None
+    mean: str
+    std: str
+
+
+def run(model: str, size: str, offset: str, as_json: bool, layers: bool, images: Images | None = None) -> int:
     """Print what is known of the model's grids; the exit status."""
     image_hw = _parsed(size)
     if image_hw is None:
@@ -29,8 +47,10 @@ def run(model: str, size: str, offset: str, as_json: bool, layers: bool) -> int:
         print(f"roialign trace: expected --offset {', '.join(get_args(OffsetKind))}; got {offset!r}", file=sys.stderr)
         return 2
     try:
-        result = trace(load_backbone(model, image_hw), image_hw, offset=cast(OffsetKind, offset))
-    except (ModelError, ImportError, RoIError) as error:
+        backbone = load_backbone(model, image_hw)
+        result = _calibrated(backbone, image_hw, images) if images else trace(backbone, image_hw)
+        result = result.with_offset(cast(OffsetKind, offset))
+    except (ModelError, ImportError, RoIError, _NotNumbersError) as error:
         print(f"roialign trace: {error}", file=sys.stderr)
         return 2
     if as_json:
@@ -44,6 +64,30 @@ def run(model: str, size: str, offset: str, as_json: bool, layers: bool) -> int:
         print("\nlayer by layer, where something changes:\n")
         print("\n".join(layer_table(result.layers)))
     return 0
+
+
+class _NotNumbersError(ValueError):
+    """A normalisation that is not one number for each channel."""
+
+
+def _calibrated(backbone: nn.Module, image_hw: tuple[int, int], images: Images) -> BackboneTrace:
+    mean, std = _per_channel("mean", images.mean), _per_channel("std", images.std)
+    sources = list(sources_of(images.folder))
+    shown = track(sources, "calibrating", console=Console(stderr=True), transient=True)
+    result = calibrate(backbone, shown, image_size=image_hw, transform=lambda image_chw: (image_chw - mean) / std)
+    if images.plot is not None:
+        result.calibration.save(images.plot)
+    return result
+
+
+def _per_channel(option: str, text: str) -> torch.Tensor:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 3):
+        raise _NotNumbersError(f"expected --{option} as one number or three, such as 0.485,0.456,0.406; got {text!r}")
+    return torch.tensor(values).view(-1, 1, 1)
 
 
 def _parsed(size: str) -> tuple[int, int] | None:

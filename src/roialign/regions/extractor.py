@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from roialign.backbones import BackboneTrace, trace
+from roialign.backbones.pictures import read
 from roialign.errors import BatchIndexError, FrameError, LevelError
 from roialign.geometry import Boxes, FeatureGrid, Frame
 from roialign.geometry.grid import OffsetKind
@@ -81,7 +82,7 @@ class RegionExtractor(nn.Module):
 
         Args:
             images: a batch tensor [N, C, H, W]; one image or a list of them, each a tensor [C, H, W], an array
-                [H, W, C] or a PIL image (uint8 becomes 0 to 1); or what `prepare` returned.
+                [H, W, C], a PIL image or the path of a file (uint8 becomes 0 to 1); or what `prepare` returned.
             boxes: for each image a `Boxes` or a tensor [L, 4], in a list; one of them for one image; or a tensor
                 [K, 5] with the image's index in column 0, for a batch tensor that enters as it is.
             frames: the frame of each image as it is given here, where `Boxes` are in another one. Left out, it is the
@@ -108,11 +109,11 @@ class RegionExtractor(nn.Module):
         Raises:
             FrameError: RA107, if a frame is not of the size of its image.
         """
-        read = [pixels_of.read(image) for image in pixels_of.listed(images)]
-        if frames is not None and len(frames) != len(read):
-            raise BatchIndexError(f"RA208: expected a frame for each of {len(read)} images; got {len(frames)}.")
+        tensors = [read(image, f"image {index}") for index, image in enumerate(pixels_of.listed(images))]
+        if frames is not None and len(frames) != len(tensors):
+            raise BatchIndexError(f"RA208: expected a frame for each of {len(tensors)} images; got {len(frames)}.")
         fitted, targets = [], []
-        for index, image in enumerate(read):
+        for index, image in enumerate(tensors):
             size_hw = int(image.shape[1]), int(image.shape[2])
             photo = Frame.image(size_hw) if frames is None else frames[index]
             if photo.size_hw != size_hw:
@@ -131,17 +132,17 @@ class RegionExtractor(nn.Module):
     def _prepare_both(
         self, images: Any, boxes: Any, frames: Frame | Sequence[Frame] | None
     ) -> tuple[ImageBatch, list[Boxes]]:
-        read = [pixels_of.read(image) for image in pixels_of.listed(images)]
+        tensors = [read(image, f"image {index}") for index, image in enumerate(pixels_of.listed(images))]
         each = [boxes] if isinstance(boxes, Boxes) or _are_of_one_image(boxes) else list(boxes)
         named = [frames] if isinstance(frames, Frame) else frames
-        if len(each) != len(read) or (named is not None and len(named) != len(read)):
+        if len(each) != len(tensors) or (named is not None and len(named) != len(tensors)):
             raise BatchIndexError(
-                f"RA208: expected boxes, and a frame where frames are given, for each of {len(read)} images; got "
+                f"RA208: expected boxes, and a frame where frames are given, for each of {len(tensors)} images; got "
                 f"{len(each)} and {'none' if named is None else len(named)}. An image without boxes takes "
                 "torch.empty(0, 4)."
             )
         if named is None:
-            sizes_hw = [(int(image.shape[1]), int(image.shape[2])) for image in read]
+            sizes_hw = [(int(image.shape[1]), int(image.shape[2])) for image in tensors]
             named = [
                 some.frame if isinstance(some, Boxes) else Frame.image(size_hw)
                 for some, size_hw in zip(each, sizes_hw, strict=True)
@@ -149,7 +150,7 @@ class RegionExtractor(nn.Module):
         framed = [
             some if isinstance(some, Boxes) else Boxes(some, frame) for some, frame in zip(each, named, strict=True)
         ]
-        return self.prepare(read, named), framed
+        return self.prepare(tensors, named), framed
 
     def trace(self, image_size: tuple[int, int]) -> BackboneTrace:
         """The backbone's grids for images (height, width), traced once for each size."""

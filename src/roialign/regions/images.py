@@ -1,4 +1,4 @@
-"""Images as a backbone takes them: read, resized and padded as a frame says, normalised, put into one batch."""
+"""Images as a backbone takes them: resized and padded as a frame says, normalised, put into one batch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from roialign.errors import BatchIndexError, FeatureMapError, FrameError
+from roialign.errors import FeatureMapError, FrameError
 from roialign.geometry import Frame
-from roialign.ops.validate import describe
 
 Fit = Callable[[Frame], Frame]
-_WANTED = "an image: a tensor [C, H, W], an array [H, W, C] or [H, W] of uint8 or floats, or a PIL image"
 
 
 class ImageBatch(NamedTuple):
@@ -24,26 +22,6 @@ class ImageBatch(NamedTuple):
     """[N, C, H, W]"""
     frames: tuple[Frame, ...]
     """The frame of each image in the batch; its `root` or one of its parents is the image as it was given."""
-
-
-def read(image: Any) -> Tensor:
-    """An image as floats [C, H, W]: uint8 becomes 0 to 1, floats stay what they are."""
-    if hasattr(image, "getbands"):  # PIL, without importing it
-        import numpy
-
-        image = numpy.asarray(image.convert("L" if len(image.getbands()) == 1 else "RGB"))
-    if type(image).__module__ == "numpy" and image.ndim in (2, 3):
-        array = image if image.ndim == 3 else image[:, :, None]
-        image = torch.tensor(array).permute(2, 0, 1)
-    if not isinstance(image, Tensor) or image.dim() != 3 or 0 in image.shape:
-        raise FeatureMapError(f"RA307: expected {_WANTED}; got {describe(image)}.")
-    if image.is_floating_point():
-        return image
-    if image.dtype != torch.uint8:
-        raise FeatureMapError(
-            f"RA307: expected {_WANTED}; got {describe(image)}. Use image.float() / its largest value."
-        )
-    return image.float() / 255
 
 
 def render(image_chw: Tensor, frame: Frame, target: Frame) -> Tensor:
@@ -101,6 +79,6 @@ def listed(images: Any) -> list[Any]:
         return list(images)
     if isinstance(images, (list, tuple)):
         if not images:
-            raise BatchIndexError(f"RA307: expected {_WANTED}, or a list of them; got an empty list.")
+            raise FeatureMapError("RA307: expected an image, or a list of images; got an empty list.")
         return list(images)
     return [images]
