@@ -21,7 +21,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from roialign.backbones import agreement_plot
 from roialign.backbones.calibrate import measure_offsets
 from roialign.backbones.calibration import Calibration
 
@@ -228,8 +227,8 @@ def main() -> None:
         "offsets.csv": as_csv([{**asdict(row), **machine} for row in rows]),
         "offsets.svg": draw([asdict(row) for row in rows if row.photographs == OWN], STRIDES),
     }
-    plots = {"offsets.svg": contents["offsets.svg"], "agreement.svg": agreement_plot.draw(shown)}
-    write_all(ASSETS, {name: text.encode() for name, text in plots.items()})
+    shown.save(ASSETS / "agreement.svg")
+    write_all(ASSETS, {"offsets.svg": contents["offsets.svg"].encode()})
     write_all(RESULTS, {name: text.encode() for name, text in contents.items()})
     print(f"written to {RESULTS}: {', '.join(contents)}")
 

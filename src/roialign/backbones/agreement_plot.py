@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 
-from roialign.backbones.calibration import AxisCalibration, Calibration
+from roialign.backbones.axis_calibration import AxisCalibration
 
 _PANEL_W, _PANEL_H = 400, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 34, 34  # of a panel
@@ -14,9 +14,9 @@ _INK, _GREY, _FAINT, _CHANCE = "#222222", "#666666", "#dddddd", "#999999"
 _STRUCTURAL, _CONVENTION, _CALIBRATED = "#7a4fa3", "#0b62a4", "#d1601f"
 
 
-def draw(calibration: Calibration) -> str:
+def draw(levels: Mapping[str, tuple[AxisCalibration, AxisCalibration]]) -> str:
     """One row of panels for each level, x at the left and y at the right; on white, to be read on any page."""
-    width, height = 2 * _PANEL_W, _HEAD + len(calibration) * _PANEL_H
+    width, height = 2 * _PANEL_W, _HEAD + len(levels) * _PANEL_H
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="Helvetica, Arial, sans-serif" font-size="12">',
@@ -24,8 +24,8 @@ def draw(calibration: Calibration) -> str:
         _label(width / 2, 20, "Agreement of boxes with their mirror images, by the offset assumed", "middle", 15),
         *_legend(width),
     ]
-    for row, (name, level) in enumerate(calibration.items()):
-        for column, (label, axis) in enumerate((("x", level.x), ("y", level.y))):
+    for row, (name, axes_xy) in enumerate(levels.items()):
+        for column, (label, axis) in enumerate(zip("xy", axes_xy, strict=True)):
             parts.append(f'<g transform="translate({column * _PANEL_W} {_HEAD + row * _PANEL_H})">')
             parts += _panel(f"{name}, {label}", axis)
             parts.append("</g>")
