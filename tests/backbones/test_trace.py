@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -260,3 +262,27 @@ def test_messages(call, message):
 def test_no_such_map():
     with pytest.raises(KeyError, match=r"no map is called 'c5'; there are maps.0, maps.1, last"):
         trace(Pyramid(), (32, 32), measured=False)["c5"]
+
+
+COST = """
+import resource, time
+import torch, torchvision
+import roialign
+model = torchvision.models.get_model("resnet50", weights=None)
+body = torchvision.models._utils.IntermediateLayerGetter(model, {f"layer{i}": f"c{i + 1}" for i in range(1, 5)})
+before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+traced = roialign.trace(body, (800, 1344))
+seconds = time.process_time() - begin
+megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+assert traced["c5"].stride_yx == (32, 32)
+print(seconds, megabytes)
+"""
+
+
+def test_resnet50_at_full_size_takes_three_seconds_and_200_megabytes_at_most():
+    """All three methods, the first call of a process; in processor time, for the machine may be busy."""
+    pytest.importorskip("torchvision")
+    child = subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=True)
+    seconds, megabytes = map(float, child.stdout.split())
+    assert seconds < 3
+    assert megabytes < 200

@@ -87,6 +87,8 @@ def process(processor, size_hw):
 @pytest.mark.parametrize("suffix", BACKENDS)
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_against_the_pixels(name, suffix, size_hw):
+    if (name, suffix) == ("Owlv2", BACKENDS[-1]):
+        pytest.importorskip("scipy", reason="transformers resizes with scipy there")
     processor = build(name, suffix, PROCESSORS[name])
     photo = Frame.image(size_hw)
     frame = integration.frame_after(processor, photo)
