@@ -124,6 +124,12 @@ def test_normalises_before_it_pads():
     assert not pixels[:, :, 40:].any()
 
 
+def test_what_is_made_smaller_is_averaged_first():
+    stripes = (torch.arange(160) % 2).float().expand(3, 160, 160)
+    pixels = RegionExtractor(Pyramid(), 1, fit=partial(Frame.resize, size_hw=(48, 48))).prepare(stripes).pixels
+    assert (pixels - 0.5).abs().max() < 0.05
+
+
 def test_traces_once_for_each_size():
     backbone = Pyramid()
     extractor = RegionExtractor(backbone, 2, maps=["coarse"], offset="structural")
