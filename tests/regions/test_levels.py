@@ -26,7 +26,8 @@ def test_torchvisions_levels_of_a_pyramid_without_gaps():
     pooler = torchvision.ops.MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     maps = [torch.zeros(1, 1, 800 // stride, 1344 // stride) for stride in (4, 8, 16, 32)]
     pooler.scales, pooler.map_levels = torchvision.ops.poolers._setup_scales(maps, [(800, 1344)], 224, 4)
-    sides = [112, 224, 448, 447.9999, 447.99985, 223.9999, 447.99997, 111.99999, 224.00002, 0]  # where one level ends and the next begins
+    # where one level ends and the next begins, and a float32 or two before and after
+    sides = [112, 224, 448, 447.9999, 447.99985, 223.9999, 447.99997, 111.99999, 224.00002, 0]
     boxes = torch.cat([boxes_of(20_000), torch.tensor([[0, 0, side, side] for side in sides])])
     levels = FPNLevels()(boxes, grids_of(4.0, 8.0, 16.0, 32.0))
     assert torch.equal(levels, pooler.map_levels([boxes]))
