@@ -188,6 +188,16 @@ def test_refused(change, error, message):
         multi_scale_roi_align(**{**good, **change})
 
 
+def test_a_box_too_wide_for_its_own_level_is_named():
+    """Each axis and level counts the samples that adaptive sampling takes by its own scale."""
+    maps, levels = [torch.rand(1, 3, 8, 8), torch.rand(1, 3, 4, 4)], torch.tensor([0, 1])
+    rois = torch.tensor([[0, 0.0, 0, 5e7, 9], [0, 0, 0, 5e7, 9]])
+    cells = [0.5, 0.0, 1e-6, 0.0, 1e-6, 0.0, 1.0, 0.0]  # the second level counts columns one by one
+    with pytest.raises(errors.BoxesValueError, match=r"^RA205: .*1 unusable rows of 2, the first boxes\[1\]"):
+        multi_scale_roi_align(maps, rois, levels, cells, (1, 1), -1, False)
+    assert multi_scale_roi_align(maps, rois, levels * 0, cells, (1, 1), -1, False)[0].isfinite().all()
+
+
 def test_without_boxes_every_map_gets_a_gradient_of_zeros():
     maps = [torch.rand(2, 3, 4, 4, requires_grad=True), torch.rand(2, 3, 2, 2, requires_grad=True)]
     cells = [0.5, 0.5] * 4
