@@ -17,7 +17,7 @@ FAMILIES = {
 INTRODUCTION = """\
 # Codes
 
-<!-- Made by scripts/make_codes_page.py from src/roialign/doctor/catalogue.py: change that. -->
+<!-- Made by scripts/make_codes_page.py from src/roialign/doctor/catalogue/: change that. -->
 
 Every error, warning and finding of roialign starts with one of these codes. `roialign explain RA101` shows the same
 text in the terminal. A code, once published, keeps its meaning.

@@ -10,6 +10,7 @@ from roialign.doctor import Finding as Finding
 from roialign.doctor import Fix as Fix
 from roialign.doctor import Report as Report
 from roialign.doctor import diagnose as diagnose
+from roialign.doctor import save_call as save_call
 from roialign.doctor import watch as watch
 from roialign.errors import RoIError as RoIError
 from roialign.errors import RoIWarning as RoIWarning

@@ -160,3 +160,13 @@ def test_feature_maps_are_kept_for_pictures_only() -> None:
             roi_align(torch.rand(1, 3, 64, 64), PIXELS, 7, scale)
     assert [diagnosis.call is not None and diagnosis.call.input.shape[1] for diagnosis in report.calls] == [3, 0, 0]
     assert [finding.fix is not None and finding.fix.value for finding in report.findings] == [1 / 16, 1 / 16]
+
+
+def test_boxes_that_torchvision_gives_no_gradient_are_named() -> None:
+    boxes = torch.tensor([[0.0, 16, 16, 200, 200]], requires_grad=True)
+    features = torch.rand(1, 8, 16, 16, requires_grad=True)
+    with roialign.watch() as report:
+        torchvision.ops.roi_align(features, boxes, 7, 1 / 16, 2, True)
+        roialign.roi_align(features, boxes, 7, 1 / 16, 2, True)
+        torchvision.ops.roi_align(features, boxes.detach(), 7, 1 / 16, 2, True)
+    assert [[finding.code for finding in diagnosis.findings] for diagnosis in report.calls] == [["RA503"], [], []]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 app = typer.Typer(
     name="roialign",
@@ -14,23 +15,72 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
-@app.command(context_settings=_PASS_ON)
+class _DoctorCommand(TyperCommand):
+    """Writes out what `doctor`'s arguments imply: that -m ends our options, and FILE of --json and --sarif."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, self._written_out(args))
+
+    def _written_out(self, args: list[str]) -> list[str]:
+        with_value = {name for option in self.params if option.param_type_name == "option" for name in option.opts}
+        written, place = list(args), 0
+        while place < len(written):
+            word, following = written[place], written[place + 1 : place + 2]
+            if word in _FILE_ENDINGS:
+                if not following or (following[0] != "-" and not following[0].endswith(_FILE_ENDINGS[word])):
+                    written.insert(place + 1, "-")
+            elif word.startswith("-m"):
+                end = place + (2 if word == "-m" else 1)
+                return [*written[:end], "--", *written[end:]] if end <= len(written) else written
+            elif word not in with_value:
+                if not (word.startswith("--") and "=" in word):
+                    return written  # the script, or --help
+                place -= 1
+            place += 2
+        return written
+
+
+_FILE_ENDINGS = {"--json": (".json",), "--sarif": (".sarif", ".json")}
+
+
+@app.command(cls=_DoctorCommand, context_settings={"allow_interspersed_args": False})
 def doctor(
-    context: typer.Context,
-    script: Annotated[Path, typer.Argument(help="A Python program; what follows it is passed on to it.")],
-    report: Annotated[Path | None, typer.Option(help="Write a page with pictures to this file.")] = None,
+    program: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SCRIPT [ARGS]", help="A Python program; what follows it is passed on to it."),
+    ] = None,
+    module: Annotated[
+        str | None, typer.Option("-m", metavar="MODULE", help="Run MODULE [ARGS] instead, as python -m would.")
+    ] = None,
+    call: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Examine a call saved by roialign.save_call instead.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with pictures.")] = None,
+    as_json: Annotated[
+        str | None,
+        typer.Option("--json", metavar="[FILE]", help="Write JSON to FILE.json, to --json=FILE, or to stdout."),
+    ] = None,
+    sarif: Annotated[
+        str | None,
+        typer.Option("--sarif", metavar="[FILE]", help="Write SARIF 2.1.0, for CI; FILE as of --json."),
+    ] = None,
+    select: Annotated[str | None, typer.Option(metavar="CODES", help="Only codes that begin so: RA1,RA502.")] = None,
+    ignore: Annotated[
+        str | None,
+        typer.Option(metavar="CODES", help="Not these; of two that fit a code the longer decides."),
+    ] = None,
 ) -> None:
     """Run SCRIPT unchanged and say what is wrong with its RoIAlign calls.
 
     Calls through roialign and torchvision.ops are seen, detection models included. The findings go to
-    stderr. Exit status: the script's own if that is not 0, otherwise 1 if errors were found, otherwise 0.
+    stderr. Our options stand before SCRIPT. Exit status: the script's own if that is not 0, otherwise 1 if
+    errors were found, otherwise 0; 2 if these arguments cannot be used.
     """
-    from roialign.cli.doctor import run
+    from roialign.cli.doctor import Request, run
 
-    raise typer.Exit(run(script, context.args, report))
+    raise typer.Exit(run(Request(program or [], module, call, report, as_json, sarif, select, ignore)))
 
 
 @app.command()

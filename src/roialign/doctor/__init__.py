@@ -6,6 +6,7 @@ from roialign.doctor.findings import Diagnosis as Diagnosis
 from roialign.doctor.findings import Finding as Finding
 from roialign.doctor.findings import Fix as Fix
 from roialign.doctor.findings import Report as Report
+from roialign.doctor.saved import save_call as save_call
 from roialign.doctor.watch import watch as watch
 from roialign.ops import notice
 

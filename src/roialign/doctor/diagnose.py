@@ -9,7 +9,7 @@ from torch import Tensor
 
 from roialign import errors
 from roialign.doctor import checks
-from roialign.doctor.evidence import Evidence
+from roialign.doctor.evidence import Caller, Evidence
 from roialign.doctor.findings import Diagnosis, Finding
 from roialign.geometry import FeatureGrid
 from roialign.ops.calls import RoICall
@@ -74,11 +74,14 @@ def diagnose(
 
 
 def examine(
-    call: RoICall, image_size_hw: tuple[float, float] | None = None, grid: FeatureGrid | None = None
+    call: RoICall,
+    image_size_hw: tuple[float, float] | None = None,
+    grid: FeatureGrid | None = None,
+    caller: Caller | None = None,
 ) -> Diagnosis:
     """Run all checks on one call."""
     sane, coverage = call.usable(), call.coverage()
-    known = Evidence(call.with_(rois=call.rois[sane]), image_size_hw, grid)
+    known = Evidence(call.with_(rois=call.rois[sane]), image_size_hw, grid, caller)
     findings = [finding for check in checks.ROW_CHECKS if (finding := check(call, coverage))]
     if bool(sane.any()):
         original_rows = sane.nonzero().flatten().tolist()

@@ -19,6 +19,31 @@ _BOXES_THAT_COUNT = 8  # more boxes of one image do not make its extent more cer
 
 
 @dataclass(frozen=True)
+class Caller:
+    """Whose operator was called, and in what state of the program."""
+
+    library: str
+    """The library whose operator it is: "roialign", "torchvision", ..."""
+    device_type: str
+    features_require_grad: bool
+    boxes_require_grad: bool
+    deterministic: bool
+    """Whether `torch.use_deterministic_algorithms` was on."""
+
+    @classmethod
+    def of(cls, library: str, features: Tensor, boxes: Tensor) -> Caller:
+        """The state now, to be taken where the call is made and not under `torch.no_grad`."""
+        recording = torch.is_grad_enabled()
+        return cls(
+            library,
+            features.device.type,
+            recording and features.requires_grad,
+            recording and boxes.requires_grad,
+            torch.are_deterministic_algorithms_enabled(),
+        )
+
+
+@dataclass(frozen=True)
 class Evidence:
     """One call, whose boxes are all finite and of an image of the batch, and what is known about its image."""
 
@@ -26,6 +51,8 @@ class Evidence:
     image_size_hw: tuple[float, float] | None = None
     """Size of the image that entered the backbone, which is the frame that the boxes should be in."""
     grid: FeatureGrid | None = None
+    caller: Caller | None = None
+    """Whose call it is, where that is known."""
 
     @cached_property
     def coverage(self) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from roialign import errors
 from roialign.doctor.diagnose import diagnose, examine
+from roialign.doctor.evidence import Caller
 from roialign.doctor.findings import Diagnosis, Report
 from roialign.doctor.images import SeenImages
 from roialign.ops import calls, notice
@@ -45,11 +46,11 @@ def watch() -> Iterator[Report]:
     images = SeenImages()
     drawn: set[tuple[str, str]] = set()
 
-    def observe(call: RoICall) -> None:
+    def observe(call: RoICall, caller: Caller | None = None) -> None:
         image = images.of(call)
         size_hw = None if image is None else (image.shape[2], image.shape[3])
         with torch.no_grad():
-            diagnosis = examine(call, size_hw)
+            diagnosis = examine(call, size_hw, caller=caller)
         site = _call_site()
         problems = {(finding.code, site) for finding in diagnosis.findings}
         diagnosis = diagnosis.at(site, None if diagnosis.ok else _picture(image, call))
@@ -114,7 +115,7 @@ class _WatchedOp:
 
 
 @contextmanager
-def _watching_torchvision(observe: Callable[[RoICall], None], examined: list[Diagnosis]) -> Iterator[None]:
+def _watching_torchvision(observe: Callable[[RoICall, Caller], None], examined: list[Diagnosis]) -> Iterator[None]:
     def look(
         input: Tensor, rois: Tensor, spatial_scale: float, height: int, width: int, sampling_ratio: int, aligned: bool
     ) -> None:
@@ -126,7 +127,7 @@ def _watching_torchvision(observe: Callable[[RoICall], None], examined: list[Dia
             if input.dim() == 4 and 0 in input.shape[2:]:
                 raise error
             return
-        observe(call)
+        observe(call, Caller.of("torchvision", input, rois))
         if sampling_ratio > 0 and not bool(torch.isfinite(rois).all()):
             raise errors.BoxesValueError(
                 f"RA205: stopped by roialign: {examined[-1].findings[0].evidence} torchvision would crash the "

@@ -1,28 +1,62 @@
 """The doctor's checks: small pure functions, one for each code, in the order of their evidence."""
 
-from roialign.doctor.checks import boxes, features, rows, scale
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from roialign.doctor.checks import boxes, features, formats, layout, offset, rows, sampling, scale
+from roialign.doctor.evidence import Evidence
+from roialign.doctor.findings import Finding
+
+Check = Callable[[Evidence], Finding | None]
 
 ROW_CHECKS = (rows.coordinates, rows.image_indices)
 """Of rows that no operator can sample: (call, coverage) -> Finding or None."""
 
-CAUSE_CHECKS = (
-    scale.normalised,
-    boxes.xywh,
-    boxes.y_first,
-    scale.stride_for_inverse,
-    scale.pixels_unscaled,
-    scale.uneven_strides,
-    scale.scaled_twice,
-    scale.wrong_stride,
-    scale.other_frame,
+LAYOUT_CHECKS: tuple[Check, ...] = (layout.channels_last, layout.transposed, layout.tokens)
+"""Of the axes of the map; where one finds a fault, the sizes that other checks go by mean nothing."""
+
+
+def _of_a_map(check: Check) -> Check:
+    return lambda known: None if layout.misread(known) else check(known)
+
+
+CAUSE_CHECKS: tuple[Check, ...] = (
+    *LAYOUT_CHECKS,
+    *(
+        _of_a_map(check)
+        for check in (
+            scale.normalised,
+            formats.xywh,
+            formats.cxcywh,
+            boxes.y_first,
+            scale.stride_for_inverse,
+            scale.pixels_unscaled,
+            scale.uneven_strides,
+            scale.scaled_twice,
+            scale.wrong_stride,
+            scale.other_frame,
+        )
+    ),
 )
 """Of one cause that misplaces all boxes, the surest first: (evidence) -> Finding or None."""
 
 LAST_RESORT = scale.wrong_stride_by_boxes
 """Of a cause that is only concluded where no other fits: (evidence) -> Finding or None."""
 
-BOX_CHECKS = (boxes.degenerate, boxes.outside)
-"""Of single boxes, where no such cause was found: (evidence) -> Finding or None."""
+BOX_CHECKS: tuple[Check, ...] = (
+    boxes.degenerate,
+    boxes.outside,
+    offset.half_cell,
+    sampling.smaller_than_a_cell,
+    sampling.undersampled,
+)
+"""Of single boxes and how they are read, where no such cause was found: (evidence) -> Finding or None."""
 
-FEATURE_CHECKS = (features.not_finite, features.zero)
-"""Of the feature map, whatever the boxes: (evidence) -> Finding or None."""
+FEATURE_CHECKS: tuple[Check, ...] = (
+    features.not_finite,
+    features.zero,
+    sampling.boxes_without_gradient,
+    sampling.backward_not_deterministic,
+)
+"""Of the feature map and the program, whatever the boxes: (evidence) -> Finding or None."""

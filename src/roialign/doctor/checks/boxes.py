@@ -1,4 +1,4 @@
-"""Checks of the boxes: RA201 to RA209. Each is a pure function of the evidence."""
+"""Checks of the boxes: RA203, RA204 and RA209. Each is a pure function of the evidence."""
 
 from __future__ import annotations
 
@@ -6,28 +6,6 @@ import torch
 
 from roialign.doctor.evidence import Evidence, rows_where
 from roialign.doctor.findings import Finding
-
-
-def xywh(known: Evidence) -> Finding | None:
-    """RA201: x, y, width, height read as two corners."""
-    boxes = known.boxes_xyxy
-    inverted = (known.sides < 0).any(1)
-    if not bool(inverted.any()) or float(inverted.float().mean()) < 0.3:
-        return None
-    if known.nearest < 0 or not bool((boxes[:, 2:] > 0).all()):
-        return None
-    corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
-    fix = known.boxes_fix(corners, "boxes[:, -2:] += boxes[:, -4:-2]  # width, height -> x2, y2")
-    if not known.well_placed(fix.call) or known.fill(fix.call) > 1.05:
-        return None
-    evidence = (
-        f"Read as x1, y1, x2, y2, {int(inverted.sum())} of {len(boxes)} boxes end before they begin "
-        f"({_row(known, inverted)}). Read as x, y, width, height all have an area and lie on the map."
-    )
-    decide = None
-    if bool((known.sides < 0).all()):
-        decide = "If the corners are merely in the wrong order it is RA204 instead: look at one box in the image."
-    return Finding("RA201", evidence, rows_where(inverted), fix, decide=decide)
 
 
 def y_first(known: Evidence) -> Finding | None:
@@ -46,7 +24,13 @@ def y_first(known: Evidence) -> Finding | None:
         f"The boxes reach to x = {x:g}, y = {y:g} on an image of about {frame_w:.4g} columns and {frame_h:.4g} rows. "
         f"Read y first, all of them fit; as called, {int(known.low.sum())} of {len(known.low)} RoIs lie off the map."
     )
-    return Finding("RA203", evidence, rows_where(known.low), fix)
+    decide = None
+    if known.stride_yx is None:
+        decide = (
+            "It may also be RA304, a map whose height and width were swapped: pass image_size=(H, W), the size of the "
+            "tensor that entered the backbone, to roialign.diagnose to decide."
+        )
+    return Finding("RA203", evidence, rows_where(known.low), fix, decide=decide)
 
 
 def degenerate(known: Evidence) -> Finding | None:

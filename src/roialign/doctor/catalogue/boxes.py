@@ -1,0 +1,122 @@
+"""RA2xx: boxes."""
+
+from __future__ import annotations
+
+from roialign.doctor.catalogue.entry import AT_16, OBLONG, STRIDE_16, Entry
+
+ENTRIES = (
+    Entry(
+        "RA201",
+        "x, y, width, height read as two corners",
+        "error",
+        "The boxes are in COCO's format: a corner and a size. Read as two corners, a box ends at its own width and "
+        "height, often before it begins.",
+        "Convert: x2 = x + width, y2 = y + height.",
+        f"{STRIDE_16}\nboxes = [torch.tensor([[300.0, 300.0, 100.0, 100.0], [64.0, 640.0, 96.0, 160.0]])]",
+        AT_16,
+        "roi_align(features, [torch.cat([boxes[0][:, :2], boxes[0][:, :2] + boxes[0][:, 2:]], 1)], 7, "
+        "spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA202",
+        "centre x, centre y, width, height read as two corners",
+        "error",
+        "The boxes are in the format of YOLO and DETR: a centre and a size. Read as two corners, a box begins at its "
+        "own centre and ends at its width and height, often before it begins.",
+        "Convert: x1 = cx - width / 2, x2 = cx + width / 2, and the same for y.",
+        f"{STRIDE_16}\nboxes = [torch.tensor([[960.0, 300.0, 120.0, 100.0], [640.0, 900.0, 100.0, 240.0]])]",
+        AT_16,
+        "roi_align(features, [torch.cat([boxes[0][:, :2] - boxes[0][:, 2:] / 2, boxes[0][:, :2] + boxes[0][:, 2:] / 2]"
+        ", 1)], 7, spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA203",
+        "y first: y1, x1, y2, x2 read as x1, y1, x2, y2",
+        "error",
+        "The boxes hold rows before columns, as TensorFlow and NumPy code does. On an oblong image some of them then "
+        "lie beyond its shorter side; on a square one nothing gives the mistake away but the picture.",
+        "Swap the columns: boxes[:, [1, 0, 3, 2]].",
+        f"{OBLONG}\nboxes = [torch.tensor([[100.0, 700.0, 200.0, 900.0], [300.0, 40.0, 600.0, 400.0]])]",
+        AT_16,
+        "roi_align(features, [boxes[0][:, [1, 0, 3, 2]]], 7, spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA204",
+        "boxes that are empty or end before they begin",
+        "warning",
+        "A box with x2 <= x1 or y2 <= y1 has no area. roi_align follows torchvision: with aligned=False it pools one "
+        "cell at the first corner, with aligned=True a point, a flipped region or zeros.",
+        "Put the corners in order, or drop boxes without an area before pooling.",
+        f"{STRIDE_16}\nboxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0]] * 3 + [[500.0, 500.0, 500.0, 600.0]])]",
+        AT_16,
+        "roi_align(features, [boxes[0][:3]], 7, spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA205",
+        "coordinates that are NaN, infinite or astronomically large",
+        "error",
+        "Such a box has no samples that could be read. torchvision returns zeros for it or crashes, depending on "
+        "sampling_ratio. Finite boxes are refused too where adaptive sampling would take more than 2 ** 24 samples "
+        "along one axis of a bin.",
+        "Find what made them: a division by zero, an exploding regression, uninitialised memory. Or drop them: "
+        "boxes[boxes.isfinite().all(dim=1)].",
+        f"{STRIDE_16}\nboxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0], [float('nan'), 0.0, 9.0, 9.0]])]",
+        AT_16,
+        "roi_align(features, [boxes[0][:1]], 7, spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA206",
+        "image index out of range or not whole",
+        "error",
+        "Column 0 of boxes [K, 5] is the position of the image in the batch, counted from 0. torchvision does not "
+        "look at it and reads foreign memory.",
+        "Number the images from 0, or pass a list with one tensor of boxes for each image.",
+        f"{STRIDE_16}\nboxes = torch.tensor([[1.0, 300.0, 300.0, 400.0, 400.0]])",
+        AT_16,
+        "roi_align(features, [boxes[:, 1:]], 7, spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA207",
+        "image index missing or in the wrong column",
+        "error",
+        "A tensor of boxes needs five columns, the first of which is the image's index. Four columns are boxes "
+        "without one; an index in the last column makes x1 the image.",
+        "Pass boxes of one image as a list, [boxes], or put the index first.",
+        f"{STRIDE_16}\nboxes = torch.tensor([[300.0, 300.0, 400.0, 400.0]])",
+        AT_16,
+        "roi_align(features, [boxes], 7, spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA208",
+        "more lists of boxes than images",
+        "error",
+        "In a list the position is the image's index, so a list longer than the batch names images that do not "
+        "exist. torchvision reads foreign memory there.",
+        "Pass one tensor for each image; torch.empty(0, 4) for an image without boxes.",
+        f"{STRIDE_16}\nboxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0]]), torch.tensor([[0.0, 0.0, 99.0, 99.0]])]",
+        AT_16,
+        "roi_align(features, [torch.cat(boxes)], 7, spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA209",
+        "boxes outside the image, in any frame",
+        "error",
+        "These boxes lie mostly or wholly beyond the image, and no scale, order or format of coordinates would put "
+        "them on the map. What lies off the map is pooled as zeros.",
+        "Clip boxes to the image and drop those that are left without an area; find out where they come from.",
+        f"{STRIDE_16}\nboxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0]] * 9 + [[-90.0, -90.0, -50.0, -50.0]])]",
+        AT_16,
+        "roi_align(features, [boxes[0][:9]], 7, spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA210",
+        "boxes that are not rows of coordinates",
+        "error",
+        "Boxes are a tensor [K, 5] or a list or tuple of tensors [L, 4], one for each image; not NumPy arrays, nested "
+        "lists or other shapes.",
+        "Use torch.from_numpy(boxes), boxes.reshape(-1, 5), or [boxes].",
+        f"{STRIDE_16}\nboxes = torch.tensor([0.0, 300.0, 300.0, 400.0, 400.0])",
+        AT_16,
+        "roi_align(features, boxes[None], 7, spatial_scale=1 / 16)",
+    ),
+)

@@ -1,0 +1,103 @@
+"""RA3xx: features."""
+
+from __future__ import annotations
+
+from roialign.doctor.catalogue.entry import AT_16, ONE_BOX, STRIDE_16, Entry
+
+ENTRIES = (
+    Entry(
+        "RA301",
+        "the feature map itself is zero there",
+        "warning",
+        "The RoIs lie on the map, but every channel of every cell that they read is zero. The boxes are not at fault: "
+        "a dead ReLU, weights that were not loaded, an input that was not normalised, or memory never written.",
+        "Look at the map before pooling: features.abs().amax(dim=(0, 2, 3)).",
+        f"{STRIDE_16}\n{ONE_BOX}",
+        "roi_align(torch.zeros(1, 8, 64, 64), boxes, 7, spatial_scale=1 / 16)",
+        AT_16,
+    ),
+    Entry(
+        "RA302",
+        "NaN or infinite features",
+        "error",
+        "The feature map holds values that are not finite, and RoIs that read one become NaN or infinite.",
+        "Find the layer that made them; in float16 it is often an overflow.",
+        f"{STRIDE_16}\n{ONE_BOX}",
+        "roi_align(features / 0, boxes, 7, spatial_scale=1 / 16)",
+        AT_16,
+    ),
+    Entry(
+        "RA303",
+        "channels last, read as channels first",
+        "error",
+        "The features are [N, H, W, C], as Swin transformers and TensorFlow hold them. Read as [N, C, H, W], "
+        "rows of the map are taken for channels and channels for columns, and every number is from another place.",
+        "Put the channels first: features.permute(0, 3, 1, 2).",
+        "features = torch.rand(1, 40, 64, 256)  # of an image 640 high, 1024 wide: stride 16\n"
+        f"{ONE_BOX}\nimage_size = (640, 1024)",
+        AT_16,
+        "roi_align(features.permute(0, 3, 1, 2), boxes, 7, spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA304",
+        "height and width of the map swapped",
+        "error",
+        "The map is [N, C, W, H]: transposed on the way, or made from tokens with the sizes in the wrong order. x of a "
+        "box is then read down the image and y across it.",
+        "Swap them back: features.transpose(2, 3). For tokens, give reshape or unflatten the height before the width.",
+        "features = torch.rand(1, 8, 64, 40)  # of an image 640 high, 1024 wide: stride 16\n"
+        "boxes = [torch.tensor([[700.0, 100.0, 900.0, 200.0]])]\nimage_size = (640, 1024)",
+        AT_16,
+        "roi_align(features.transpose(2, 3), boxes, 7, spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA305",
+        "an output that is not the map that it was taken for",
+        "error",
+        "Tokens of a transformer were not turned into a grid: they lie in one row, the class token is among them, "
+        "or they are of another image size than the backbone was traced with. Read as a map, cells come from other "
+        "places.",
+        "Drop the class token, then tokens.transpose(1, 2).unflatten(2, (H, W)). roialign.trace(backbone, "
+        "image_size=(H, W)) does it for you, at the size of the images.",
+        "tokens = torch.rand(1, 1 + 24 * 32, 8)  # a class token and 24 x 32 patches of a 384 x 512 image\n"
+        f"{ONE_BOX}\nimage_size = (384, 512)",
+        "roi_align(tokens.transpose(1, 2)[:, :, None], boxes, 7, spatial_scale=1 / 16)",
+        "roi_align(tokens[:, 1:].transpose(1, 2).unflatten(2, (24, 32)), boxes, 7, spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA306",
+        "not a feature map [N, C, H, W]",
+        "error",
+        "The features need four axes, batch first, and at least one row and one column. Three axes are an image "
+        "without a batch axis, or the tokens of a transformer.",
+        "Use features[None], or tokens.transpose(1, 2).unflatten(2, (H, W)) once the class token is dropped.",
+        f"{STRIDE_16}\n{ONE_BOX}",
+        "roi_align(features[0], boxes, 7, spatial_scale=1 / 16)",
+        AT_16,
+    ),
+    Entry(
+        "RA307",
+        "not images",
+        "error",
+        "An image is a tensor [C, H, W], an array [H, W, C] or a PIL image, of uint8 or floats; images of one call "
+        "have one number of channels, and a measurement on images needs several of them.",
+        'Convert it: torch.from_numpy(array).permute(2, 0, 1), image.convert("RGB").',
+        "extractor = RegionExtractor(torch.nn.Conv2d(3, 8, 4, stride=4), fit=lambda photo: photo.resize((64, 64)))\n"
+        "image = torch.rand(3, 40, 60)\nboxes = torch.tensor([[4.0, 4.0, 40.0, 30.0]])",
+        'extractor("photo.jpg", boxes)',
+        "extractor(image, boxes)",
+        raised=True,
+    ),
+    Entry(
+        "RA308",
+        "a backbone that cannot be traced",
+        "error",
+        "The module does not run on an image of this size, or nothing that it returns is a map of the image: a "
+        "classifier's scores, pooled features.",
+        "Pass the part of the model that ends with feature maps, and a size that it takes.",
+        "backbone = torch.nn.Conv2d(3, 8, 3)",
+        "trace(torch.nn.Sequential(backbone, torch.nn.Linear(7, 7)), image_size=(64, 64))",
+        "trace(backbone, image_size=(64, 64))",
+        raised=True,
+    ),
+)

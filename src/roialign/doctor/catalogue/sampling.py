@@ -1,0 +1,81 @@
+"""RA5xx: sampling, types and training."""
+
+from __future__ import annotations
+
+from roialign.doctor.catalogue.entry import AT_16, ONE_BOX, STRIDE_16, Entry
+
+ENTRIES = (
+    Entry(
+        "RA501",
+        "large boxes that are sampled at a few points",
+        "warning",
+        "A fixed sampling_ratio takes the same few points from a bin of many cells as from a bin of one. Most of the "
+        "cells of a large box are then never read, and its features are those of a few points in it.",
+        "Let the size of the box decide, sampling_ratio=-1, or pool large boxes from a coarser level.",
+        "features = torch.rand(1, 8, 256, 256)  # of a 1024 x 1024 image: stride 4\n"
+        "boxes = [torch.tensor([[40.0, 60.0, 1000.0, 900.0], [300.0, 100.0, 1000.0, 700.0]])]",
+        "roi_align(features, boxes, 7, spatial_scale=1 / 4, sampling_ratio=2)",
+        "roi_align(features, boxes, 7, spatial_scale=1 / 4, sampling_ratio=-1)",
+    ),
+    Entry(
+        "RA502",
+        "boxes far smaller than a cell",
+        "warning",
+        "All bins of such a box lie within one cell and hold nearly the same numbers; neighbouring objects get "
+        "the same features. The map is too coarse for these boxes, or they are not in pixels of its image.",
+        "Pool small boxes from a finer map, or enlarge the image.",
+        "features = torch.rand(1, 8, 32, 32)  # of a 1024 x 1024 image: stride 32\n"
+        "boxes = [torch.tensor([[300.0, 300.0, 305.0, 306.0], [700.0, 420.0, 706.0, 424.0]])]\n"
+        "finer = torch.rand(1, 8, 256, 256)  # stride 4",
+        "roi_align(features, boxes, 7, spatial_scale=1 / 32)",
+        "roi_align(finer, boxes, 7, spatial_scale=1 / 4)",
+    ),
+    Entry(
+        "RA503",
+        "boxes that require a gradient, and an operator that passes none",
+        "warning",
+        "torchvision's roi_align computes no gradient for boxes and says nothing about it, so the layers that made "
+        "them learn nothing through the pooled features.",
+        "Call roialign.roi_align, which passes one; or boxes.detach(), where none is meant to arrive.",
+        f"import torchvision\n{STRIDE_16}\nboxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0]], requires_grad=True)]",
+        "torchvision.ops.roi_align(features, boxes, 7, spatial_scale=1 / 16)",
+        AT_16,
+        watched=True,
+    ),
+    Entry(
+        "RA504",
+        "a backward pass that is not deterministic, in deterministic mode",
+        "warning",
+        "The backward of torchvision's CUDA operator adds with atomics, in another order in each run. Under "
+        "torch.use_deterministic_algorithms(True) PyTorch raises there, and with warn_only=True results differ in "
+        "their last digits from run to run.",
+        "Call roialign.roi_align, whose backward adds in a fixed order in that mode.",
+        f"import torchvision\n{STRIDE_16}\n{ONE_BOX}\nrois = torch.cat([torch.zeros(1, 1), boxes[0]], 1)\n"
+        "features = features.requires_grad_()  # on CUDA, with torch.use_deterministic_algorithms(True)",
+        "torch.ops.torchvision.roi_align(features, rois, 1 / 16, 7, 7, -1, False)",
+        AT_16,
+        watched=True,
+    ),
+    Entry(
+        "RA505",
+        "types or devices that do not fit together",
+        "error",
+        "Boxes must be floating point, on the device of the features and in their type; float32 boxes also go with "
+        "float16 and bfloat16 features, which would lose coordinates otherwise.",
+        "Convert the boxes: boxes.to(features.device, torch.float32).",
+        f"{STRIDE_16}\nboxes = [torch.tensor([[300, 300, 400, 400]])]",
+        AT_16,
+        "roi_align(features, [boxes[0].float()], 7, spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA506",
+        "output_size or sampling_ratio cannot be used",
+        "error",
+        "output_size is a whole number of at least 1, or a pair (height, width) of them. sampling_ratio is a whole "
+        "number of at most 128; 0 or less lets the size of the box decide.",
+        "Pass output_size=7 and sampling_ratio=2, or -1.",
+        f"{STRIDE_16}\n{ONE_BOX}",
+        "roi_align(features, boxes, (7, 7, 7), spatial_scale=1 / 16)",
+        AT_16,
+    ),
+)

@@ -1,0 +1,188 @@
+"""One call in a file: to send with a bug report, and to examine elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roialign.doctor.diagnose import diagnose
+from roialign.doctor.findings import Diagnosis
+from roialign.ops import notice
+from roialign.version import __version__
+
+_FORMAT = "roialign call 1"
+_ARGUMENTS = ("input", "boxes", "output_size", "spatial_scale", "sampling_ratio", "aligned")
+
+
+def save_call(
+    path: str | os.PathLike[str],
+    input: Any,
+    boxes: Any,
+    output_size: Any,
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+    image_size: tuple[int, int] | None = None,
+    *,
+    features: bool = True,
+) -> None:
+    """Write the arguments of one call of `roi_align`, good or bad, to a file for a bug report.
+
+    `roialign doctor --call PATH` says what the file holds and what is wrong with the call. It holds nothing
+    but numbers, names of types, versions, and the name of the file and the line that saved it, and is loaded
+    with `weights_only=True`: it can run no code. Tensors are copied to the CPU.
+
+    Args:
+        path: file to write.
+        input: features [N, C, H, W].
+        boxes: [K, 5] with the image's index in column 0, or a list with one [L, 4] for each image; xyxy.
+        output_size: bins (height, width), or one number for both.
+        spatial_scale: as given to `roi_align`.
+        sampling_ratio: as given to `roi_align`.
+        aligned: as given to `roi_align`.
+        image_size: (height, width) of the tensor that entered the backbone, where it is known.
+        features: False leaves out the values of `input`, which may be large or confidential, and keeps its
+            shape and type. What depends on the values, RA301 and RA302, is then not examined.
+
+    Raises:
+        TypeError: if an argument is made of anything but tensors, numbers, text, lists and tuples.
+        ValueError: if `image_size` is no (height, width).
+
+    Example:
+        >>> import tempfile, torch, roialign
+        >>> boxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0]])]
+        >>> with tempfile.NamedTemporaryFile(suffix=".pt") as file:
+        ...     roialign.save_call(file.name, torch.ones(1, 8, 64, 64), boxes, output_size=7)
+        ...     held = torch.load(file.name, weights_only=True)
+        >>> roialign.diagnose(**held["arguments"]).findings[0].code
+        'RA101'
+    """
+    if not _is_size(image_size):
+        raise ValueError(f"expected image_size as (height, width), both at least 1; got {image_size!r}")
+    given = (input, boxes, output_size, spatial_scale, sampling_ratio, bool(aligned))
+    arguments = {name: _plain(name, value) for name, value in zip(_ARGUMENTS, given, strict=True)}
+    site = _site()
+    about = [f"A call of roi_align, saved at {site} by roialign {__version__} with torch {torch.__version__}."]
+    about += [f"{name}: {_described(value)}" for name, value in zip(_ARGUMENTS, given, strict=True)]
+    about.append(f"image_size: {'not given' if image_size is None else tuple(map(int, image_size))}")
+    left_out = not features and isinstance(input, Tensor)
+    if left_out:
+        arguments["input"] = {"shape": list(input.shape), "dtype": str(input.dtype).removeprefix("torch.")}
+        about[1] += ", values left out: RA301 and RA302 are not examined"
+    held = {
+        "format": _FORMAT,
+        "about": "\n".join(about),
+        "arguments": arguments,
+        "image_size": None if image_size is None else tuple(map(int, image_size)),
+        "call_site": site,
+    }
+    torch.save(held, path)
+
+
+@dataclass(frozen=True)
+class SavedCall:
+    """What a file written by `save_call` holds."""
+
+    about: str
+    """What was saved, in words: a line for each argument."""
+    arguments: dict[str, Any]
+    image_size: tuple[int, int] | None
+    call_site: str
+    """Where it was saved, as "file.py:12"."""
+
+    def diagnose(self) -> Diagnosis:
+        """What is wrong with the call, as `roialign.diagnose` says it."""
+        return diagnose(**self.arguments, image_size=self.image_size).at(self.call_site)
+
+
+def load_call(path: str | os.PathLike[str]) -> SavedCall:
+    """Read a file written by `save_call`; features that were left out become ones.
+
+    Raises:
+        ValueError: if there is no such file, or it was not written by `save_call`.
+    """
+    from roialign.doctor.report import printable
+
+    if not os.path.isfile(path):
+        raise ValueError(f"there is no file {os.fspath(path)}")
+    refusal = f"{os.fspath(path)} is not a call that roialign.save_call wrote"
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many types, for a file that is torn, foreign or hostile
+        raise ValueError(f"{refusal}: torch.load(weights_only=True) refuses it ({type(error).__name__})") from error
+    if not _is_ours(held):
+        raise ValueError(f"{refusal}, or another version of roialign wrote it; this one reads {_FORMAT!r}")
+    arguments = dict(held["arguments"])
+    if isinstance(arguments["input"], dict):
+        try:
+            arguments["input"] = _stand_in(**arguments["input"])
+        except (TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"{refusal}: its features have no usable shape and type") from error
+    return SavedCall(printable(held["about"]), arguments, held["image_size"], held["call_site"])
+
+
+def _is_ours(held: Any) -> bool:
+    return (
+        isinstance(held, dict)
+        and held.get("format") == _FORMAT
+        and isinstance(held.get("arguments"), dict)
+        and set(held["arguments"]) == set(_ARGUMENTS)
+        and isinstance(held.get("about"), str)
+        and isinstance(held.get("call_site"), str)
+        and _is_size(held.get("image_size"))
+    )
+
+
+def _is_size(image_size: Any) -> bool:
+    if image_size is None:
+        return True
+    pair = isinstance(image_size, Sequence) and len(image_size) == 2
+    return pair and all(isinstance(side, Integral) and int(side) >= 1 for side in image_size)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The value as torch.load(weights_only=True) takes it."""
+    if isinstance(value, Tensor):
+        copy = value.detach().as_subclass(Tensor).to("cpu", copy=True)  # a view would bring all of its storage
+        return copy.requires_grad_(value.requires_grad)
+    if isinstance(value, (list, tuple)):
+        items = [_plain(name, item) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise TypeError(f"expected {name} of tensors, numbers, text, lists and tuples; got {type(value).__name__}")
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} tensor {list(value.shape)} on {value.device}"
+    if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
+        return f"a {type(value).__name__} of {len(value)}: {'; '.join(map(_described, value[:8]))}" + (
+            "; ..." if len(value) > 8 else ""
+        )
+    return repr(value)
+
+
+def _stand_in(shape: list[int], dtype: str) -> Tensor:
+    kind = getattr(torch, dtype)
+    if not isinstance(kind, torch.dtype):
+        raise TypeError
+    return torch.ones((), dtype=kind).expand(shape)
+
+
+def _site() -> str:
+    """The line that called, without folders that are no part of the project."""
+    frame = notice.calling_frame(("roialign", "torch"))
+    relative = os.path.relpath(frame.f_code.co_filename)
+    name = os.path.basename(relative) if relative.startswith("..") else relative
+    return f"{name}:{frame.f_lineno}"
