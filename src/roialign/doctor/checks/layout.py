@@ -119,10 +119,12 @@ def _transposed(known: Evidence) -> _Misread | None:
 def _tokens(known: Evidence) -> _Misread | None:
     """Tokens in one row or column, with class tokens among them, or with the channels last."""
     features, scale = known.call.input, known.call.spatial_scale
-    if known.image_size_hw is None or scale > 0.5 or _belongs(known, known.call.map_size_hw):
+    if known.image_size_hw is None or _belongs(known, known.call.map_size_hw):
+        return None
+    image_h, image_w = known.image_size_hw
+    if not 2 / min(image_h, image_w) <= scale <= 0.5:  # from two patches an image to patches of two pixels
         return None
     patch = round(1 / scale)
-    image_h, image_w = known.image_size_hw
     grid_h, grid_w = int(image_h // patch), int(image_w // patch)
     if min(grid_h, grid_w) < 2 or abs(patch * scale - 1) > 0.01 or image_h % patch or image_w % patch:
         return None
