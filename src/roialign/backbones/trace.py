@@ -132,7 +132,7 @@ def _at_another_size(
         return None
     try:
         return structure_in(sandbox, (image_hw[0] + 1, image_hw[1] + 1), channels, layers=False).levels
-    except Exception:
+    except Exception:  # the module's own, at a size that it does not take: there is nothing to compare then
         return None
 
 

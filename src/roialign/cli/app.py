@@ -87,7 +87,7 @@ def doctor(
 def trace(
     model: Annotated[str, typer.Argument(help="torchvision/NAME, timm/NAME, transformers/TYPE or path.py:callable.")],
     size: Annotated[str, typer.Option(help="Image size, HEIGHTxWIDTH.")] = "224x224",
-    offset: Annotated[str, typer.Option(help="Which offset is in use: convention or structural.")] = "convention",
+    offset: Annotated[str, typer.Option(help="In use: convention, structural, calibrated.")] = "convention",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     layers: Annotated[bool, typer.Option(help="Also print the accumulation layer by layer.")] = False,
     calibrate: Annotated[
@@ -99,9 +99,10 @@ def trace(
 ) -> None:
     """Print where the cells of each of MODEL's feature maps lie in the image.
 
-    For each map its cells, stride, structural offset and receptive field, and by how many pixels
-    aligned=True and aligned=False would be wrong. Nothing is downloaded: grids do not depend on weights.
-    What --calibrate measures does: have path.py:callable load them.
+    Shown are cells, stride, structural offset, receptive field, and the pixels by which aligned=True and False miss it.
+
+    Weights are random, nothing is downloaded: grids do not depend on them. What --calibrate measures does.
+    Give it path.py:callable, a function that loads them.
     """
     from roialign.cli.trace import Images, run
 
