@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,25 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._pytree import tree_leaves
 
 from roialign.doctor.evidence import nominal_stride_yx
+from roialign.geometry import FeatureGrid
 from roialign.ops.calls import RoICall
 
 _IMAGE_CHANNELS = (1, 3, 4)
 _OUTPUTS_REMEMBERED = 64
+
+
+class Seen(NamedTuple):
+    """What was seen of the image behind a call."""
+
+    images: Tensor | None = None
+    """The batch [N, C, H, W] that entered the backbone."""
+    grid: FeatureGrid | None = None
+    """The map's grid, where the backbone is known."""
+
+    @property
+    def image_size_hw(self) -> tuple[int, int] | None:
+        """Size of the tensor that entered the backbone."""
+        return None if self.images is None else (self.images.shape[2], self.images.shape[3])
 
 
 class SeenImages:
@@ -41,18 +56,18 @@ class SeenImages:
             for hook in hooks:
                 hook.remove()
 
-    def of(self, call: RoICall) -> Tensor | None:
-        """The images [N, C, H, W] that the features of `call` were made of, where that can be told."""
+    def of(self, call: RoICall) -> Seen:
+        """What is known of the images that the features of `call` were made of, where that can be told."""
         storage = call.input.untyped_storage().data_ptr()
         for output, image in reversed(self._outputs):
             made = output()
             if made is not None and (made is call.input or made.untyped_storage().data_ptr() == storage):
-                return image
+                return Seen(image)
         if self._last is None or self._last.shape[:2] != (call.input.shape[0], 3):
-            return None  # what has another number of channels may be a mask or a feature map
+            return Seen()  # what has another number of channels may be a mask or a feature map
         image_size_hw = (self._last.shape[2], self._last.shape[3])
         stride_y, stride_x = nominal_stride_yx(image_size_hw, call.map_size_hw)
-        return self._last if stride_y == stride_x and stride_y == round(stride_y) else None
+        return Seen(self._last) if stride_y == stride_x and stride_y == round(stride_y) else Seen()
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():

@@ -47,13 +47,12 @@ def watch() -> Iterator[Report]:
     drawn: set[tuple[str, str]] = set()
 
     def observe(call: RoICall, caller: Caller | None = None) -> None:
-        image = images.of(call)
-        size_hw = None if image is None else (image.shape[2], image.shape[3])
+        seen = images.of(call)
         with torch.no_grad():
-            diagnosis = examine(call, size_hw, caller=caller)
+            diagnosis = examine(call, seen.image_size_hw, seen.grid, caller)
         site = _call_site()
         problems = {(finding.code, site) for finding in diagnosis.findings}
-        diagnosis = diagnosis.at(site, None if diagnosis.ok else _picture(image, call))
+        diagnosis = diagnosis.at(site, None if diagnosis.ok else _picture(seen.images, call))
         if problems <= drawn:  # a whole training may be watched: feature maps are kept for pictures only
             diagnosis = diagnosis.without_features()
         drawn.update(problems)
