@@ -1,12 +1,13 @@
-"""pool_regions on the CPU against torchvision's MultiScaleRoIAlign, on the pyramid of W3: verified first, then timed.
+"""pool_regions and MultiScaleRoIAlign on the CPU against torchvision's MultiScaleRoIAlign, on the pyramid of W3.
 
-Run by `make bench`. The grids have the offset 0, which is what MultiScaleRoIAlign means, so both pool the same. What is
-timed is all that a user calls: the choice of levels and the pooling of all of them.
+Run by `make bench`: verified first, then timed. The grids have the offset 0, which is what MultiScaleRoIAlign means, so
+all pool the same. What is timed is all that a user calls: the choice of levels and the pooling of all of them.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from .workloads import LAYOUTS, SAMPLING_RATIOS, WORKLOADS, Setting
 
 RESULTS = Path(__file__).parent / "results"
 BUDGET = Budget(least_repeats=7, seconds=3.0)
+MULTI_SCALE = "roialign.MultiScaleRoIAlign"
 (W3,) = (workload for workload in WORKLOADS if workload.name == "W3")
 
 
@@ -38,9 +40,11 @@ def pools(setting: Setting, maps: dict[str, Tensor]) -> dict[str, Call]:
         for stride, (name, one) in zip(W3.strides, maps.items(), strict=True)
     }
     pooler = torchvision.ops.MultiScaleRoIAlign(list(maps), W3.output_size, setting.sampling_ratio)
+    drop_in = roialign.MultiScaleRoIAlign(list(maps), W3.output_size, setting.sampling_ratio)
     ratio = setting.sampling_ratio
     return {
         ROIALIGN: lambda: [roialign.pool_regions(maps, [boxes_xyxy], W3.output_size, grids, sampling_ratio=ratio)],
+        MULTI_SCALE: lambda: [drop_in(maps, [boxes_xyxy], [W3.image_size_hw])],
         TORCHVISION: lambda: [pooler(OrderedDict(maps), [boxes_xyxy], [W3.image_size_hw])],
     }
 
@@ -67,8 +71,9 @@ def verify(setting: Setting) -> None:
     try:
         for direction in (FORWARD, BACKWARD):
             results = {name: call() for name, call in calls(setting, direction).items()}
-            for ours, theirs in zip(results[ROIALIGN], results[TORCHVISION], strict=True):
-                tolerances.assert_close(ours, theirs, theirs)
+            for name in (ROIALIGN, MULTI_SCALE):
+                for ours, theirs in zip(results[name], results[TORCHVISION], strict=True):
+                    tolerances.assert_close(ours, theirs, theirs)
     except AssertionError as error:
         raise SystemExit(f"the results differ, so nothing is timed. {direction} of {setting}: {error}") from error
 
@@ -80,16 +85,19 @@ def main() -> None:
         if direction == FORWARD:
             verify(setting)
         times = time_in_turn(calls(setting, direction), BUDGET)
-        print(f"{direction} of {setting}: {times[TORCHVISION].median_ms / times[ROIALIGN].median_ms:.1f}x", flush=True)
+        speedups = [times[TORCHVISION].median_ms / times[name].median_ms for name in (ROIALIGN, MULTI_SCALE)]
+        print(f"{direction} of {setting}: {speedups[0]:.1f}x, as MultiScaleRoIAlign {speedups[1]:.1f}x", flush=True)
         options = (ratio, setting.dtype, layout, torch.get_num_threads())
         rows += [TimeRow(W3.name, W3.description, direction, *options, name, own) for name, own in times.items()]
     where["cpus_used_by_others"] = f"{neighbours.cpus():.2f}"
+    drop_in = [replace(row, implementation=ROIALIGN) for row in rows if row.implementation == MULTI_SCALE]
+    torchvisions = [row for row in rows if row.implementation == TORCHVISION]
     page = (
-        f"# pool_regions on the CPU\n\n{provenance(where)}\n"
+        f"# Pyramids on the CPU\n\n{provenance(where)}\n"
         "All levels of a pyramid in one call, the choice of levels included, against torchvision's\n"
         "`MultiScaleRoIAlign`. Milliseconds: median (first to third quartile).\n\n"
         f"- {W3.name}: {W3.description}\n- {torch.get_num_threads()} threads\n\n"
-        f"{times_table(rows)}\n"
+        f"## pool_regions\n\n{times_table(rows)}\n## MultiScaleRoIAlign\n\n{times_table(drop_in + torchvisions)}\n"
     )
     write_all(RESULTS, {"pool_regions.md": page.encode(), "pool_regions.csv": as_csv(rows, where).encode()})
 

@@ -22,6 +22,7 @@ from roialign.ops import roi_align as roi_align
 from roialign.ops.notice import get_policy as get_policy
 from roialign.ops.notice import set_policy as set_policy
 from roialign.regions import FPNLevels as FPNLevels
+from roialign.regions import MultiScaleRoIAlign as MultiScaleRoIAlign
 from roialign.regions import RegionExtractor as RegionExtractor
 from roialign.regions import pool_regions as pool_regions
 from roialign.version import __version__ as __version__

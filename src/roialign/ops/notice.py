@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from roialign.errors import CoverageError, RoIWarning
+from roialign.errors import CoverageError, RoIError, RoIWarning
 from roialign.ops.calls import LEAST_COVERAGE, RoICall
 
 Policy = Literal["warn", "raise", "ignore"]
@@ -76,11 +76,13 @@ def any_low(coverage: Tensor) -> bool:
     return coverage.numel() > 0 and float(coverage.min()) < LEAST_COVERAGE
 
 
-def say(words: Callable[[], str]) -> None:
-    """Warn, once for each line of code, or raise, as the policy says."""
+def say(words: Callable[[], str], error: type[RoIError] = CoverageError) -> None:
+    """Warn, once for each line of code, or raise an `error`, as the policy says."""
+    if _policy == "ignore":
+        return
     if _policy == "raise":
-        raise CoverageError(words())
-    frame = calling_frame(("roialign", "torch"))
+        raise error(words())
+    frame = calling_frame(("roialign", "torch", "torchvision"))
     site = (frame.f_code.co_filename, frame.f_lineno)
     if site in _noticed:
         return

@@ -126,20 +126,26 @@ def pool(
     grids: list[FeatureGrid],
     levels: LevelRule | Tensor,
     sampling_ratio: int,
+    aligned: bool = True,
 ) -> Pooled:
-    """Pool `rois` [K, 5], which are in the image that entered the backbone."""
+    """Pool `rois` [K, 5], which are in the image that entered the backbone.
+
+    Without `aligned`, cells are read as in `roi_align(aligned=False)`: no shift, and no box below one cell.
+    """
     size_hw, _, ratio = validate.check_options(output_size, 1.0, sampling_ratio)
     levels = levels_of(levels, rois[:, 1:], grids)
-    cells = [number for grid in grids for number in _cells(grid)]
-    pooled = Pooled(*multi_scale_roi_align(maps, rois, levels, cells, size_hw, ratio, widen=False), levels)
+    cells = [number for grid in grids for number in _cells(grid, aligned)]
+    pooled = Pooled(*multi_scale_roi_align(maps, rois, levels, cells, size_hw, ratio, widen=not aligned), levels)
     if not torch.compiler.is_compiling():
         _look(rois, pooled.coverage, grids)
     return pooled
 
 
-def _cells(grid: FeatureGrid) -> tuple[float, float, float, float]:
+def _cells(grid: FeatureGrid, aligned: bool) -> tuple[float, float, float, float]:
     """Scale and shift of rows and columns: cell = (coordinate - offset) / stride."""
     (stride_y, stride_x), (offset_y, offset_x) = grid.stride_yx, grid.offset_yx or grid.conventional_offset_yx
+    if not aligned:
+        offset_y = offset_x = 0.0
     return 1 / stride_y, offset_y / stride_y, 1 / stride_x, offset_x / stride_x
 
 

@@ -1,0 +1,237 @@
+"""torchvision's MultiScaleRoIAlign, with the scales that the maps have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from roialign.errors import LevelError
+from roialign.geometry import FeatureGrid
+from roialign.ops import notice, validate
+from roialign.regions.levels import FPNLevels
+from roialign.regions.pool import Grids, match, pool
+
+_PADDING = 32  # torchvision's transform pads batches to multiples of it
+
+Scale = float | tuple[float, float]
+
+
+class MultiScaleRoIAlign(nn.Module):
+    """RoIAlign from the level of a pyramid that suits each box: torchvision's class, in one call for all levels.
+
+    Convention: boxes are x1, y1, x2, y2, in the image that entered the backbone, each image at the top left of the
+    padded batch. With scales that are powers of two the numbers are those of `torchvision.ops.MultiScaleRoIAlign`.
+    Left out, `scales` and `grids` are inferred for each batch, per axis, from `image_shapes` and the sizes of the
+    maps; torchvision rounds the height's to a power of two once and keeps that for all later batches. Where the two
+    differ a warning says so, once.
+
+    Boxes go to the coarsest of the given levels whose stride their size asks for, so levels may be left out and come
+    in any order; torchvision returns zeros for boxes of levels that it was not given.
+
+    Computed, differentiable and deterministic as `roi_align` is.
+
+    Args:
+        featmap_names: names of the feature maps to pool from; names of which there is no map are left alone.
+        output_size: bins (height, width), or one number for both.
+        sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells).
+        canonical_scale: root of the area of a box, in pixels, that belongs to `canonical_level`.
+        canonical_level: binary logarithm of the stride for such a box.
+        scales: cells per pixel of each level, in the order of the maps: numbers, or pairs (y, x).
+        grids: the grid of each map instead, by name or in the maps' order, as `roialign.trace` gives them.
+        aligned: whether cells are centred as in `roi_align(aligned=True)`, or where the grid says so.
+
+    Raises:
+        LevelError: RA401, where no map has any of the names, or scales and grids do not belong to the maps.
+        RoIError: for other arguments that cannot be right; see `roialign.errors`.
+
+    Source: Lin et al., "Feature Pyramid Networks for Object Detection", 2017; `torchvision.ops.MultiScaleRoIAlign`.
+
+    Example:
+        >>> pooler = MultiScaleRoIAlign(["c4", "c5"], output_size=7, sampling_ratio=2)
+        >>> maps = {"c4": torch.rand(1, 8, 32, 48), "c5": torch.rand(1, 8, 16, 24)}
+        >>> boxes = [torch.tensor([[20.0, 30.0, 120.0, 90.0], [0.0, 0.0, 700.0, 500.0]])]
+        >>> pooler(maps, boxes, [(512, 768)]).shape, pooler.scales
+        (torch.Size([2, 8, 7, 7]), [0.0625, 0.03125])
+    """
+
+    def __init__(
+        self,
+        featmap_names: Sequence[str],
+        output_size: int | Sequence[int],
+        sampling_ratio: int,
+        *,
+        canonical_scale: float = 224,
+        canonical_level: float = 4,
+        scales: Sequence[Scale] | None = None,
+        grids: Grids | None = None,
+        aligned: bool = False,
+    ) -> None:
+        super().__init__()
+        if scales is not None and grids is not None:
+            raise LevelError("RA401: expected scales or grids; got both. A grid holds the scale: give grids alone.")
+        size_hw, _, ratio = validate.check_options(
+            tuple(output_size) if isinstance(output_size, Sequence) else output_size, 1.0, sampling_ratio
+        )
+        self.featmap_names = [featmap_names] if isinstance(featmap_names, str) else list(featmap_names)
+        self.output_size = size_hw
+        self.sampling_ratio = ratio
+        self.canonical_scale = canonical_scale
+        self.canonical_level = canonical_level
+        self.map_levels = FPNLevels(canonical_scale, canonical_level)
+        self.scales = None if scales is None else list(scales)
+        self.grids = grids
+        self.aligned = aligned
+        self._given = scales is not None
+
+    def forward(
+        self, x: Mapping[str, Tensor], boxes: Sequence[Tensor] | Tensor, image_shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Pool [K, C, height, width] from the maps `x` of a batch.
+
+        Args:
+            x: feature maps [N, C, H, W] by name; those that are not in `featmap_names` are left alone.
+            boxes: for each image a tensor [L, 4], in a list, or one tensor [K, 5] with the image's index first.
+            image_shapes: (height, width) of each image before it was padded to the batch.
+        """
+        maps = self._named(x)
+        if self.grids is not None:
+            features, grids = match(maps, self._grids_of(maps))
+        else:
+            features, grids = list(maps.values()), self._inferred(maps, image_shapes)
+        for one in features:
+            validate.check_input(one)
+        rois = validate.as_rois(boxes, features[0])
+        pooled = pool(features, rois, self.output_size, grids, self.map_levels, self.sampling_ratio, self.aligned)
+        return pooled.features
+
+    def extra_repr(self) -> str:
+        return (
+            f"featmap_names={self.featmap_names}, output_size={self.output_size}, sampling_ratio={self.sampling_ratio}"
+            + (f", scales={self.scales}" if self._given else "")
+            + (", aligned=True" if self.aligned else "")
+        )
+
+    def _named(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The maps to pool from, in their own order; torchvision's detectors name some that there are not."""
+        named = {name: one for name, one in x.items() if name in self.featmap_names}
+        if not named:
+            raise LevelError(
+                f"RA401: expected feature maps named {', '.join(map(repr, self.featmap_names)) or 'something'}; got "
+                f"{', '.join(map(repr, x)) or 'none'}. Give featmap_names as the backbone names its maps."
+            )
+        return named
+
+    def _grids_of(self, maps: Mapping[str, Tensor]) -> Grids:
+        grids = self.grids
+        if isinstance(grids, Mapping):
+            return {name: grid for name, grid in grids.items() if name in maps}
+        return grids if grids is not None else []
+
+    def _inferred(self, maps: Mapping[str, Tensor], image_shapes: Sequence[tuple[int, int]]) -> list[FeatureGrid]:
+        """The grid of each map, from the scales that were given or those that the sizes tell."""
+        if self._given and self.scales is not None:
+            if len(self.scales) != len(maps):
+                raise LevelError(
+                    f"RA401: expected a scale for each of the maps {', '.join(map(repr, maps))}; got {self.scales}."
+                )
+            strides = [_strides_of(scale) for scale in self.scales]
+        else:
+            strides = self._infer(maps, image_shapes)
+        return [
+            FeatureGrid((int(one.shape[2]), int(one.shape[3])), stride_yx)
+            for one, stride_yx in zip(maps.values(), strides, strict=True)
+        ]
+
+    def _infer(self, maps: Mapping[str, Tensor], image_shapes: Sequence[tuple[int, int]]) -> list[tuple[float, float]]:
+        if not image_shapes:
+            raise LevelError("RA401: expected image_shapes, (height, width) of each image of the batch; got none.")
+        image_hw = (max(int(height) for height, _ in image_shapes), max(int(width) for _, width in image_shapes))
+        sizes_hw = [(int(one.shape[2]), int(one.shape[3])) for one in maps.values()]
+        strides = [infer_stride_yx(image_hw, size_hw) for size_hw in sizes_hw]
+        scales: list[Scale] = [1 / y if y == x else (1 / y, 1 / x) for y, x in strides]
+        before, self.scales = self.scales, scales
+        if not torch.compiler.is_compiling():
+            _say_where_it_differs(list(maps), image_hw, sizes_hw, strides, before, scales)
+        return strides
+
+
+def infer_stride_yx(image_hw: tuple[int, int], map_hw: tuple[int, int]) -> tuple[float, float]:
+    """The strides of a map of this size, of a batch whose largest image has that size before padding.
+
+    A stride fits an axis where the cells cover the image and, beyond it, no more than what padding to multiples of
+    32 adds. torchvision's power of two is taken if it fits one axis and covers the other, as on a fixed canvas;
+    then a whole number that fits both axes; then for each axis what fits it.
+    """
+    axes = list(zip(image_hw, map_hw, strict=True))
+    power = _power_of_two(image_hw[0], map_hw[0])
+    if any(_fits(power, *axis) for axis in axes) and all(_covers(power, *axis) for axis in axes):
+        return power, power
+    for image, cells in axes:
+        whole = max(1.0, float(round(image / cells)))
+        if all(_fits(whole, *axis) for axis in axes):
+            return whole, whole
+    stride_y, stride_x = (_stride_of_axis(*axis) for axis in axes)
+    return stride_y, stride_x
+
+
+def _stride_of_axis(image: int, cells: int) -> float:
+    whole = max(1.0, float(round(image / cells)))
+    fitting = [stride for stride in (_power_of_two(image, cells), whole) if _fits(stride, image, cells)]
+    return fitting[0] if fitting else image / cells
+
+
+def _power_of_two(image: int, cells: int) -> float:
+    return 2.0 ** round(math.log2(image / cells))
+
+
+def _covers(stride: float, image: int, cells: int) -> bool:
+    return cells * stride - image > -stride  # cells that would be cut are dropped by some networks
+
+
+def _fits(stride: float, image: int, cells: int) -> bool:
+    return _covers(stride, image, cells) and cells * stride - image < _PADDING + stride
+
+
+def _strides_of(scale: Scale) -> tuple[float, float]:
+    scale_y, scale_x = scale if isinstance(scale, (tuple, list)) else (scale, scale)
+    for one in (scale_y, scale_x):
+        validate.check_options(1, one, -1)
+    return 1 / scale_y, 1 / scale_x
+
+
+def _say_where_it_differs(
+    names: list[str],
+    image_hw: tuple[int, int],
+    sizes_hw: list[tuple[int, int]],
+    strides: list[tuple[float, float]],
+    before: Any,
+    scales: list[Scale],
+) -> None:
+    for name, (height, width), stride_yx in zip(names, sizes_hw, strides, strict=True):
+        power = _power_of_two(image_hw[0], height)
+        if stride_yx != (power, power):
+            text = (
+                f"RA403: the map {name!r} of {height} x {width} cells, of an image of {image_hw[0]} x {image_hw[1]} "
+                f"pixels, is pooled at stride {_stride_text(stride_yx)}; torchvision's MultiScaleRoIAlign would take "
+                f"{power:g}. Pass grids=roialign.trace(backbone, image_size=(H, W)), or scales=, to be exact."
+            )
+            notice.say(lambda text=text: text, LevelError)  # type: ignore[misc]
+            return
+    if before is not None and before != scales:
+        notice.say(
+            lambda: (
+                f"RA404: the scales inferred for this batch are {scales}, for the last one they were {before}. Images "
+                "of all sizes share one: pass grids=roialign.trace(backbone, image_size=(H, W)), or scales=, to be "
+                "exact. torchvision's MultiScaleRoIAlign would keep those of the first batch."
+            ),
+            LevelError,
+        )
+
+
+def _stride_text(stride_yx: tuple[float, float]) -> str:
+    y, x = stride_yx
+    return f"{y:g}" if y == x else f"{y:.4g} down and {x:.4g} across"
