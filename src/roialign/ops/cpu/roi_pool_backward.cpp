@@ -7,6 +7,15 @@
 namespace roialign {
 namespace {
 
+// Fetches what is read for the next RoI, which lies anywhere.
+template <typename V>
+void fetch(const V* values, int64_t count) {
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(V));
+  for (int64_t i = 0; i < count; i += line) {
+    __builtin_prefetch(values + i);
+  }
+}
+
 template <typename scalar_t>
 void scatter(const Tensor& grad, const Tensor& maxima, const Tensor& rois, const Geometry& geometry,
              Tensor& grad_input) {
@@ -20,8 +29,11 @@ void scatter(const Tensor& grad, const Tensor& maxima, const Tensor& rois, const
   });
   sum_gradient<scalar_t>(geometry, grad_input, order.passes(), [&](int64_t pass) {
     return Summands<T>{order.size(pass), [&, pass](const Part<T>& part) {
-      for (int64_t k = 0; k < order.size(pass); ++k) {
-        const int64_t row = order.row(pass, k);
+      const int64_t size = order.size(pass);
+      for (int64_t k = 0; k < size; ++k) {
+        const int64_t row = order.row(pass, k), next = order.row(pass, std::min(k + 1, size - 1));
+        fetch(cells + (next * geometry.channels + part.channel) * bins, part.channels * bins);
+        fetch(values_of<scalar_t>(grad) + next * grad.stride(0) + part.channel * grad.stride(1), part.channels * bins);
         kernels_for<scalar_t>().scatter_to_cells(
             cells + (row * geometry.channels + part.channel) * bins,
             {values_of<scalar_t>(grad) + row * grad.stride(0) + part.channel * grad.stride(1), grad.stride(1),
