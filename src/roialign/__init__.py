@@ -17,8 +17,14 @@ from roialign.errors import RoIWarning as RoIWarning
 from roialign.geometry import Boxes as Boxes
 from roialign.geometry import FeatureGrid as FeatureGrid
 from roialign.geometry import Frame as Frame
+from roialign.ops import PSRoIAlign as PSRoIAlign
+from roialign.ops import PSRoIPool as PSRoIPool
 from roialign.ops import RoIAlign as RoIAlign
+from roialign.ops import RoIPool as RoIPool
+from roialign.ops import ps_roi_align as ps_roi_align
+from roialign.ops import ps_roi_pool as ps_roi_pool
 from roialign.ops import roi_align as roi_align
+from roialign.ops import roi_pool as roi_pool
 from roialign.ops.notice import get_policy as get_policy
 from roialign.ops.notice import set_policy as set_policy
 from roialign.regions import FPNLevels as FPNLevels

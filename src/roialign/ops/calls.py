@@ -16,7 +16,11 @@ LEAST_COVERAGE = 0.5  # below it most of a RoI's samples are zeros
 
 @dataclass(frozen=True)
 class RoICall:
-    """One call of `roi_align`, with its boxes as rois [K, 5]: image index, x1, y1, x2, y2."""
+    """One call of an RoI operator, with its boxes as rois [K, 5]: image index, x1, y1, x2, y2.
+
+    Of another operator than `roi_align` it is the call of `roi_align` that reads the map most nearly where that
+    one does.
+    """
 
     input: Tensor
     rois: Tensor
@@ -24,6 +28,8 @@ class RoICall:
     spatial_scale: float
     sampling_ratio: int
     aligned: bool
+    operator: str = "roi_align"
+    """What was called, as its users write it: "roi_align", "roi_pool", "mmcv.ops.RoIAlign", ..."""
 
     @property
     def map_size_hw(self) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """RoIAlign: torchvision's names, arguments and numbers."""
 
-from typing import Any, List, Union, cast  # noqa: UP035  TorchScript knows these names
+from typing import Any, List, Union  # noqa: UP035  TorchScript knows these names
 
 import torch
 import torch.fx
@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.jit.annotations import BroadcastingList2
 
 from roialign.errors import DtypeError
-from roialign.ops import calls, library, notice, validate
+from roialign.ops import calls, validate
+from roialign.ops.perform import perform
+from roialign.ops.scripting import scripted_rois
 
 _op: Any = torch.ops.roialign
 
@@ -63,13 +65,20 @@ def roi_align(
                   [4., 5.]]]])
     """
     if torch.jit.is_scripting():
-        rois = boxes if isinstance(boxes, Tensor) else _scripted_rois(boxes)
-        rois = rois.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
+        rois = scripted_rois(boxes, input)
         output: Tensor = torch.ops.roialign.roi_align(
             input, rois, output_size[0], output_size[1], spatial_scale, sampling_ratio, aligned
         )[0]
+    elif isinstance(input, Tensor) and input.is_quantized:
+        output = _pool_quantized(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     else:
-        output = _pool(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
+        call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
+        output = perform(
+            call,
+            _op.roi_align,
+            call.options[2:],
+            lambda: validate.check_values(call.input.shape[0], call.rois, *call.options),
+        )
     return output
 
 
@@ -123,27 +132,6 @@ def as_call(
     return calls.RoICall(input, rois, size_hw, scale, ratio, bool(aligned))
 
 
-def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any, aligned: bool) -> Tensor:
-    if isinstance(input, Tensor) and input.is_quantized:
-        return _pool_quantized(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
-    call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        output, _ = _op.roi_align(call.input, call.rois, *call.options)
-        return cast(Tensor, output)
-    library.say_once_if_slow(call.input)
-    concrete = call.is_concrete()
-    for observe in calls.observers if concrete else ():
-        observe(call)
-    try:
-        output, coverage = _op.roi_align(call.input, call.rois, *call.options)
-    except RuntimeError:
-        validate.check_values(call.input.shape[0], call.rois, *call.options)
-        raise
-    if concrete:
-        notice.look(call, coverage)
-    return cast(Tensor, output)
-
-
 def _pool_quantized(input: Tensor, boxes: Any, *options: Any) -> Tensor:
     """torchvision's rule: one image, boxes quantized too, the result in the features' quantization."""
     if input.shape[0] != 1 or not isinstance(boxes, Tensor) or not boxes.is_quantized:
@@ -152,13 +140,5 @@ def _pool_quantized(input: Tensor, boxes: Any, *options: Any) -> Tensor:
             f"since quantization rounds its index; got {validate.describe(input)} and {validate.describe(boxes)}. "
             "Use input.dequantize() and float boxes."
         )
-    pooled = _pool(input.dequantize(), boxes.dequantize(), *options)
+    pooled = roi_align(input.dequantize(), boxes.dequantize(), *options)
     return torch.quantize_per_tensor(pooled, input.q_scale(), input.q_zero_point(), input.dtype)
-
-
-def _scripted_rois(boxes: List[Tensor]) -> Tensor:  # noqa: UP006
-    rois: List[Tensor] = []  # noqa: UP006
-    for image, image_boxes in enumerate(boxes):
-        images = torch.full_like(image_boxes[:, :1], float(image), dtype=torch.float64)
-        rois.append(torch.cat([images, image_boxes.to(torch.float64)], dim=1))  # exact for any type of boxes
-    return torch.cat(rois) if len(rois) > 0 else torch.empty(0, 5)

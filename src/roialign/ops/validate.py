@@ -18,6 +18,7 @@ from roialign import errors
 
 MAX_ADAPTIVE_GRID = 1 << 24  # more samples than this cannot be counted in float32
 MAX_SAMPLING_RATIO = 128  # the reference reads all samples of a bin at once
+MAX_ROUNDED_CELL = 1 << 30  # boxes that are rounded to cells are counted in int32 by torchvision
 _MAX_SIDE = 1 << 31
 _MAX_SCALE = 3e38  # of float32
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -204,6 +205,28 @@ def check_values(images: int, rois: Tensor, *options: Any) -> None:
     `options` are pooled_height, pooled_width, spatial_scale, sampling_ratio, aligned.
     """
     _raise_for_rows(images, rois, usable_boxes(rois, *options))
+
+
+def check_values_of_cells(images: int, rois: Tensor, spatial_scale: float) -> None:
+    """`check_values` for operators that round boxes to cells, which take no samples."""
+    cells_xyxy = (rois[:, 1:].detach() * spatial_scale).round()
+    _raise_for_rows(images, rois, (cells_xyxy.abs() <= MAX_ROUNDED_CELL).all(1))
+
+
+def check_own_channels(input: Tensor, size_hw: Sequence[int], grad: Tensor | None = None) -> None:
+    """Raise unless `input` has a channel for each bin of each channel of the output, and `grad` that many channels."""
+    bins = size_hw[0] * size_hw[1]
+    if input.shape[1] % bins != 0:
+        raise errors.OutputSizeError(
+            f"RA506: expected channels that are a multiple of the {size_hw[0]} x {size_hw[1]} = {bins} bins, for each "
+            f"bin has channels of its own; got {describe(input)}. Use an output_size that divides {input.shape[1]}, or "
+            "make the layer before it one of (channels of the output) * height * width channels."
+        )
+    if grad is not None and (grad.shape[1] * bins != input.shape[1] or grad.dtype != input.dtype):
+        raise errors.FeatureMapError(
+            f"RA306: expected a gradient of {input.shape[1] // bins} channels in the type of the features, "
+            f"{describe(input)}; got {describe(grad)}. It is made by autograd; call the public function."
+        )
 
 
 def check_maps(maps: Sequence[Tensor], cells: Sequence[float]) -> None:

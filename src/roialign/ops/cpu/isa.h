@@ -1,9 +1,11 @@
 // The table of kernels of the instruction set that the including file is compiled for.
 #pragma once
 
+#include "position_sensitive_kernel.h"
 #include "roi_align_backward_boxes_kernel.h"
 #include "roi_align_backward_kernel.h"
 #include "roi_align_kernel.h"
+#include "roi_pool_kernel.h"
 
 namespace roialign {
 namespace {
@@ -18,6 +20,11 @@ constexpr RoiAlignKernels<scalar_t> roi_align_kernels() {
       scatter_planes<L, scalar_t, compute_t<scalar_t>>,
       copy_narrow<L, scalar_t, compute_t<scalar_t>>,
       correlate_planes<L, scalar_t, compute_t<scalar_t>>,
+      max_planes<L, scalar_t, compute_t<scalar_t>>,
+      max_channels<L, scalar_t, compute_t<scalar_t>>,
+      scatter_to_cells<scalar_t>,
+      pool_own_planes<scalar_t, compute_t<scalar_t>>,
+      scatter_own_plane<scalar_t, compute_t<scalar_t>>,
   };
 }
 

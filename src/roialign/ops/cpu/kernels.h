@@ -50,6 +50,41 @@ struct CorrelateCall {
   double* of_columns;
 };
 
+// One RoI of roi_pool: `channels` planes, from `map` on, of the RoI's image.
+template <typename scalar_t>
+struct MaxCall {
+  const scalar_t* map;
+  int64_t channel_stride, row_pitch, column_pitch;
+  int64_t channels;
+  int64_t width;          // of the map
+  PooledSize pooled;
+  bool legacy;            // NaN and minus infinity are smaller than the smallest number, as torchvision has it
+  void* scratch;
+  scalar_t* output;       // of the first channel
+  int32_t* maxima;        // likewise: row * width + column of the first cell of the largest value, or -1; may be null
+};
+
+// Some RoIs of a position-sensitive operator: a row of bins of one channel of the output. Each bin reads a
+// plane of its own, the first of them at `map`.
+template <typename scalar_t>
+struct OwnPlanesCall {
+  const scalar_t* map;
+  int64_t image_stride, plane_stride, row_pitch, column_pitch;
+  int64_t bin_row, bins;
+  scalar_t* output;       // of RoI 0 of `rois`
+  int64_t output_stride;  // from one RoI to the next
+};
+
+// The gradient of some RoIs of a position-sensitive operator to rows [top, bottom) of one plane of each image.
+template <typename scalar_t>
+struct OwnPlaneScatterCall {
+  const scalar_t* grad;   // of RoI 0 of `rois`
+  int64_t grad_stride;    // from one RoI to the next
+  int64_t bin_row, bin_column;
+  compute_t<scalar_t>* plane;  // of the first image, from row `top` on
+  int64_t image_pitch, width, top, bottom;
+};
+
 template <typename scalar_t>
 struct RoiAlignKernels {
   typedef compute_t<scalar_t> T;
@@ -59,6 +94,11 @@ struct RoiAlignKernels {
   void (*scatter_planes)(const RoiPlan<T>&, const ScatterCall<scalar_t>&);
   void (*narrow)(const T* from, int64_t count, scalar_t* to);
   void (*correlate_planes)(const RoiPlan<T>&, const CorrelateCall<scalar_t>&);
+  void (*max_planes)(const MaxPlan&, const MaxCall<scalar_t>&);
+  void (*max_channels)(const MaxPlan&, const MaxCall<scalar_t>&);
+  void (*scatter_to_cells)(const int32_t* cells, const ScatterCall<scalar_t>&);
+  void (*pool_own_planes)(const TapBlock<T>&, int64_t begin, int64_t end, const OwnPlanesCall<scalar_t>&);
+  void (*scatter_own_plane)(const TapBlock<T>&, const OwnPlaneScatterCall<scalar_t>&);
 };
 
 struct Kernels {

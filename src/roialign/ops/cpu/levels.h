@@ -30,6 +30,11 @@ inline std::tuple<Tensor, Tensor> new_output(const Tensor& input, const Tensor& 
   return {output, torch::stable::new_empty(rois, {rois.size(0)})};
 }
 
+// Maps whose columns or whose channels are neighbours in memory are read where they are.
+inline Tensor readable(const Tensor& input) {
+  return has_dense_rows(input) || input.stride(1) == 1 ? input : torch::stable::contiguous(input);
+}
+
 // Writes the features and the coverage of `rows`.
 void pool_level(
     const Tensor& input, const Tensor& rois, Rows rows, const Geometry& geometry, Tensor& output, Tensor& coverage);

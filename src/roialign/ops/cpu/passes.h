@@ -3,6 +3,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include "order.h"
 #include "plan.h"
 
 namespace roialign {
@@ -13,30 +14,11 @@ template <typename T>
 class Passes {
  public:
   Passes(const T* rois, std::vector<int64_t> rows, const Geometry& geometry, const PlanForm& form)
-      : rois(rois), geometry(geometry), form(form), order(std::move(rows)), bounds{0} {
-    for (const int64_t row : order) {
-      samples_of(row);
-    }
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-      const T* first = rois + a * 5;
-      const T* second = rois + b * 5;
-      return first[0] != second[0] ? first[0] < second[0] : first[2] < second[2];
-    });
-    double bytes = 0;
-    const int64_t count = static_cast<int64_t>(order.size());
-    for (int64_t place = 0; place < count; ++place) {
-      const double more = bytes_of(samples_of(order[place]));
-      if (bytes > 0 && bytes + more > kBytesPerPass) {
-        bounds.push_back(place);
-        bytes = 0;
-      }
-      bytes += more;
-    }
-    bounds.push_back(count);
-  }
+      : rois(rois), geometry(geometry), form(form),
+        order(rois, std::move(rows), [this](int64_t row) { return bytes_of(samples_of(row)); }) {}
 
-  int64_t count() const { return static_cast<int64_t>(bounds.size()) - 1; }
-  int64_t size(int64_t pass) const { return bounds[pass + 1] - bounds[pass]; }
+  int64_t count() const { return order.passes(); }
+  int64_t size(int64_t pass) const { return order.size(pass); }
 
   // Where the samples of one box lie.
   RoiSamples<T> samples_of(int64_t row) const { return RoiSamples<T>(rois + row * 5, row, geometry); }
@@ -48,7 +30,7 @@ class Passes {
       torch::stable::parallel_for(0, size(pass), kRoisPerThread, [&](int64_t begin, int64_t end) {
         Planner<T> planner(form);
         for (int64_t k = begin; k < end; ++k) {
-          owned[k].row = order[bounds[pass] + k];
+          owned[k].row = order.row(pass, k);
           planner.make(samples_of(owned[k].row), owned[k]);
         }
       });
@@ -57,14 +39,12 @@ class Passes {
   }
 
  private:
-  static constexpr double kBytesPerPass = 6 << 20;
   static constexpr int64_t kRoisPerThread = 128;  // worth waking a thread for
 
   const T* rois;
   const Geometry& geometry;
   PlanForm form;
-  std::vector<int64_t> order;   // rows by image, then from top to bottom, so that neighbours read the same cells
-  std::vector<int64_t> bounds;  // of the passes, in `order`
+  Order order;
   std::vector<OwnedPlan<T>> owned;
   int64_t held = -1;
 

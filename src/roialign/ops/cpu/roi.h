@@ -51,6 +51,14 @@ AxisSamples<T> axis_samples(
   return {start, bin, grid, pooled, extent};
 }
 
+template <typename T>
+int64_t checked_image(T image, int64_t row, const Geometry& geometry) {
+  if (!(image >= T(0) && image < static_cast<T>(geometry.images) && image == std::floor(image))) {
+    fail("RA206: box ", row, " names image ", image, " of a batch of ", geometry.images);
+  }
+  return static_cast<int64_t>(image);
+}
+
 // One row of `rois`, checked: the image and where the samples lie.
 template <typename T>
 struct RoiSamples {
@@ -64,14 +72,6 @@ struct RoiSamples {
             roi[2], roi[4], geometry.pooled.height, geometry.height, geometry.rows, geometry, row)),
         columns(axis_samples<T>(
             roi[1], roi[3], geometry.pooled.width, geometry.width, geometry.columns, geometry, row)) {}
-
- private:
-  static int64_t checked_image(T image, int64_t row, const Geometry& geometry) {
-    if (!(image >= T(0) && image < static_cast<T>(geometry.images) && image == std::floor(image))) {
-      fail("RA206: box ", row, " names image ", image, " of a batch of ", geometry.images);
-    }
-    return static_cast<int64_t>(image);
-  }
 };
 
 }  // namespace roialign

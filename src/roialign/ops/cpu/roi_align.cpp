@@ -79,11 +79,6 @@ void pool(
   }
 }
 
-// Maps whose columns or whose channels are neighbours in memory are read where they are.
-Tensor readable(const Tensor& input) {
-  return has_dense_rows(input) || input.stride(1) == 1 ? input : torch::stable::contiguous(input);
-}
-
 std::tuple<Tensor, Tensor> roi_align(
     const Tensor& input, const Tensor& given_rois, int64_t pooled_height, int64_t pooled_width,
     double spatial_scale, int64_t sampling_ratio, bool aligned) {

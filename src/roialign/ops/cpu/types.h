@@ -64,6 +64,48 @@ struct RoiPlan {
   const int64_t* starts;
 };
 
+// What roi_pool reads of a map for one RoI. Only bins that hold cells of the map are in it: rows of bins [top, bottom) and
+// columns of bins [left, right). Each row of bins has as many rows as the highest one, the last of its own again, so
+// that the inner loops are all of one length.
+struct MaxPlan {
+  int64_t image;
+  int64_t top, bottom, left, right;
+  int64_t rows_per_bin;
+  const int64_t* rows;      // [bottom - top, rows_per_bin], rows of the map
+  int64_t start, columns;   // the columns of the map that are read
+  int64_t widest;           // columns of the widest bin
+  const int64_t* begin;     // of each column of bins: its columns [begin, end), from `start`
+  const int64_t* end;
+};
+
+// Which cells a block of RoIs reads along one axis, by bins and within a bin by RoIs: bin b of RoI k has the
+// taps begin[b * rois + k] to begin[b * rois + k + 1] - 1.
+template <typename T>
+struct BlockTaps {
+  const int64_t* begin;
+  const int64_t* cell;
+  const T* weight;
+};
+
+// Cells that are read together along the columns' axis, where channels are planes of their own.
+constexpr int kWindow = 4;
+
+// Some RoIs of a position-sensitive operator. Columns come in a second form: bin b of RoI k reads windows[b * rois + k]
+// times kWindow cells from starts[b * rois + k] on, with a weight for each, zeros among them. No windows where
+// cells are too far from one another, or the map is too narrow.
+template <typename T>
+struct TapBlock {
+  int64_t rois;
+  const int64_t* row;    // in `rois`, of each
+  const int64_t* image;
+  BlockTaps<T> rows;     // padded to whole groups of kRowLanes: the last cell again, with weight 0
+  BlockTaps<T> columns;
+  const int64_t* starts;
+  const int64_t* windows;
+  const int64_t* first_weight;
+  const T* weights;
+};
+
 struct PooledSize {
   int64_t height;
   int64_t width;

@@ -31,7 +31,7 @@ _op: Any = torch.ops.roialign
 
 @torch.library.impl("roialign::roi_align", "CompositeExplicitAutograd")
 def _roi_align(input: Tensor, rois: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    check_operator(input, _size_nhw(input), rois, options[:2], *options[2:4])
+    check_operator(input, size_nhw(input), rois, options[:2], *options[2:4])
     check_values(input.shape[0], rois, *options)
     return reference.roi_align(input, rois, *options)
 
@@ -47,12 +47,13 @@ def _roi_align_backward(grad: Tensor, rois: Tensor, images: int, height: int, wi
 @torch.library.impl("roialign::roi_align_backward_boxes", "CompositeExplicitAutograd")
 def _roi_align_backward_boxes(grad: Tensor, input: Tensor, rois: Tensor, *options: Any) -> Tensor:
     check_grad(grad, rois)
-    check_operator(input, _size_nhw(input), rois, grad.shape[2:], *options[:2])
+    check_operator(input, size_nhw(input), rois, grad.shape[2:], *options[:2])
     check_values(input.shape[0], rois, *grad.shape[2:], *options)
     return reference.roi_align_backward_boxes(grad, input, rois, *options)
 
 
-def _size_nhw(input: Tensor) -> tuple[int, int, int]:
+def size_nhw(input: Tensor) -> tuple[int, int, int]:
+    """Images, height and width of a feature map, zeros where it is none."""
     return (input.shape[0], input.shape[2], input.shape[3]) if input.dim() == 4 else (0, 0, 0)
 
 

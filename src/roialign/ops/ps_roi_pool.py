@@ -1,0 +1,126 @@
+"""ps_roi_pool: torchvision's names, arguments and numbers, and the gradient that belongs to them."""
+
+from typing import Any, List, Optional, Union  # noqa: UP035  TorchScript knows these names
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.jit.annotations import BroadcastingList2
+
+from roialign.ops import calls, validate
+from roialign.ops.perform import check_compat, perform
+from roialign.ops.scripting import scripted_rois
+
+_op: Any = torch.ops.roialign
+
+
+@torch.fx.wrap
+def ps_roi_pool(
+    input: Tensor,
+    boxes: Union[Tensor, List[Tensor]],  # noqa: UP006, UP007
+    output_size: BroadcastingList2[int],
+    spatial_scale: float = 1.0,
+    compat: Optional[str] = None,  # noqa: UP045
+) -> Tensor:
+    """Cut a feature of fixed size out of a feature map for each box, as the mean of each bin in channels of its own.
+
+    Bin (p, q) of channel c of the result reads channel (c * height + p) * width + q of the features.
+
+    Convention: boxes are (x1, y1, x2, y2), x first, in the frame of the image that the backbone saw;
+    `spatial_scale` takes them to cells of the map, to whole ones: round(coordinate * spatial_scale), halves away from
+    zero. A box is at least one cell high and wide, and does not include the cell that it ends in. Bins begin and end at
+    whole cells as well; a bin off the map is zero. As with torchvision, no bin reads the last row or the last
+    column of the map.
+
+    Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in
+    the type of the features. On the CPU deterministic, forward and backward, for any number of threads.
+    Differentiable to the features (twice). There is no gradient to the boxes, for rounding has none: boxes that require
+    one get none, as from torchvision's (RA503). `ps_roi_align` passes one.
+
+    Args:
+        input: features [N, C, H, W], floating point, of any strides; C is a multiple of height * width.
+        boxes: [K, 5] with the image's index in column 0, or a list with one [L, 4] for each image; in the
+            type of the features, or float32 where those are float16 or bfloat16.
+        output_size: bins (height, width), or one number for both.
+        spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
+        compat: "torchvision" computes torchvision's gradient, which is that of bins that do reach the last row and the
+            last column: not the one that belongs to the result. None computes the latter.
+
+    Returns:
+        [K, C / (height * width), height, width], in the type of `input`.
+
+    Raises:
+        RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
+        CoverageError: under `set_policy("raise")`, when RoIs lie mostly or wholly off the map.
+        ValueError: if `compat` is neither.
+
+    Warns:
+        RoIWarning: once for each line of code, when RoIs lie mostly or wholly off the map.
+
+    Compatible with: torchvision.ops.ps_roi_pool, whose numbers these are. Dai et al., "R-FCN", 2016.
+
+    Example:
+        >>> import torch
+        >>> features = torch.arange(4.0).reshape(1, 4, 1, 1).expand(1, 4, 8, 8)  # the channel's number everywhere
+        >>> boxes = [torch.tensor([[16.0, 16.0, 80.0, 80.0]])]  # of a 128 x 128 image: stride 16
+        >>> ps_roi_pool(features, boxes, output_size=2, spatial_scale=1 / 16)
+        tensor([[[[0., 1.],
+                  [2., 3.]]]])
+    """
+    if torch.jit.is_scripting():
+        rois = scripted_rois(boxes, input)
+        output: Tensor = torch.ops.roialign.ps_roi_pool(
+            input, rois, output_size[0], output_size[1], spatial_scale, False, compat is not None
+        )[0]
+    else:
+        legacy = check_compat(compat)
+        call = _as_call(input, boxes, output_size, spatial_scale)
+        output = perform(
+            call,
+            _op.ps_roi_pool,
+            (call.spatial_scale, False, legacy),
+            lambda: validate.check_values_of_cells(call.input.shape[0], call.rois, call.spatial_scale),
+        )
+    return output
+
+
+class PSRoIPool(nn.Module):
+    """`ps_roi_pool` with its options kept, as a module; torchvision's constructor and attributes.
+
+    Args:
+        output_size: bins (height, width), or one number for both.
+        spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
+        compat: see `ps_roi_pool`.
+
+    Example:
+        >>> import torch
+        >>> pool = PSRoIPool(output_size=7, spatial_scale=1 / 16)
+        >>> pool(torch.rand(1, 98, 40, 40), [torch.tensor([[32.0, 32.0, 320.0, 200.0]])]).shape
+        torch.Size([1, 2, 7, 7])
+    """
+
+    def __init__(
+        self,
+        output_size: BroadcastingList2[int],
+        spatial_scale: float,
+        compat: Optional[str] = None,  # noqa: UP045
+    ) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.compat = compat
+
+    def forward(self, input: Tensor, rois: Union[Tensor, List[Tensor]]) -> Tensor:  # noqa: UP006, UP007
+        """Pool `input` [N, C, H, W] under `rois`, as `ps_roi_pool` does."""
+        return ps_roi_pool(input, rois, self.output_size, self.spatial_scale, self.compat)
+
+    def extra_repr(self) -> str:
+        return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
+
+
+def _as_call(input: Any, boxes: Any, output_size: Any, spatial_scale: Any) -> calls.RoICall:
+    """The call with its boxes as rois, once shapes, types and options are found usable."""
+    validate.check_input(input)
+    size_hw, scale, _ = validate.check_options(output_size, spatial_scale, -1)
+    validate.check_own_channels(input, size_hw)
+    return calls.RoICall(input, validate.as_rois(boxes, input), size_hw, scale, -1, False, "ps_roi_pool")
