@@ -17,8 +17,14 @@ from roialign.errors import RoIWarning as RoIWarning
 from roialign.geometry import Boxes as Boxes
 from roialign.geometry import FeatureGrid as FeatureGrid
 from roialign.geometry import Frame as Frame
+from roialign.ops import PrRoIPool as PrRoIPool
 from roialign.ops import RoIAlign as RoIAlign
+from roialign.ops import RoIAlign1d as RoIAlign1d
+from roialign.ops import RoIAlign3d as RoIAlign3d
+from roialign.ops import prroi_pool as prroi_pool
 from roialign.ops import roi_align as roi_align
+from roialign.ops import roi_align_1d as roi_align_1d
+from roialign.ops import roi_align_3d as roi_align_3d
 from roialign.ops.notice import get_policy as get_policy
 from roialign.ops.notice import set_policy as set_policy
 from roialign.regions import FPNLevels as FPNLevels

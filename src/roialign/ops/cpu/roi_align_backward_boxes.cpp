@@ -18,19 +18,20 @@ struct AxisGradient {
   double size = 0;
 };
 
-// `of_taps` is the gradient to each tap's weight, `cell_of` the cell that it reads.
+// The gradient to the weight with which a bin reads a cell; `of_taps` has it for each tap, `cell_of` a tap's cell.
 template <typename T, typename CellOf>
-AxisGradient differentiate(
-    const AxisSamples<T>& samples, const Sparse<T>& taps, const CellOf& cell_of, const double* of_taps,
-    bool widen) {
-  const auto value_at = [&](int64_t bin, int64_t cell) {
-    int64_t low = taps.begin[bin], high = taps.begin[bin + 1] - 1;
-    while (low < high) {
-      const int64_t middle = low + (high - low) / 2;
-      cell_of(middle) < cell ? low = middle + 1 : high = middle;
-    }
-    return of_taps[low];
-  };
+double value_at(const Sparse<T>& taps, const CellOf& cell_of, const double* of_taps, int64_t bin, int64_t cell) {
+  int64_t low = taps.begin[bin], high = taps.begin[bin + 1];
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    cell_of(middle) < cell ? low = middle + 1 : high = middle;
+  }
+  return low < taps.begin[bin + 1] && cell_of(low) == cell ? of_taps[low] : 0.0;  // 0: off the map
+}
+
+template <typename T, typename CellOf>
+AxisGradient differentiate_samples(
+    const AxisSamples<T>& samples, const Sparse<T>& taps, const CellOf& cell_of, const double* of_taps) {
   const double grid = static_cast<double>(samples.grid), pooled = static_cast<double>(samples.pooled);
   AxisGradient gradient;
   for (int64_t bin = 0; bin < samples.pooled; ++bin) {
@@ -38,21 +39,99 @@ AxisGradient differentiate(
     for (int64_t i = first; i < last; ++i) {
       const Bilinear<T> sample = bilinear(samples.position(bin, i), samples.extent);
       if (sample.free) {
-        const double by_position = (value_at(bin, sample.high) - value_at(bin, sample.low)) / grid;
+        const double step =
+            value_at(taps, cell_of, of_taps, bin, sample.high) - value_at(taps, cell_of, of_taps, bin, sample.low);
+        const double by_position = step / grid;
         gradient.start += by_position;
         gradient.size += by_position * (static_cast<double>(bin) + (static_cast<double>(i) + 0.5) / grid) / pooled;
       }
     }
   }
+  return gradient;
+}
+
+// A bin's mean changes with its edges by how far the surface there is from the mean.
+template <typename T, typename CellOf>
+AxisGradient differentiate_integrals(
+    const AxisSamples<T>& samples, const Sparse<T>& taps, const CellOf& cell_of, const double* of_taps) {
+  const double pooled = static_cast<double>(samples.pooled);
+  AxisGradient gradient;
+  for (int64_t bin = 0; bin < samples.pooled; ++bin) {
+    if (taps.begin[bin] == taps.begin[bin + 1]) {
+      continue;
+    }
+    const auto surface_at = [&](double edge) {
+      if (!(edge > -1.0 && edge < static_cast<double>(samples.extent))) {
+        return 0.0;
+      }
+      const Bilinear<double> at = bilinear_to_zero(edge, samples.extent);
+      return (1.0 - at.fraction) * value_at(taps, cell_of, of_taps, bin, at.low) +
+          at.fraction * value_at(taps, cell_of, of_taps, bin, at.high);
+    };
+    double mean = 0;
+    for (int64_t tap = taps.begin[bin]; tap < taps.begin[bin + 1]; ++tap) {
+      mean += static_cast<double>(taps.weight[tap]) * of_taps[tap];
+    }
+    const double begin = samples.edge(bin), end = samples.edge(bin + 1);
+    const double by_begin = (mean - surface_at(begin)) / (end - begin);
+    const double by_end = (surface_at(end) - mean) / (end - begin);
+    gradient.start += by_begin + by_end;
+    gradient.size +=
+        (by_begin * static_cast<double>(bin) + by_end * static_cast<double>(bin + 1)) / pooled;
+  }
+  return gradient;
+}
+
+template <typename T, typename CellOf>
+AxisGradient differentiate(
+    const AxisSamples<T>& samples, const Sparse<T>& taps, const CellOf& cell_of, const double* of_taps,
+    bool widen) {
+  if (samples.exact) {
+    return differentiate_integrals(samples, taps, cell_of, of_taps);
+  }
+  AxisGradient gradient = differentiate_samples(samples, taps, cell_of, of_taps);
   if (widen && !(samples.bin * static_cast<T>(samples.pooled) > T(1))) {
     gradient.size = 0;  // widened to one cell, whatever the box's size
   }
   return gradient;
 }
 
-// A RoI's gradient from one block of channels: rows, then columns.
+// Takes apart what belongs to the rows of a volume: each tap is one of a plane, times one of its rows.
+template <typename T>
+class VolumeRows {
+ public:
+  AxisGradient of_planes, of_rows;
+
+  VolumeRows(const RoiSamples<T>& samples, const double* of_taps, bool widen) {
+    AxisTaps<T> planes, rows;
+    planes.build(samples.planes);
+    rows.build(samples.rows);
+    std::vector<double> by_plane(planes.cell.size(), 0.0), by_row(rows.cell.size(), 0.0);
+    for (int64_t upper = 0; upper < samples.planes.pooled; ++upper) {
+      for (int64_t bin = 0; bin < samples.rows.pooled; ++bin) {
+        for (int64_t z = planes.begin[upper]; z < planes.begin[upper + 1]; ++z) {
+          for (int64_t y = rows.begin[bin]; y < rows.begin[bin + 1]; ++y, ++of_taps) {
+            by_plane[z] += *of_taps * static_cast<double>(rows.weight[y]);
+            by_row[y] += *of_taps * static_cast<double>(planes.weight[z]);
+          }
+        }
+      }
+    }
+    of_planes = along(samples.planes, planes, by_plane, widen);
+    of_rows = along(samples.rows, rows, by_row, widen);
+  }
+
+ private:
+  static AxisGradient along(
+      const AxisSamples<T>& samples, const AxisTaps<T>& taps, const std::vector<double>& of_taps, bool widen) {
+    const Sparse<T> matrix{samples.pooled, taps.begin.data(), taps.cell.data(), taps.weight.data()};
+    return differentiate(samples, matrix, [&](int64_t tap) { return taps.cell[tap]; }, of_taps.data(), widen);
+  }
+};
+
+// A RoI's gradient from one block of channels, along each axis.
 struct BoxGradient {
-  AxisGradient rows, columns;
+  AxisGradient rows, columns, planes;
 };
 
 template <typename scalar_t>
@@ -82,9 +161,16 @@ class Correlator {
       const int64_t slot = plan.columns.index[tap];
       return plan.starts[slot / lanes] + slot % lanes;
     };
-    return {
-        differentiate(samples.rows, plan.rows, row_of, of_rows.data(), geometry.widen),
-        differentiate(samples.columns, plan.columns, column_of, of_columns.data(), geometry.widen)};
+    BoxGradient gradient;
+    gradient.columns = differentiate(samples.columns, plan.columns, column_of, of_columns.data(), geometry.widen);
+    if (geometry.is_volume()) {
+      const VolumeRows<T> apart(samples, of_rows.data(), geometry.widen);
+      gradient.rows = apart.of_rows;
+      gradient.planes = apart.of_planes;
+    } else {
+      gradient.rows = differentiate(samples.rows, plan.rows, row_of, of_rows.data(), geometry.widen);
+    }
+    return gradient;
   }
 
  private:
@@ -127,13 +213,20 @@ void correlate(
         sum.rows.size += part.rows.size;
         sum.columns.start += part.columns.start;
         sum.columns.size += part.columns.size;
+        sum.planes.start += part.planes.start;
+        sum.planes.size += part.planes.size;
       }
-      T* to = result + plans[k].row * 5;
+      T* to = result + plans[k].row * geometry.box_columns();
+      const auto write = [&](int64_t axis, const AxisGradient& of_axis, double scale) {
+        to[1 + axis] = static_cast<T>((of_axis.start - of_axis.size) * scale);
+        to[1 + axis + geometry.axes()] = static_cast<T>(of_axis.size * scale);
+      };
       to[0] = T(0);
-      to[1] = static_cast<T>((sum.columns.start - sum.columns.size) * geometry.columns.scale);
-      to[2] = static_cast<T>((sum.rows.start - sum.rows.size) * geometry.rows.scale);
-      to[3] = static_cast<T>(sum.columns.size * geometry.columns.scale);
-      to[4] = static_cast<T>(sum.rows.size * geometry.rows.scale);
+      write(0, sum.columns, geometry.columns.scale);
+      write(1, sum.rows, geometry.rows.scale);
+      if (geometry.is_volume()) {
+        write(2, sum.planes, geometry.planes.cells.scale);
+      }
     }
   }
 }
