@@ -7,6 +7,7 @@ import torch
 from roialign import errors
 
 NAN, INF = float("nan"), float("inf")
+ASTRONOMICAL = 1e30  # adaptive sampling cannot count the cells of a box of this size
 MAP = torch.rand(2, 3, 8, 8)
 ROIS = torch.tensor([[0.0, 1, 1, 5, 5], [1, 2, 2, 6, 6]])
 BOXES = ROIS[:1, 1:]
@@ -278,7 +279,7 @@ BAD_VALUES = [
         errors.BoxesValueError,
         r"RA205: .*boxes\[0\] = \[0, -inf, 1, 5, 5\]",
     ),
-    ("astronomical", rois_with(0, 4, 1e30), rois_with(0, 4, 1e7), errors.BoxesValueError, r"RA205: .*1e\+30"),
+    ("astronomical", rois_with(0, 4, ASTRONOMICAL), rois_with(0, 4, 1e7), errors.BoxesValueError, r"RA205: .*1e\+30"),
     (
         "index too large",
         rois_with(1, 0, 2),

@@ -28,10 +28,26 @@ def arguments_of(op: str, dtype: torch.dtype, requires_grad: bool) -> tuple:
         "roi_align": (features, rois, 2, 4, *OPTIONS),
         "roi_align_backward": (grad, rois, 2, 8, 9, *OPTIONS),
         "roi_align_backward_boxes": (grad.detach(), features.detach(), rois.detach(), *OPTIONS),
+        **arguments_of_3d(dtype, requires_grad),
+        "prroi_pool": (features, rois, 2, 4, 0.5),
+        "prroi_pool_backward": (grad, rois, 2, 8, 9, 0.5),
+        "prroi_pool_backward_boxes": (grad.detach(), features.detach(), rois.detach(), 0.5),
         "multi_scale_roi_align": (maps, rois, levels, cells, 2, 4, 2, False),
         "multi_scale_roi_align_backward": (grad, rois, levels, 2, [8, 5], [9, 4], cells, 2, False),
         "multi_scale_roi_align_backward_boxes": (grad.detach(), fixed_maps, rois.detach(), levels, cells, 2, False),
     }[op]
+
+
+def arguments_of_3d(dtype: torch.dtype, requires_grad: bool) -> dict[str, tuple]:
+    features = torch.rand(2, 3, 5, 8, 9, dtype=dtype, requires_grad=requires_grad)
+    rois = torch.tensor([[0.0, 1, 2, 0, 9, 11, 4], [1.0, 3, 1, 2, 8, 20, 9]], dtype=dtype, requires_grad=requires_grad)
+    grad = torch.rand(2, 3, 2, 3, 4, dtype=dtype, requires_grad=requires_grad)
+    options = 0.5, 0.6, 0.7, 2, True
+    return {
+        "roi_align_3d": (features, rois, 2, 3, 4, *options),
+        "roi_align_3d_backward": (grad, rois, 2, 5, 8, 9, *options),
+        "roi_align_3d_backward_boxes": (grad.detach(), features.detach(), rois.detach(), *options),
+    }
 
 
 @pytest.mark.parametrize(("dtype", "requires_grad"), [(torch.float64, True), (torch.float32, False)])

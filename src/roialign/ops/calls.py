@@ -42,11 +42,7 @@ class RoICall:
 
     def is_concrete(self) -> bool:
         """Whether the boxes have values that can be read: not on the meta device, fake, or under vmap."""
-        kinds = (Tensor, torch.nn.Parameter)
-        wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-        return all(
-            type(tensor) in kinds and not tensor.is_meta and not wrapped(tensor) for tensor in (self.input, self.rois)
-        )
+        return is_concrete(self.input, self.rois)
 
     def run(self) -> tuple[Tensor, Tensor]:
         """The pooled features [K, C, h, w] and each RoI's coverage [K], without a gradient or a notice."""
@@ -83,6 +79,13 @@ class RoICall:
     def with_(self, **changes: Any) -> RoICall:
         """The same call with other arguments."""
         return replace(self, **changes)
+
+
+def is_concrete(*tensors: Tensor) -> bool:
+    """Whether all of them have values that can be read: not on the meta device, fake, or under vmap."""
+    kinds = (Tensor, torch.nn.Parameter)
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return all(type(tensor) in kinds and not tensor.is_meta and not wrapped(tensor) for tensor in tensors)
 
 
 observers: list[Callable[[RoICall], None]] = []

@@ -19,7 +19,7 @@ class MaxPlans {
  public:
   MaxPlans(const T* rois, Rows rows, const Geometry& geometry, int64_t lanes)
       : rois(rois), geometry(geometry), lanes(lanes),
-        order(rois, std::move(rows), [this](int64_t row) { return bytes_of(bins_of(row)); }) {}
+        order(rois, 5, std::move(rows), [this](int64_t row) { return bytes_of(bins_of(row)); }) {}
 
   int64_t count() const { return order.passes(); }
   int64_t size(int64_t pass) const { return order.size(pass); }

@@ -104,8 +104,9 @@ inline void check_arguments(const Tensor& tensor, const Tensor& rois, const Geom
       type != ScalarType::BFloat16) {
     fail("RA505: expected features of float64, float32, float16 or bfloat16");
   }
-  if (rois.dim() != 2 || rois.size(1) != 5) {
-    fail("RA207: expected boxes [K, 5]: image index, x1, y1, x2, y2");
+  if (rois.dim() != 2 || rois.size(1) != geometry.box_columns()) {
+    fail("RA207: expected boxes [K, ", geometry.box_columns(), "]: image index, x1, y1",
+         geometry.is_volume() ? ", z1, x2, y2, z2" : ", x2, y2");
   }
   const ScalarType expected = type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   if (rois.scalar_type() != expected || !rois.is_cpu() || !tensor.is_cpu()) {
@@ -117,7 +118,8 @@ inline void check_arguments(const Tensor& tensor, const Tensor& rois, const Geom
   if (geometry.sampling_ratio > kMaxSamplingRatio) {
     fail("RA506: expected a sampling_ratio of at most ", kMaxSamplingRatio);
   }
-  for (const AxisCells& cells : {geometry.rows, geometry.columns}) {
+  for (const AxisCells& cells :
+       {geometry.rows, geometry.columns, geometry.is_volume() ? geometry.planes.cells : geometry.rows}) {
     if (!(cells.scale > 0 && std::isfinite(cells.scale) && std::isfinite(cells.shift))) {
       fail("RA105: expected a finite scale above zero and a finite shift, got ", cells.scale, " and ", cells.shift);
     }

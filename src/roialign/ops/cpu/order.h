@@ -11,10 +11,11 @@ namespace roialign {
 // RoIs by image, then from top to bottom, so that neighbours read the same cells.
 class Order {
  public:
-  // bytes_of(row) estimates the plan of a row of `rois`, or fails where it cannot be used: before any work is done, and
+  // `rois` has so many columns. bytes_of(row) estimates the plan of a row of `rois`, or fails where it cannot be used: before any work is done, and
   // in the order given.
   template <typename T, typename BytesOf>
-  Order(const T* rois, std::vector<int64_t> given, const BytesOf& bytes_of) : rows(std::move(given)), bounds{0} {
+  Order(const T* rois, int64_t columns, std::vector<int64_t> given, const BytesOf& bytes_of)
+      : rows(std::move(given)), bounds{0} {
     std::vector<double> bytes_of_each;  // as given
     std::vector<int64_t> places(rows.size());
     for (size_t place = 0; place < rows.size(); ++place) {
@@ -22,8 +23,8 @@ class Order {
       places[place] = static_cast<int64_t>(place);
     }
     std::stable_sort(places.begin(), places.end(), [&](int64_t a, int64_t b) {
-      const T* first = rois + rows[a] * 5;
-      const T* second = rois + rows[b] * 5;
+      const T* first = rois + rows[a] * columns;
+      const T* second = rois + rows[b] * columns;
       return first[0] != second[0] ? first[0] < second[0] : first[2] < second[2];
     });
     const std::vector<int64_t> unsorted = rows;

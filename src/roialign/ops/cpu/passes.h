@@ -15,13 +15,15 @@ class Passes {
  public:
   Passes(const T* rois, std::vector<int64_t> rows, const Geometry& geometry, const PlanForm& form)
       : rois(rois), geometry(geometry), form(form),
-        order(rois, std::move(rows), [this](int64_t row) { return bytes_of(samples_of(row)); }) {}
+        order(rois, geometry.box_columns(), std::move(rows), [this](int64_t row) { return bytes_of(samples_of(row)); }) {}
 
   int64_t count() const { return order.passes(); }
   int64_t size(int64_t pass) const { return order.size(pass); }
 
   // Where the samples of one box lie.
-  RoiSamples<T> samples_of(int64_t row) const { return RoiSamples<T>(rois + row * 5, row, geometry); }
+  RoiSamples<T> samples_of(int64_t row) const {
+    return RoiSamples<T>(rois + row * geometry.box_columns(), row, geometry);
+  }
 
   const std::vector<OwnedPlan<T>>& plans(int64_t pass) {
     if (held != pass) {
@@ -50,8 +52,9 @@ class Passes {
 
   // An estimate: the cells that a RoI reads along each axis, and what is kept of each.
   double bytes_of(const RoiSamples<T>& samples) const {
-    const double columns = cells_of(samples.columns), rows = cells_of(samples.rows);
-    const double bins = static_cast<double>(samples.rows.pooled + samples.columns.pooled);
+    const double planes = samples.planes.pooled > 0 ? cells_of(samples.planes) : 1;
+    const double columns = cells_of(samples.columns), rows = cells_of(samples.rows) * planes;
+    const double bins = static_cast<double>(geometry.pooled.height + geometry.pooled.width);
     const double vectors = form.backward ? columns / form.lanes + static_cast<double>(samples.columns.pooled) : columns;
     return sizeof(OwnedPlan<T>) + vectors * static_cast<double>(form.vector_lanes * sizeof(T)) +
         32 * (columns + rows + 3 * bins);
@@ -61,6 +64,9 @@ class Passes {
     const double span = std::min(
         std::abs(static_cast<double>(samples.bin)) * static_cast<double>(samples.pooled),
         static_cast<double>(samples.extent));
+    if (samples.exact) {
+      return span + 3;
+    }
     const double taps = 2 * static_cast<double>(samples.grid) * static_cast<double>(samples.pooled);
     return std::max(std::min(span + 3, taps), 0.0);
   }

@@ -37,8 +37,12 @@ class Planner {
   void make(const RoiSamples<T>& samples, OwnedPlan<T>& owned) {
     rows.build(samples.rows);
     columns.build(samples.columns);
-    const T on_map = static_cast<T>(rows.samples_on_map) * static_cast<T>(columns.samples_on_map);
-    owned.coverage = on_map / (total(samples.rows) * total(samples.columns));
+    owned.coverage = rows.on_map * columns.on_map / (rows.total * columns.total);
+    if (samples.planes.pooled > 0) {
+      planes.build(samples.planes);
+      owned.coverage *= planes.on_map / planes.total;
+      rows.stack(planes, samples.rows.extent);
+    }
     integers.clear();
     weights.clear();
     number_cells(columns);
@@ -75,7 +79,7 @@ class Planner {
   };
 
   PlanForm form;
-  AxisTaps<T> rows, columns;
+  AxisTaps<T> rows, columns, planes;
   std::vector<int64_t> integers;
   AlignedVector<T> weights;
   std::vector<int64_t> cells;    // distinct, ascending
@@ -83,10 +87,6 @@ class Planner {
   std::vector<int64_t> starts;   // of the pieces, in cells
   std::vector<int64_t> slots;    // per distinct column
   std::vector<int64_t> lowest, highest, begins;
-
-  static T total(const AxisSamples<T>& samples) {
-    return static_cast<T>(std::max<int64_t>(samples.grid * samples.pooled, 1));
-  }
 
   static int64_t bins_of(const AxisTaps<T>& taps) { return static_cast<int64_t>(taps.begin.size()) - 1; }
 

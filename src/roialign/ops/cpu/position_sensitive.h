@@ -42,7 +42,7 @@ class TapPasses {
  public:
   TapPasses(const Tensor& rois, const Geometry& geometry)
       : geometry(geometry), rule(rois.const_data_ptr<T>(), geometry),
-        order(rois.const_data_ptr<T>(), all_rows(rois), [&](int64_t row) { return bytes_of(rule.cells(row)); }) {}
+        order(rois.const_data_ptr<T>(), 5, all_rows(rois), [&](int64_t row) { return bytes_of(rule.cells(row)); }) {}
 
   int64_t count() const { return order.passes(); }
   int64_t size(int64_t pass) const { return order.size(pass); }

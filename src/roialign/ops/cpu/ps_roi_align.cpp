@@ -22,8 +22,7 @@ class SampleRule {
     const RoiSamples<T> samples = samples_of(row);
     rows.build(samples.rows);
     columns.build(samples.columns);
-    const T on_map = static_cast<T>(rows.samples_on_map) * static_cast<T>(columns.samples_on_map);
-    return on_map / (total(samples.rows) * total(samples.columns));
+    return rows.on_map * columns.on_map / (rows.total * columns.total);
   }
 
   RoiSamples<T> samples_of(int64_t row) const { return RoiSamples<T>(rois + row * 5, row, geometry); }
@@ -38,10 +37,6 @@ class SampleRule {
         std::abs(static_cast<double>(samples.bin)) * pooled, static_cast<double>(samples.extent));
     const double taps = 2 * static_cast<double>(std::max<int64_t>(samples.grid, 0)) * pooled;
     return std::min(span + 3 * pooled, taps);
-  }
-
-  static T total(const AxisSamples<T>& samples) {
-    return static_cast<T>(std::max<int64_t>(samples.grid * samples.pooled, 1));
   }
 };
 
@@ -117,7 +112,7 @@ class OwnPlanesCorrelator {
           values_of<scalar_t>(input) + samples.image * input.stride(0) + channel * input.stride(1),
           roi, channel / pooled.cells(), channel / pooled.width % pooled.height, channel % pooled.width);
     }
-    return {gradient_of(samples.rows, rows, of_rows), gradient_of(samples.columns, columns, of_columns)};
+    return {gradient_of(samples.rows, rows, of_rows), gradient_of(samples.columns, columns, of_columns), {}};
   }
 
  private:

@@ -22,12 +22,26 @@ struct AxisCells {
   double shift;
 };
 
+// The third axis, of volumes: their planes lie one below the other, as rows of one map. A map is one plane.
+struct Planes {
+  int64_t extent = 1;
+  int64_t pooled = 1;
+  AxisCells cells = {0.0, 0.0};
+};
+
 struct Geometry {
-  int64_t images, channels, height, width;
+  int64_t images, channels, height, width;  // of a volume, the height is that of all planes together
   PooledSize pooled;
   AxisCells rows, columns;
   int64_t sampling_ratio;
   bool widen;  // boxes to at least one cell
+  bool exact = false;  // integrate over bins instead of sampling them
+  Planes planes = {};
+
+  bool is_volume() const { return planes.cells.scale != 0.0; }
+  int64_t axes() const { return is_volume() ? 3 : 2; }
+  int64_t box_columns() const { return 1 + 2 * axes(); }  // image index, x1, y1(, z1), x2, y2(, z2)
+  int64_t plane_height() const { return height / planes.extent; }
 };
 
 template <typename T>
@@ -37,18 +51,18 @@ AxisSamples<T> axis_samples(
   const T shift = static_cast<T>(cells.shift);
   const T start = low * scale - shift;
   T size = (high * scale - shift) - start;
-  if (geometry.widen) {
-    size = std::max(size, T(1));
+  if (geometry.widen || geometry.exact) {
+    size = std::max(size, T(geometry.exact ? 0 : 1));
   }
   const T bin = size / static_cast<T>(pooled);
-  const bool adaptive = geometry.sampling_ratio <= 0;
+  const bool adaptive = geometry.sampling_ratio <= 0 && !geometry.exact;
   if (!std::isfinite(start) || !std::isfinite(bin) ||
       (adaptive && std::abs(std::ceil(bin)) > static_cast<T>(kMaxAdaptiveGrid))) {
     fail("RA205: box ", row, " has a coordinate that is NaN, infinite or astronomically large");
   }
   const int64_t grid =
       adaptive ? static_cast<int64_t>(std::ceil(bin)) : geometry.sampling_ratio;
-  return {start, bin, grid, pooled, extent};
+  return {start, bin, grid, pooled, extent, geometry.exact};
 }
 
 template <typename T>
@@ -65,13 +79,21 @@ struct RoiSamples {
   int64_t image;
   AxisSamples<T> rows;
   AxisSamples<T> columns;
+  AxisSamples<T> planes;  // of a volume; else without bins
 
   RoiSamples(const T* roi, int64_t row, const Geometry& geometry)
       : image(checked_image(roi[0], row, geometry)),
         rows(axis_samples<T>(
-            roi[2], roi[4], geometry.pooled.height, geometry.height, geometry.rows, geometry, row)),
+            roi[2], roi[2 + geometry.axes()], geometry.pooled.height / geometry.planes.pooled,
+            geometry.plane_height(), geometry.rows, geometry, row)),
         columns(axis_samples<T>(
-            roi[1], roi[3], geometry.pooled.width, geometry.width, geometry.columns, geometry, row)) {}
+            roi[1], roi[1 + geometry.axes()], geometry.pooled.width, geometry.width, geometry.columns, geometry,
+            row)),
+        planes(
+            geometry.is_volume() ? axis_samples<T>(
+                                       roi[3], roi[6], geometry.planes.pooled, geometry.planes.extent,
+                                       geometry.planes.cells, geometry, row)
+                                 : AxisSamples<T>{}) {}
 };
 
 }  // namespace roialign

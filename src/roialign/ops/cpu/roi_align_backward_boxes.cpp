@@ -13,6 +13,39 @@ constexpr int64_t kChannelsAtOnce = 64;
 // Elements from one row of the map to the next; not 0, for the rows are told apart by it.
 int64_t row_pitch(const Tensor& input) { return input.size(2) == 1 ? 1 : input.stride(2); }
 
+// Takes apart what belongs to the rows of a volume: each tap is one of a plane, times one of its rows.
+template <typename T>
+class VolumeRows {
+ public:
+  AxisGradient of_planes, of_rows;
+
+  VolumeRows(const RoiSamples<T>& samples, const double* of_taps, bool widen) {
+    AxisTaps<T> planes, rows;
+    planes.build(samples.planes);
+    rows.build(samples.rows);
+    std::vector<double> by_plane(planes.cell.size(), 0.0), by_row(rows.cell.size(), 0.0);
+    for (int64_t upper = 0; upper < samples.planes.pooled; ++upper) {
+      for (int64_t bin = 0; bin < samples.rows.pooled; ++bin) {
+        for (int64_t z = planes.begin[upper]; z < planes.begin[upper + 1]; ++z) {
+          for (int64_t y = rows.begin[bin]; y < rows.begin[bin + 1]; ++y, ++of_taps) {
+            by_plane[z] += *of_taps * static_cast<double>(rows.weight[y]);
+            by_row[y] += *of_taps * static_cast<double>(planes.weight[z]);
+          }
+        }
+      }
+    }
+    of_planes = along(samples.planes, planes, by_plane, widen);
+    of_rows = along(samples.rows, rows, by_row, widen);
+  }
+
+ private:
+  static AxisGradient along(
+      const AxisSamples<T>& samples, const AxisTaps<T>& taps, const std::vector<double>& of_taps, bool widen) {
+    const Sparse<T> matrix{samples.pooled, taps.begin.data(), taps.cell.data(), taps.weight.data()};
+    return differentiate(samples, matrix, [&](int64_t tap) { return taps.cell[tap]; }, of_taps.data(), widen);
+  }
+};
+
 template <typename scalar_t>
 class Correlator {
  public:
@@ -40,9 +73,16 @@ class Correlator {
       const int64_t slot = plan.columns.index[tap];
       return plan.starts[slot / lanes] + slot % lanes;
     };
-    return {
-        differentiate(samples.rows, plan.rows, row_of, of_rows.data(), geometry.widen),
-        differentiate(samples.columns, plan.columns, column_of, of_columns.data(), geometry.widen)};
+    BoxGradient gradient;
+    gradient.columns = differentiate(samples.columns, plan.columns, column_of, of_columns.data(), geometry.widen);
+    if (geometry.is_volume()) {
+      const VolumeRows<T> apart(samples, of_rows.data(), geometry.widen);
+      gradient.rows = apart.of_rows;
+      gradient.planes = apart.of_planes;
+    } else {
+      gradient.rows = differentiate(samples.rows, plan.rows, row_of, of_rows.data(), geometry.widen);
+    }
+    return gradient;
   }
 
  private:
@@ -85,8 +125,10 @@ void correlate(
         sum.rows.size += part.rows.size;
         sum.columns.start += part.columns.start;
         sum.columns.size += part.columns.size;
+        sum.planes.start += part.planes.start;
+        sum.planes.size += part.planes.size;
       }
-      write(sum, geometry, result + plans[k].row * 5);
+      write(sum, geometry, result + plans[k].row * geometry.box_columns());
     }
   }
 }

@@ -17,7 +17,8 @@ namespace roialign {
 constexpr double kMaxAdaptiveGrid = 16777216.0;
 constexpr int64_t kMaxSamplingRatio = 128;
 
-// Where the samples of one RoI lie along one axis, in cells of the feature map.
+// Where the samples of one RoI lie along one axis, in cells of the feature map. `exact` bins have none: the
+// surface between the cells is integrated over them.
 template <typename T>
 struct AxisSamples {
   T start;          // where the RoI begins
@@ -25,12 +26,18 @@ struct AxisSamples {
   int64_t grid;     // samples in each bin
   int64_t pooled;   // output bins
   int64_t extent;   // cells of the map
+  bool exact = false;
 
   // The order of these operations is torchvision's: whether a sample is on the map is decided on
   // the rounded result, so another order would decide some samples differently.
   T position(int64_t bin_index, int64_t sample) const {
     return start + static_cast<T>(bin_index) * bin +
         static_cast<T>(static_cast<T>(sample) + static_cast<T>(0.5)) * bin / static_cast<T>(grid);
+  }
+
+  // Where an exact bin begins, and the one before it ends.
+  double edge(int64_t bin_index) const {
+    return static_cast<double>(start) + static_cast<double>(bin_index) * static_cast<double>(bin);
   }
 
   // First and past-the-last sample of a bin that are on the map. Positions are monotone in the
@@ -84,21 +91,61 @@ Bilinear<T> bilinear(T position, int64_t extent) {
   return {low, low + 1, inside - static_cast<T>(low), position > T(0)};
 }
 
+// The same for the surface that falls to zero within one cell beyond the border cells: it is that of a map with
+// a ring of zeros around it, whose cells -1 and `extent` are none of the map's.
+inline Bilinear<double> bilinear_to_zero(double position, int64_t extent) {
+  const Bilinear<double> ringed = bilinear(position + 1.0, extent + 2);
+  return {ringed.low - 1, ringed.high - 1, ringed.fraction, ringed.free};
+}
+
 // The matrix [bins, cells] of one RoI along one axis, by rows: bin b reads the cells
 // cell[begin[b]] to cell[begin[b + 1] - 1], each once, in ascending order. A bin's result is the mean over all its
-// samples, those off the map included.
+// samples, or over all its length, what is off the map included.
 template <typename T>
 struct AxisTaps {
   std::vector<int64_t> begin;
   std::vector<int64_t> cell;
   std::vector<T> weight;
-  int64_t samples_on_map;
+  T on_map;  // of the RoI's samples, or of its length in cells
+  T total;
 
   void build(const AxisSamples<T>& samples) {
     begin.assign(1, 0);
     cell.clear();
     sums.clear();
-    samples_on_map = 0;
+    samples.exact ? integrate(samples) : sample(samples);
+    const double divisor = samples.exact ? 1.0 : static_cast<double>(samples.grid);
+    weight.resize(sums.size());
+    for (size_t tap = 0; tap < sums.size(); ++tap) {
+      weight[tap] = static_cast<T>(sums[tap] / divisor);
+    }
+  }
+
+  // Makes these, the taps of the rows of a plane, those of the rows of a volume, whose planes of `plane_height`
+  // rows lie one below the other.
+  void stack(const AxisTaps& planes, int64_t plane_height) {
+    const AxisTaps plane = std::move(*this);
+    begin.assign(1, 0);
+    cell.clear();
+    weight.clear();
+    for (size_t upper = 0; upper + 1 < planes.begin.size(); ++upper) {
+      for (size_t bin = 0; bin + 1 < plane.begin.size(); ++bin) {
+        for (int64_t z = planes.begin[upper]; z < planes.begin[upper + 1]; ++z) {
+          for (int64_t y = plane.begin[bin]; y < plane.begin[bin + 1]; ++y) {
+            cell.push_back(planes.cell[z] * plane_height + plane.cell[y]);
+            weight.push_back(planes.weight[z] * plane.weight[y]);
+          }
+        }
+        begin.push_back(static_cast<int64_t>(cell.size()));
+      }
+    }
+  }
+
+ private:
+  std::vector<double> sums;
+
+  void sample(const AxisSamples<T>& samples) {
+    int64_t count = 0;
     for (int64_t p = 0; p < samples.pooled; ++p) {
       const auto [first, last] = samples.run_on_map(p);
       const bool ascending = samples.bin >= T(0);
@@ -110,17 +157,37 @@ struct AxisTaps {
           add(sample.high, static_cast<double>(sample.fraction));
         }
       }
-      samples_on_map += std::max<int64_t>(last - first, 0);
+      count += std::max<int64_t>(last - first, 0);
       begin.push_back(static_cast<int64_t>(cell.size()));
     }
-    weight.resize(sums.size());
-    for (size_t tap = 0; tap < sums.size(); ++tap) {
-      weight[tap] = static_cast<T>(sums[tap] / static_cast<double>(samples.grid));
-    }
+    on_map = static_cast<T>(count);
+    total = static_cast<T>(std::max<int64_t>(samples.grid * samples.pooled, 1));
   }
 
- private:
-  std::vector<double> sums;
+  // Between two cells the surface is straight, so that its integral there is the length times the value in the middle.
+  void integrate(const AxisSamples<T>& samples) {
+    const double extent = static_cast<double>(samples.extent);
+    for (int64_t p = 0; p < samples.pooled; ++p) {
+      const double size = samples.edge(p + 1) - samples.edge(p);
+      const double first = std::max(samples.edge(p), -1.0);
+      const double last = std::min(samples.edge(p + 1), extent);
+      for (double low = first, high; low < last; low = high) {
+        high = std::min(std::floor(low) + 1.0, last);
+        const Bilinear<double> middle = bilinear_to_zero(low + (high - low) / 2, samples.extent);
+        const double share = (high - low) / size;
+        if (middle.low >= 0) {
+          add(middle.low, (1.0 - middle.fraction) * share);
+        }
+        if (middle.high < samples.extent) {
+          add(middle.high, middle.fraction * share);
+        }
+      }
+      begin.push_back(static_cast<int64_t>(cell.size()));
+    }
+    const double start = samples.edge(0), end = samples.edge(samples.pooled);
+    on_map = static_cast<T>(std::clamp(end, -1.0, extent) - std::clamp(start, -1.0, extent));
+    total = end > start ? static_cast<T>(end - start) : T(1);
+  }
 
   // Samples come in order, so a cell met before in this bin is one of the last three.
   static constexpr int64_t kLookBack = 3;

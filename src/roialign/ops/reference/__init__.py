@@ -7,6 +7,9 @@ from roialign.ops.reference.multi_scale_roi_align import (
 from roialign.ops.reference.multi_scale_roi_align import (
     multi_scale_roi_align_backward_boxes as multi_scale_roi_align_backward_boxes,
 )
+from roialign.ops.reference.prroi_pool import prroi_pool as prroi_pool
+from roialign.ops.reference.prroi_pool import prroi_pool_backward as prroi_pool_backward
+from roialign.ops.reference.prroi_pool import prroi_pool_backward_boxes as prroi_pool_backward_boxes
 from roialign.ops.reference.ps_roi_align import ps_roi_align as ps_roi_align
 from roialign.ops.reference.ps_roi_align import ps_roi_align_backward as ps_roi_align_backward
 from roialign.ops.reference.ps_roi_align import ps_roi_align_backward_boxes as ps_roi_align_backward_boxes
@@ -15,5 +18,8 @@ from roialign.ops.reference.ps_roi_pool import ps_roi_pool_backward as ps_roi_po
 from roialign.ops.reference.roi_align import roi_align as roi_align
 from roialign.ops.reference.roi_align import roi_align_backward as roi_align_backward
 from roialign.ops.reference.roi_align import roi_align_backward_boxes as roi_align_backward_boxes
+from roialign.ops.reference.roi_align_3d import roi_align_3d as roi_align_3d
+from roialign.ops.reference.roi_align_3d import roi_align_3d_backward as roi_align_3d_backward
+from roialign.ops.reference.roi_align_3d import roi_align_3d_backward_boxes as roi_align_3d_backward_boxes
 from roialign.ops.reference.roi_pool import roi_pool as roi_pool
 from roialign.ops.reference.roi_pool import roi_pool_backward as roi_pool_backward

@@ -43,9 +43,7 @@ def roi_pool(
     return output, bins.coverage, maxima if with_maxima else maxima[:0]
 
 
-def roi_pool_backward(
-    grad: Tensor, maxima: Tensor, rois: Tensor, images: int, height: int, width: int
-) -> Tensor:
+def roi_pool_backward(grad: Tensor, maxima: Tensor, rois: Tensor, images: int, height: int, width: int) -> Tensor:
     """Gradient [N, C, H, W] with respect to the features: each bin's goes to the cell of its largest value."""
     total = torch.zeros(images, grad.shape[1], height * width, dtype=rois.dtype, device=rois.device)
     found = (maxima >= 0) & (maxima < height * width)

@@ -119,6 +119,23 @@ class AxisSamples:
         return low.squeeze(2)
 
 
+def bilinear(position: Tensor, extent: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The two cells that a sample reads, and the weight of the second. Beyond the centres it reads the border cell."""
+    position = position.clamp(min=0.0)
+    low = position.detach().long().clamp(max=extent - 1)
+    fraction = torch.where(low < extent - 1, position - low, 0.0)
+    return low, (low + 1).clamp(max=extent - 1), fraction
+
+
+def bilinear_to_zero(position: Tensor, extent: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for the surface that falls to zero within one cell beyond the border cells.
+
+    It is that of a map with a ring of zeros around it, whose cells -1 and `extent` are none of the map's.
+    """
+    low, high, fraction = bilinear(position + 1.0, extent + 2)
+    return low - 1, high - 1, fraction
+
+
 @dataclass(frozen=True)
 class Bilinear:
     """The cells that the samples of one axis read, all [K, pooled, G]."""
@@ -138,10 +155,8 @@ class Bilinear:
         on_map = steps < run[:, :, None]
         index = first[:, :, None] + steps
         position = samples.positions(index)
-        position = torch.where(on_map, position, 0.0).clamp(min=0.0)
-        low = position.detach().long().clamp(max=samples.extent - 1)
-        fraction = torch.where(low < samples.extent - 1, position - low, 0.0)
-        return cls(index, on_map, low, (low + 1).clamp(max=samples.extent - 1), fraction)
+        position = torch.where(on_map, position, 0.0)
+        return cls(index, on_map, *bilinear(position, samples.extent))
 
     def share(self, samples: AxisSamples) -> Tensor:
         """Share [K] of the axis's samples that are on the map."""
@@ -165,3 +180,83 @@ class Bilinear:
         if widen:
             grad_size = torch.where(samples.bin * samples.pooled > 1, grad_size, 0.0)
         return (grad_start - grad_size) * scale, grad_size * scale
+
+
+@dataclass(frozen=True)
+class AxisBins:
+    """Where the bins of K RoIs lie along one axis, for operators that integrate over them, in cells of the map."""
+
+    start: Tensor  # [K]
+    bin: Tensor  # [K], length of one output bin; zero when the box is empty or inverted
+    pooled: int  # output bins
+    extent: int  # cells of the map
+
+    @classmethod
+    def of_boxes(cls, low: Tensor, high: Tensor, pooled: int, extent: int, scale: float) -> AxisBins:
+        start = low * scale
+        return cls(start, (high * scale - start).clamp(min=0.0) / pooled, pooled, extent)
+
+    def edges(self) -> Tensor:
+        """Where bins begin and end, float64 [K, pooled + 1]."""
+        number = torch.arange(self.pooled + 1, dtype=torch.float64, device=self.start.device)
+        return self.start.double()[:, None] + number * self.bin.double()[:, None]
+
+    def integrate(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Which cells each bin reads, with which weights, and whether: all [K, pooled, taps].
+
+        Between two cells the surface is straight, so that its integral there is the length times the value in the
+        middle. Bins are cut into such pieces.
+        """
+        edges = self.edges()
+        size = edges[:, 1:] - edges[:, :-1]
+        first, last = self._on_map(edges)
+        cell = first.detach().floor()
+        count = (last.detach().ceil() - cell).max().clamp(min=0) if first.numel() else 0
+        step = torch.arange(int(count), dtype=torch.float64, device=first.device)
+        low = torch.maximum(first[..., None], cell[..., None] + step)
+        high = torch.minimum(last[..., None], cell[..., None] + step + 1)
+        length = high - low
+        left, right, fraction = bilinear_to_zero(low + length / 2, self.extent)
+        share = length / torch.where(size > 0, size, 1.0)[..., None]
+        inside = length > 0
+        cells = torch.cat([left, right], 2)
+        weight = torch.cat([(1 - fraction) * share, fraction * share], 2)
+        read = torch.cat([inside & (left >= 0), inside & (right < self.extent)], 2)
+        return cells.clamp(0, self.extent - 1), weight.to(self.start.dtype), read
+
+    def share(self) -> Tensor:
+        """Share [K] of the bins' length that is on the map."""
+        outer = self.edges()[:, [0, -1]]
+        first, last = self._on_map(outer)
+        size = outer[:, 1] - outer[:, 0]
+        return ((last - first)[:, 0] / torch.where(size > 0, size, 1.0)).to(self.start.dtype)
+
+    def differentiate(self, cell: Tensor, weight: Tensor, read: Tensor, grad_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients [K] with respect to the low and the high side of the boxes, in cells.
+
+        A bin's mean changes with its edges by how far the surface there is from the mean. What the surface is there
+        is taken from the gradient to the cells' weights.
+        """
+        edges = self.edges()
+        of_cells = grad_weight.new_zeros(*cell.shape[:2], self.extent + 2, dtype=torch.float64)
+        unread = torch.full_like(cell, self.extent + 1)  # of the ring, which stays zero
+        of_cells.scatter_(2, torch.where(read, cell + 1, unread), torch.where(read, grad_weight, 0.0).double())
+        mean = torch.where(read, weight * grad_weight, 0.0).double().sum(2)
+        size = edges[:, 1:] - edges[:, :-1]
+        size = torch.where(size > 0, size, torch.inf)
+        by_begin = (mean - self._surface_at(edges[:, :-1], of_cells)) / size
+        by_end = (self._surface_at(edges[:, 1:], of_cells) - mean) / size
+        number = torch.arange(self.pooled, device=cell.device)
+        grad_size = (by_begin * number + by_end * (number + 1)).sum(1) / self.pooled
+        grad_start = (by_begin + by_end).sum(1)
+        return (grad_start - grad_size).to(self.start.dtype), grad_size.to(self.start.dtype)
+
+    def _on_map(self, edges: Tensor) -> tuple[Tensor, Tensor]:
+        """Begin and end of the part of each bin that is on the map; the end is first where none is."""
+        return edges[:, :-1].clamp(min=-1.0, max=float(self.extent)), edges[:, 1:].clamp(-1.0, float(self.extent))
+
+    def _surface_at(self, edges: Tensor, of_cells: Tensor) -> Tensor:
+        inside = (edges > -1) & (edges < self.extent)
+        low, high, fraction = bilinear_to_zero(torch.where(inside, edges, 0.0), self.extent)
+        values = [of_cells.gather(2, (side + 1)[..., None])[..., 0] for side in (low, high)]
+        return torch.where(inside, values[0].lerp(values[1], fraction), 0.0)
