@@ -13,15 +13,15 @@ MOST_SECONDS = 0.3
 CHILD = """
 import json, sys, time
 import torch
-before, begin = set(sys.modules), time.perf_counter()
+before, begin = set(sys.modules), time.process_time()
 {statement}
-seconds = time.perf_counter() - begin
+seconds = time.process_time() - begin
 print(json.dumps([sorted(set(sys.modules) - before), seconds]))
 """
 
 
 def run_child(statement: str) -> tuple[set[str], float]:
-    """The top-level modules that `statement` imports after torch, and the seconds that it takes."""
+    """The top-level modules that `statement` imports after torch, and the seconds of processor time that it takes."""
     child = [sys.executable, "-c", CHILD.format(statement=statement)]
     modules, seconds = json.loads(subprocess.run(child, capture_output=True, text=True, check=True).stdout)
     return {module.partition(".")[0] for module in modules}, seconds

@@ -58,18 +58,6 @@ def test_multi_scale_pooling() -> None:
     assert codes(report) == [[], []]
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning", "ignore::DeprecationWarning")
-def test_compiled_and_scripted_programs_run_unseen() -> None:
-    features = torch.rand(1, 8, 64, 64)
-    expected = roi_align(features, PIXELS, 7, 1 / 16)
-    with roialign.watch() as report:
-        scripted = torch.jit.script(roi_align)(features, PIXELS, 7, 1 / 16)
-        compiled = torch.compile(roi_align, backend="aot_eager", fullgraph=True)(features, PIXELS, 7, 1 / 16)
-    assert torch.equal(scripted, expected)
-    assert torch.equal(compiled, expected)
-    assert report.calls == []
-
-
 class Pooling(nn.Module):
     """A backbone of stride 16."""
 
@@ -97,7 +85,7 @@ def test_compiled_modules_run_as_they_would(fullgraph: bool) -> None:
         compiled = torch.compile(Detector(), backend="aot_eager", fullgraph=fullgraph)(image)
         torch.export.export(Detector(), (image,))
     assert torch.equal(compiled, Detector()(image))
-    assert report.calls == []
+    assert codes(report) == [[]]
 
 
 def test_the_image_that_entered_the_backbone_is_evidence() -> None:
@@ -132,17 +120,6 @@ def test_a_detection_model_is_healthy_and_its_detections_unchanged() -> None:
     assert report.ok, [finding.evidence for finding in report.findings]
     for one, other in zip(expected, found, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_where_torchvision_would_crash_an_error_is_raised() -> None:
-    nan_box = torch.tensor([[0.0, float("nan"), 0.0, 9.0, 9.0]])
-    with roialign.watch() as report:
-        with pytest.raises(roialign.RoIError, match=r"RA205: stopped by roialign: .* torchvision would crash"):
-            roi_align(torch.rand(1, 3, 8, 8), nan_box, 7, 1.0, 2)
-        with pytest.raises(roialign.RoIError, match="RA306"):
-            roi_align(torch.rand(1, 3, 0, 8), torch.tensor([[0.0, 0.0, 0.0, 9.0, 9.0]]), 7, 1.0, 2)
-        assert roi_align(torch.rand(1, 3, 8, 8), nan_box, 7).sum() == 0, "served as torchvision serves it"
-    assert codes(report) == [["RA205"], ["RA306"], ["RA205"]]
 
 
 def test_problems_are_counted_by_line() -> None:

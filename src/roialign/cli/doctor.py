@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
@@ -23,7 +24,7 @@ from roialign.doctor.report.terminal import render
 from roialign.doctor.sarif import as_sarif
 from roialign.doctor.saved import load_call
 from roialign.doctor.selection import Selection
-from roialign.doctor.watch import post_mortem, watch
+from roialign.doctor.watch import CallSites, post_mortem, watch
 from roialign.version import __version__
 
 _STDOUT = "-"
@@ -167,8 +168,10 @@ def _subject(request: Request) -> Callable[[], tuple[int, Report]]:
 
 def _watched(run_program: Callable[[], object]) -> tuple[int, Report]:
     """Run a program to its end, however it ends; its exit status and what was seen."""
+    sites = CallSites()
     with watch() as report:
-        status, raised_in = _to_its_end(run_program)
+        status, traceback = _to_its_end(run_program)
+    raised_in = post_mortem(traceback, sites)
     if raised_in is not None and not _was_examined(raised_in, report):
         report = Report([*report.calls, raised_in])
     return status, report
@@ -180,8 +183,8 @@ def _was_examined(raised_in: Diagnosis, report: Report) -> bool:
     return last is not None and last.call_site == raised_in.call_site and not last.ok
 
 
-def _to_its_end(run_program: Callable[[], object]) -> tuple[int, Diagnosis | None]:
-    """The program's exit status, and the RoI call that it raised in."""
+def _to_its_end(run_program: Callable[[], object]) -> tuple[int, TracebackType | None]:
+    """The program's exit status, and where it raised."""
     argv, path, stderr = sys.argv, sys.path[:], sys.stderr
     try:
         run_program()
@@ -197,7 +200,7 @@ def _to_its_end(run_program: Callable[[], object]) -> tuple[int, Diagnosis | Non
         raise
     except BaseException as error:
         _print_as_python_would(error, stderr)
-        return 1, post_mortem(error.__traceback__)
+        return 1, error.__traceback__
     finally:
         sys.argv, sys.path[:] = argv, path
     return 0, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -9,11 +10,17 @@ from torch import Tensor
 
 from roialign import errors
 from roialign.doctor import checks
+from roialign.doctor.checks.operators import can_be_said
 from roialign.doctor.evidence import Caller, Evidence
+from roialign.doctor.facts import FeatureFacts
 from roialign.doctor.findings import Diagnosis, Finding
+from roialign.doctor.surroundings import Surroundings
 from roialign.geometry import FeatureGrid
 from roialign.ops.calls import RoICall
 from roialign.ops.roi_align import as_call
+
+_DECIDED_BY_THE_RUN = ("RA106", "RA110")
+"""What the pooler's own check says better, from all boxes and the image sizes, or does not say on purpose."""
 
 
 def diagnose(
@@ -48,7 +55,7 @@ def diagnose(
         A `Diagnosis`; its `findings` are empty where nothing is wrong.
 
     Raises:
-        ValueError: if `image_size` or `grid` do not belong to such a map.
+        ValueError: if `image_size` or `grid` do not belong to such a map, in whatever order its axes are read.
 
     Example:
         >>> import torch, roialign
@@ -66,7 +73,7 @@ def diagnose(
         return _with_a_scale(error, (input, boxes, output_size, 1.0, sampling_ratio, aligned), image_size)
     except errors.RoIError as error:
         return Diagnosis((_of_error(error),), None)
-    if grid is not None and tuple(grid.size_hw) != call.map_size_hw:
+    if grid is not None and tuple(grid.size_hw) != call.map_size_hw and not _is_misread(call, grid):
         raise ValueError(f"expected the grid of a map of {call.map_size_hw}; got one of {tuple(grid.size_hw)}")
     if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
         raise ValueError(f"expected image_size as (height, width), both at least 1; got {image_size!r}")
@@ -78,15 +85,25 @@ def examine(
     image_size_hw: tuple[float, float] | None = None,
     grid: FeatureGrid | None = None,
     caller: Caller | None = None,
+    around: Surroundings | None = None,
+    facts: FeatureFacts | None = None,
 ) -> Diagnosis:
-    """Run all checks on one call."""
+    """Run all checks on one call; `facts` are what is known of features that cannot be looked at any more."""
     sane, coverage = call.usable(), call.coverage()
-    known = Evidence(call.with_(rois=call.rois[sane]), image_size_hw, grid, caller)
+    known = Evidence(call.with_(rois=call.rois[sane]), image_size_hw, grid, caller, around, coverage[sane], facts)
     findings = [finding for check in checks.ROW_CHECKS if (finding := check(call, coverage))]
-    if bool(sane.any()):
+    run = around.pyramid if around is not None else None
+    if run is not None and run.index == 0 and (no_size := checks.PYRAMID_BOX_CHECK(run, call)):
+        findings.append(no_size)
+    of_the_run = checks.PYRAMID_CHECK(run, call) if run is not None else None
+    if run is not None and of_the_run is not None:  # said once; what it does to the calls is no fault of their own
+        findings += [of_the_run] if run.index == run.busiest else []
+    elif bool(sane.any()):
         original_rows = sane.nonzero().flatten().tolist()
         findings += [
-            replace(finding, rois=tuple(original_rows[row] for row in finding.rois)) for finding in _look(known)
+            replace(finding, rois=tuple(original_rows[row] for row in finding.rois))
+            for finding in _look(known)
+            if run is None or known.stride_yx is None or finding.code not in _DECIDED_BY_THE_RUN
         ]
     return Diagnosis(tuple(findings), coverage, call)
 
@@ -112,20 +129,33 @@ def _look(known: Evidence) -> list[Finding]:
     cause = _cause(known)
     findings = [cause] if cause else []
     if cause is None:
-        findings += [finding for check in checks.BOX_CHECKS if (finding := check(known))]
-    return findings + [finding for check in checks.FEATURE_CHECKS if (finding := check(known))]
+        findings += _found(checks.BOX_CHECKS, known)
+    return findings + _found(checks.FEATURE_CHECKS, known)
+
+
+def _found(several: Iterable[checks.Check], known: Evidence) -> list[Finding]:
+    """What these checks find, of that what can be true of the operator that was called."""
+    findings = [finding for check in several if (finding := check(known))]
+    return [finding for finding in findings if can_be_said(finding.code, known.call)]
 
 
 def _cause(known: Evidence) -> Finding | None:
     """The surest cause that fits; others that fit too are named in what would decide."""
-    fitting = [finding for check in checks.CAUSE_CHECKS if (finding := check(known))]
+    fitting = _found(checks.CAUSE_CHECKS, known)
     if not fitting:
-        return checks.LAST_RESORT(known)
-    if len(fitting) == 1:
+        return next(iter(_found([checks.LAST_RESORT], known)), None)
+    other_codes = [finding for finding in fitting[1:] if finding.code != fitting[0].code]
+    if not other_codes:
         return fitting[0]
-    others = ", ".join(f"{finding.code} ({finding.title})" for finding in fitting[1:])
+    others = ", ".join(f"{finding.code} ({finding.title})" for finding in other_codes)
     decide = " ".join(filter(None, [fitting[0].decide, f"The evidence also fits {others}: look at one box."]))
     return replace(fitting[0], decide=decide)
+
+
+def _is_misread(call: RoICall, grid: FeatureGrid) -> bool:
+    """Whether the map would be of that grid, were its axes read in another order."""
+    known = Evidence(call.with_(rois=call.rois[call.usable()]), grid=grid)
+    return len(known.call.rois) > 0 and checks.layout.misread(known)
 
 
 def _of_error(error: errors.RoIError) -> Finding:

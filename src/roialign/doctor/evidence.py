@@ -8,7 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from roialign.doctor.facts import FeatureFacts
 from roialign.doctor.findings import Fix
+from roialign.doctor.surroundings import Surroundings
 from roialign.geometry import FeatureGrid
 from roialign.ops.calls import RoICall
 
@@ -53,10 +55,21 @@ class Evidence:
     grid: FeatureGrid | None = None
     caller: Caller | None = None
     """Whose call it is, where that is known."""
+    around: Surroundings | None = None
+    """What goes on around the call, where that was seen."""
+    coverage_known: Tensor | None = None
+    """The coverage [K], where it was computed before."""
+    facts_known: FeatureFacts | None = None
+    """What is known of the values of the features, where they cannot be looked at any more."""
 
     @cached_property
     def coverage(self) -> Tensor:
-        return self.call.coverage()
+        return self.call.coverage() if self.coverage_known is None else self.coverage_known
+
+    @cached_property
+    def facts(self) -> FeatureFacts:
+        """What is known of the values of the features."""
+        return self.facts_known or FeatureFacts.of(self.call.input)
 
     @cached_property
     def boxes_xyxy(self) -> Tensor:
@@ -64,8 +77,11 @@ class Evidence:
 
     @cached_property
     def low(self) -> Tensor:
-        """Rows that lie off the map, bool [K]."""
-        return self.call.off_the_map(self.coverage)
+        """Rows that lie off the map, bool [K], by more than the cell that a map may lack of its image."""
+        height, width = self.call.map_size_hw
+        cells = self.boxes_xyxy * self.call.spatial_scale
+        near = (cells[:, :2] >= -1).all(1) & (cells[:, 2:] <= cells.new_tensor([width + 1, height + 1])).all(1)
+        return self.call.off_the_map(self.coverage) & ~near
 
     @cached_property
     def misplaced(self) -> bool:
@@ -171,10 +187,16 @@ def call_line(call: RoICall) -> str:
     """The call as a line of code."""
     height, width = call.output_size_hw
     size = f"{height}" if height == width else f"({height}, {width})"
-    line = f"roi_align(features, boxes, output_size={size}, spatial_scale={number(call.spatial_scale)}"
-    if call.sampling_ratio > 0:
-        line += f", sampling_ratio={call.sampling_ratio}"
-    return line + (", aligned=True)" if call.aligned else ")")
+    ratio = f", sampling_ratio={call.sampling_ratio}" if call.sampling_ratio > 0 else ""
+    if call.operator == "pool_regions":
+        return f"pool_regions(features, boxes, {size}, grids{ratio})"
+    options = f"output_size={size}, spatial_scale={number(call.spatial_scale)}{ratio}"
+    if call.operator == "mmcv.ops.RoIAlign":  # a module, whose default is aligned=True
+        return f"mmcv.ops.RoIAlign({options}, aligned={call.aligned})(features, boxes)"
+    if call.operator == "mmcv.ops.RoIPool":
+        return f"mmcv.ops.RoIPool({options})(features, boxes)"
+    aligned = ", aligned=True" if call.aligned and call.operator == "roi_align" else ""
+    return f"{call.operator}(features, boxes, {options}{aligned})"
 
 
 def nominal_stride_yx(image_size_hw: tuple[float, float], map_size_hw: tuple[int, int]) -> tuple[float, float]:

@@ -104,6 +104,8 @@ class Diagnosis:
     """The image [3, H, W] that the features were made of, where it was seen; for pictures only."""
     call_site: str | None = None
     """Where the call was made, as "file.py:12", where that is known."""
+    times: int = 1
+    """How many calls it stands for: of calls that a line makes over and over, the later ones are only counted."""
 
     @property
     def ok(self) -> bool:
@@ -115,11 +117,11 @@ class Diagnosis:
         findings = tuple(replace(finding, call_site=call_site) for finding in self.findings)
         return replace(self, findings=findings, call_site=call_site, image=image)
 
-    def without_features(self) -> Diagnosis:
+    def without_features(self, keep_image: bool = False) -> Diagnosis:
         """The same diagnosis without the memory of the feature map, for pictures of which there is no need."""
         findings = tuple(finding.without_features() for finding in self.findings)
         call = self.call.without_features() if self.call else None
-        return replace(self, findings=findings, call=call, image=None)
+        return replace(self, findings=findings, call=call, image=self.image if keep_image else None)
 
     def to_dict(self) -> dict[str, Any]:
         """The diagnosis as values that JSON can hold."""
@@ -144,7 +146,13 @@ class Report:
     """What the doctor found in the RoI calls of a program."""
 
     calls: Sequence[Diagnosis]
-    """One diagnosis for each call that was examined, in the order of the calls."""
+    """The diagnoses of the calls that were examined, in their order; where a line of code made very many with the
+    same outcome, the last of them stands for the rest (see `Diagnosis.times`)."""
+
+    @property
+    def examined(self) -> int:
+        """How many calls were examined."""
+        return sum(diagnosis.times for diagnosis in self.calls)
 
     @property
     def ok(self) -> bool:
@@ -163,14 +171,14 @@ class Report:
         for diagnosis in self.calls:
             for finding in diagnosis.findings:
                 met.setdefault((finding.code, finding.call_site), []).append((diagnosis, finding))
-        problems = [Problem(*cases[0], len(cases)) for cases in met.values()]
+        problems = [Problem(*cases[0], sum(diagnosis.times for diagnosis, _ in cases)) for cases in met.values()]
         return tuple(sorted(problems, key=lambda problem: problem.finding.severity != "error"))
 
     def to_dict(self) -> dict[str, Any]:
         """The report as values that JSON can hold."""
         return {
             "ok": self.ok,
-            "calls": len(self.calls),
+            "calls": self.examined,
             "problems": [problem.finding.to_dict() | {"count": problem.count} for problem in self.problems],
         }
 

@@ -36,8 +36,14 @@ class Selection:
 
     def of_report(self, report: Report) -> Report:
         """The report with the findings that count; all calls stay in it."""
-        kept = (tuple(finding for finding in call.findings if self.has(finding.code)) for call in report.calls)
-        return Report([replace(call, findings=findings) for call, findings in zip(report.calls, kept, strict=True)])
+        calls = report.calls
+        kept = (tuple(finding for finding in call.findings if self.has(finding.code)) for call in calls)
+        return Report([replace(call, findings=findings) for call, findings in zip(calls, kept, strict=True)])
+
+
+def begins_a_code(prefix: str) -> bool:
+    """Whether a code begins so: "RA", "RA1", "RA101"."""
+    return prefix.startswith(_EVERY_CODE) and any(code.startswith(prefix) for code in CATALOGUE)
 
 
 def _prefixes(typed: str | None) -> tuple[str, ...]:
@@ -47,7 +53,7 @@ def _prefixes(typed: str | None) -> tuple[str, ...]:
     if not prefixes:
         raise ValueError("expected codes, such as RA1,RA502; got none")
     for prefix in prefixes:
-        if not (prefix.startswith(_EVERY_CODE) and any(code.startswith(prefix) for code in CATALOGUE)):
+        if not begins_a_code(prefix):
             raise ValueError(f"no code begins with {prefix!r}; try {_near(prefix)}")
     return prefixes
 

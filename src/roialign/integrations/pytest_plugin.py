@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import pytest
@@ -18,10 +18,10 @@ from roialign.doctor.catalogue import CATALOGUE
 from roialign.doctor.findings import Diagnosis, Report
 from roialign.doctor.report import counted
 from roialign.doctor.report.terminal import as_text
-from roialign.doctor.watch import post_mortem, watch
-from roialign.ops import calls
+from roialign.doctor.selection import Selection, begins_a_code
+from roialign.doctor.watch import CallSites, Examiner, lookers, post_mortem, watching
+from roialign.doctor.watch.log import CallLog
 
-_Observer = Callable[[calls.RoICall], None]
 _Phase = Generator[None, Any, Any]
 _SITES_SHOWN = 10
 
@@ -107,7 +107,7 @@ class SuiteWatch:
 
     def _judge(self, item: pytest.Item, error: BaseException | None = None) -> _Verdict:
         examined, left = self._seen.taken()
-        raised_in = post_mortem(error.__traceback__) if error else None
+        raised_in = post_mortem(error.__traceback__, self._seen.sites) if error else None
         if raised_in and not any(call.call_site == raised_in.call_site and not call.ok for call in examined):
             examined.append(raised_in)
         self._verdict = _Verdict.of(examined, allowed_codes(item), left)
@@ -137,8 +137,7 @@ def allowed_codes(item: pytest.Item) -> tuple[str, ...]:
 
 
 def _is_known(beginning: object) -> bool:
-    """Whether a code begins so."""
-    return isinstance(beginning, str) and beginning != "" and any(code.startswith(beginning) for code in CATALOGUE)
+    return isinstance(beginning, str) and begins_a_code(beginning)
 
 
 @dataclass
@@ -153,14 +152,12 @@ class _Verdict:
 
     @classmethod
     def of(cls, examined: Sequence[Diagnosis], allowed: tuple[str, ...], left: int) -> _Verdict:
-        passed = Counter(
-            finding.code for call in examined for finding in call.findings if finding.code.startswith(allowed)
-        )
-        kept = [
-            replace(call, findings=tuple(finding for finding in call.findings if not finding.code.startswith(allowed)))
-            for call in examined
-        ]
-        return cls(Report(kept), passed, left)
+        counts = Selection(ignore=allowed)
+        passed: Counter[str] = Counter()
+        for call in examined:
+            for finding in call.findings:
+                passed[finding.code] += 0 if counts.has(finding.code) else call.times
+        return cls(counts.of_report(Report(examined)), +passed, left)
 
     @property
     def text(self) -> str:
@@ -184,8 +181,7 @@ class _Verdict:
         problems = [
             (problem.finding.code, problem.finding.call_site, problem.count) for problem in self.report.problems
         ]
-        examined = len(self.report.calls)
-        return {"calls": examined, "left": self.left, "problems": problems, "allowed": dict(self.allowed)}
+        return {"calls": self.report.examined, "left": self.left, "problems": problems, "allowed": dict(self.allowed)}
 
 
 def _add(report: pytest.TestReport, text: str) -> None:
@@ -249,62 +245,33 @@ class _TestCalls:
     """The RoI calls of one test after another, without those that a test watched itself."""
 
     def __init__(self) -> None:
+        self.sites = CallSites()
         self._watch = ExitStack()
-        self._report: Report | None = None
-        self._observe: _Observer | None = None
-        self._observers: list[_Observer] = []
-        self._read = 0
-        self._kept: list[Diagnosis] = []
+        self._examiner: Examiner | None = None
+        self._kept = CallLog()
         self._left = 0
 
     def open(self) -> None:
-        """Begin with a test; the watch of the last one goes on where a fixture's watch inside it is still open."""
-        if self._report is None:
-            self._report, self._read = self._watch.enter_context(watch()), 0
-            self._observers, self._observe = calls.observers, calls.observers[-1]
-            calls.observers = _Observers(calls.observers, self._sort)
+        """Begin with a test."""
+        if self._examiner is None:
+            self._examiner = self._watch.enter_context(watching(self._take, sites=self.sites))
 
     def close(self) -> None:
         """End with a test."""
-        self._sort()
-        if not self._others_watch():  # watches must be closed in turn
-            self._observers[:] = calls.observers
-            calls.observers = self._observers
-            self._report = None
-            self._watch.close()
+        self._watch.close()
+        self._examiner = None
 
     def taken(self) -> tuple[list[Diagnosis], int]:
         """The calls since the last time, and the number of those that a watch of the test saw."""
-        self._sort()
-        taken = self._kept, self._left
-        self._kept, self._left = [], 0
+        if self._examiner is not None:
+            self._examiner.catch_up()
+        taken = self._kept.all(), self._left
+        self._kept, self._left = CallLog(), 0
         return taken
 
-    def _others_watch(self) -> bool:
-        return calls.observers[-1] is not self._observe
-
-    def _sort(self) -> None:
-        """Keep the latest calls, unless a watch of the test saw them, which is then to judge them."""
-        if self._report is not None:
-            fresh = self._report.calls[self._read :]
-            self._read += len(fresh)
-            if self._others_watch():
-                self._left += len(fresh)
-            else:
-                self._kept += fresh
-
-
-class _Observers(list[_Observer]):
-    """The observers of RoI calls, which tell when a watch is about to begin or to end."""
-
-    def __init__(self, observers: Sequence[_Observer], before_change: Callable[[], None]) -> None:
-        super().__init__(observers)
-        self._before_change = before_change
-
-    def append(self, observer: _Observer) -> None:
-        self._before_change()
-        super().append(observer)
-
-    def remove(self, observer: _Observer) -> None:
-        self._before_change()
-        super().remove(observer)
+    def _take(self, diagnosis: Diagnosis) -> None:
+        """Keep a call, unless a watch of the test saw it too, which is then to judge it."""
+        if lookers() > 1:
+            self._left += 1
+        else:
+            self._kept.add(diagnosis)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +32,17 @@ class RoICall:
     aligned: bool
     operator: str = "roi_align"
     """What was called, as its users write it: "roi_align", "roi_pool", "mmcv.ops.RoIAlign", ..."""
+    cells: tuple[float, float, float, float] | None = None
+    """Scale and shift of rows, then of columns, where the map's grid is none that `spatial_scale` and `aligned` can
+    state: cell = coordinate * scale - shift."""
+    channels: int | None = None
+    """How many channels the map had, where they were left out."""
+
+    @property
+    def features_shape(self) -> tuple[int, int, int, int]:
+        """The shape [N, C, H, W] of the features as they were given."""
+        images, channels, height, width = self.input.shape
+        return images, channels if self.channels is None else self.channels, height, width
 
     @property
     def map_size_hw(self) -> tuple[int, int]:
@@ -46,8 +59,15 @@ class RoICall:
 
     def run(self) -> tuple[Tensor, Tensor]:
         """The pooled features [K, C, h, w] and each RoI's coverage [K], without a gradient or a notice."""
-        with torch.no_grad():
-            output, coverage = torch.ops.roialign.roi_align(self.input, self.rois, *self.options)
+        with torch.no_grad(), unseen():
+            if self.cells is None:
+                output, coverage = torch.ops.roialign.roi_align(self.input, self.rois, *self.options)
+            else:
+                first = torch.zeros(len(self.rois), dtype=torch.int64, device=self.rois.device)
+                options = (*self.output_size_hw, self.sampling_ratio, not self.aligned)
+                output, coverage = torch.ops.roialign.multi_scale_roi_align(
+                    [self.input], self.rois, first, list(self.cells), *options
+                )
         return output, coverage
 
     def usable(self) -> Tensor:
@@ -68,13 +88,18 @@ class RoICall:
         """
         sizes = self.rois.new_tensor([self.input.shape[3], self.input.shape[2]])
         centres_xy = (self.rois[:, 1:3] + self.rois[:, 3:5]).detach() / 2 * self.spatial_scale
+        if self.cells is not None:
+            scale_y, shift_y, scale_x, shift_x = self.cells
+            centres_xy = (self.rois[:, 1:3] + self.rois[:, 3:5]).detach() / 2
+            centres_xy = centres_xy * centres_xy.new_tensor([scale_x, scale_y])
+            centres_xy = centres_xy - centres_xy.new_tensor([shift_x, shift_y]) + 0.5
         beyond = ((centres_xy < 0) | (centres_xy > sizes)).any(1)
         return beyond & (coverage < LEAST_COVERAGE)
 
     def without_features(self) -> RoICall:
         """The same call on a map of no channels: where it reads, without the memory of what."""
-        images, _, height, width = self.input.shape
-        return replace(self, input=self.input.new_empty(images, 0, height, width))
+        images, channels, height, width = self.features_shape
+        return replace(self, input=self.input.new_empty(images, 0, height, width), channels=channels)
 
     def with_(self, **changes: Any) -> RoICall:
         """The same call with other arguments."""
@@ -88,5 +113,30 @@ def is_concrete(*tensors: Tensor) -> bool:
     return all(type(tensor) in kinds and not tensor.is_meta and not wrapped(tensor) for tensor in tensors)
 
 
-observers: list[Callable[[RoICall], None]] = []
-"""Called with each eager `roialign` call, after its arguments were found usable and before it runs."""
+class _ThisThread(threading.local):
+    unseen = 0
+
+
+_thread = _ThisThread()
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Run operators to learn something of a call, which is no call of the program's own."""
+    _thread.unseen += 1
+    try:
+        yield
+    finally:
+        _thread.unseen -= 1
+
+
+def is_unseen() -> bool:
+    """Whether this thread does so."""
+    return _thread.unseen > 0
+
+
+observers: list[Callable[[Any], None]] = []
+"""Called with each eager `roialign` call, after its arguments were found usable and before it runs.
+
+A call of `roi_align` comes as a `RoICall`, one of `pool_regions` as a `roialign.regions.pool.RegionsCall`.
+"""

@@ -15,6 +15,7 @@ from roialign.ops.calls import LEAST_COVERAGE, RoICall
 
 Policy = Literal["warn", "raise", "ignore"]
 
+_GENERATED = ("<eval_with_key>", "torchinductor", "codegen.py:codegen(")
 _policy: Policy = "warn"
 _noticed: set[tuple[str, int]] = set()
 explain: Callable[[RoICall, Tensor], str] | None = None
@@ -91,11 +92,12 @@ def say(words: Callable[[], str], error: type[RoIError] = CoverageError) -> None
 
 
 def calling_frame(packages: Sequence[str]) -> FrameType:
-    """The innermost frame of the program that is in none of these packages."""
+    """The innermost frame of the program that is in none of these packages, nor made by a compiler of torch."""
     outermost = sys._getframe(1)
     frame: FrameType | None = outermost
     while frame is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] not in packages:
+        package, path = frame.f_globals.get("__name__", "").partition(".")[0], frame.f_code.co_filename
+        if package not in packages and not any(mark in path for mark in _GENERATED):
             return frame
         outermost, frame = frame, frame.f_back
     return outermost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from roialign.errors import BatchIndexError, FeatureMapError, FrameError, LevelError
 from roialign.geometry import Boxes, FeatureGrid, Frame
-from roialign.ops import notice, validate
-from roialign.ops.calls import LEAST_COVERAGE
+from roialign.ops import calls, notice, validate
+from roialign.ops.calls import LEAST_COVERAGE, RoICall
 from roialign.ops.multi_scale_roi_align import multi_scale_roi_align
 from roialign.regions.levels import FPNLevels, LevelRule, levels_of
 
@@ -29,6 +30,30 @@ class Pooled(NamedTuple):
     """[K], share of each box's samples that are on its map."""
     levels: Tensor
     """int64 [K], which map each box was pooled from."""
+
+
+@dataclass(frozen=True)
+class RegionsCall:
+    """One call of `pool_regions`, for those who look at calls; `rois` [K, 5] are in the image that was entered."""
+
+    maps: Sequence[Tensor]
+    rois: Tensor
+    levels: Tensor
+    """int64 [K], which map each box is pooled from."""
+    grids: Sequence[FeatureGrid]
+    output_size_hw: tuple[int, int]
+    sampling_ratio: int
+    aligned: bool = True
+
+    def of_level(self, level: int) -> RoICall:
+        """The call as it is for one map, and for the boxes that are pooled from it."""
+        grid, rois = self.grids[level], self.rois[self.levels == level]
+        (stride_y, stride_x), even = grid.stride_yx, grid.stride_yx[0] == grid.stride_yx[1]
+        conventional = even and (not self.aligned or grid.offset_yx == grid.conventional_offset_yx)
+        scale = 1 / stride_x if even else (stride_y * stride_x) ** -0.5
+        cells = None if conventional else _cells(grid, self.aligned)
+        options = (self.output_size_hw, scale, self.sampling_ratio, self.aligned)
+        return RoICall(self.maps[level], rois, *options, operator="pool_regions", cells=cells)
 
 
 @overload
@@ -134,11 +159,21 @@ def pool(
     """
     size_hw, _, ratio = validate.check_options(output_size, 1.0, sampling_ratio)
     levels = levels_of(levels, rois[:, 1:], grids)
+    _show(RegionsCall(maps, rois, levels, grids, size_hw, ratio, aligned))
     cells = [number for grid in grids for number in _cells(grid, aligned)]
     pooled = Pooled(*multi_scale_roi_align(maps, rois, levels, cells, size_hw, ratio, widen=not aligned), levels)
     if not torch.compiler.is_compiling():
         _look(rois, pooled.coverage, grids)
     return pooled
+
+
+def _show(call: RegionsCall) -> None:
+    """Show the call to those who look at calls, where its boxes have values that can be read."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not calls.observers:
+        return
+    if all(RoICall(one, call.rois, call.output_size_hw, 1.0, -1, True).is_concrete() for one in call.maps):
+        for observe in calls.observers:
+            observe(call)
 
 
 def _cells(grid: FeatureGrid, aligned: bool) -> tuple[float, float, float, float]:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from roialign.doctor.checks import boxes, features, formats, layout, offset, rows, sampling, scale
+from roialign.doctor.checks import (
+    boxes,
+    features,
+    formats,
+    layout,
+    letterbox,
+    levels,
+    offset,
+    photographs,
+    rows,
+    sampling,
+    scale,
+)
 from roialign.doctor.evidence import Evidence
 from roialign.doctor.findings import Finding
 
@@ -12,6 +24,9 @@ Check = Callable[[Evidence], Finding | None]
 
 ROW_CHECKS = (rows.coordinates, rows.image_indices)
 """Of rows that no operator can sample: (call, coverage) -> Finding or None."""
+
+PYRAMID_BOX_CHECK, PYRAMID_CHECK = levels.boxes_without_a_size, levels.fault
+"""Of one run of a MultiScaleRoIAlign: (run, call) -> Finding or None."""
 
 LAYOUT_CHECKS: tuple[Check, ...] = (layout.channels_last, layout.transposed, layout.tokens)
 """Of the axes of the map; where one finds a fault, the sizes that other checks go by mean nothing."""
@@ -29,7 +44,9 @@ CAUSE_CHECKS: tuple[Check, ...] = (
             scale.normalised,
             formats.xywh,
             formats.cxcywh,
+            letterbox.bars_left_out,
             boxes.y_first,
+            photographs.of_the_photograph,
             scale.stride_for_inverse,
             scale.pixels_unscaled,
             scale.uneven_strides,

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import torch
 
+from roialign.doctor.checks.letterbox import in_bars, pictures
 from roialign.doctor.evidence import Evidence, rows_where
 from roialign.doctor.findings import Finding
+
+_FAR_BEYOND = 1.1  # of the image: what detectors predict overhangs it by less
+_LEAST_BEYOND = 0.1  # of the boxes
 
 
 def y_first(known: Evidence) -> Finding | None:
     """RA203: y1, x1, y2, x2 read as x1, y1, x2, y2."""
     height, width = known.call.map_size_hw
-    if height == width or float(known.low.float().mean()) < 0.1:
+    frame_h, frame_w = known.image_size_hw or known.frame_hw
+    far = known.boxes_xyxy.new_tensor([frame_w, frame_h]) * _FAR_BEYOND
+    beyond = known.low | ((known.boxes_xyxy[:, 2:] > far).any(1) & (known.nearest >= 0))
+    swapped = known.boxes_xyxy[:, [1, 0, 3, 2]]
+    rects = pictures(known) if known.call.spatial_scale != 1.0 else None
+    if rects is not None:
+        beyond |= in_bars(known.boxes_xyxy, rects)
+    if (height == width and rects is None) or float(beyond.float().mean()) < _LEAST_BEYOND:
         return None
-    fix = known.boxes_fix(
-        known.boxes_xyxy[:, [1, 0, 3, 2]], "boxes[:, -4:] = boxes[:, [-3, -4, -1, -2]]  # y first -> x first"
-    )
+    if rects is not None and bool(in_bars(swapped, rects).any()):
+        return None
+    fix = known.boxes_fix(swapped, "boxes[:, -4:] = boxes[:, [-3, -4, -1, -2]]  # y first -> x first")
     if not known.well_placed(fix.call) or known.fill(fix.call) > 1.05:
         return None
     x, y = known.furthest_xy
-    frame_h, frame_w = known.image_size_hw or known.frame_hw
     evidence = (
         f"The boxes reach to x = {x:g}, y = {y:g} on an image of about {frame_w:.4g} columns and {frame_h:.4g} rows. "
-        f"Read y first, all of them fit; as called, {int(known.low.sum())} of {len(known.low)} RoIs lie off the map."
+        f"Read y first, all of them fit; as called, {int(beyond.sum())} of {len(beyond)} reach far beyond it"
+        + (" or into the bars of its letterbox." if rects is not None else ".")
     )
     decide = None
     if known.stride_yx is None:
@@ -30,7 +41,7 @@ def y_first(known: Evidence) -> Finding | None:
             "It may also be RA304, a map whose height and width were swapped: pass image_size=(H, W), the size of the "
             "tensor that entered the backbone, to roialign.diagnose to decide."
         )
-    return Finding("RA203", evidence, rows_where(known.low), fix, decide=decide)
+    return Finding("RA203", evidence, rows_where(beyond), fix, decide=decide)
 
 
 def degenerate(known: Evidence) -> Finding | None:
@@ -92,6 +103,12 @@ def _where_they_come_from(known: Evidence) -> str:
 
 
 def _what_they_become(known: Evidence) -> str:
+    if known.call.operator in ("roi_pool", "mmcv.ops.RoIPool"):
+        return "They are pooled as one cell at their first corner."
+    if known.call.operator not in ("roi_align", "pool_regions", "mmcv.ops.RoIAlign"):
+        return "They are pooled as a point at most."
+    if known.call.operator == "pool_regions":
+        return "They are pooled as a point, flipped, or as zeros."
     if not known.call.aligned:
         return "With aligned=False they are pooled as one cell at their first corner."
     if known.call.sampling_ratio > 0:

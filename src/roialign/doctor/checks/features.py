@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 
 from roialign.doctor.evidence import Evidence, rows_where
@@ -10,14 +12,14 @@ from roialign.doctor.findings import Finding
 
 def not_finite(known: Evidence) -> Finding | None:
     """RA302: NaN or infinite features."""
-    bad = ~known.call.input.detach().isfinite()
-    if not bool(bad.any()):
+    cells = known.facts.not_finite_cells
+    if cells is None:
         return None
-    reads = _reads(known, bad.any(1, keepdim=True))
-    image, channel, row, column = bad.nonzero()[0].tolist()
+    reads = _reads(known, cells)
+    image, _, row, column = cells.nonzero()[0].tolist()
     evidence = (
-        f"{int(bad.sum())} of {bad.numel()} features are NaN or infinite, the first in image {image}, channel "
-        f"{channel}, at row {row}, column {column}; {int(reads.sum())} of {len(reads)} RoIs read one."
+        f"{known.facts.not_finite} of {prod(known.call.features_shape)} features are NaN or infinite, the first in "
+        f"image {image} at row {row}, column {column}; {int(reads.sum())} of {len(reads)} RoIs read one."
     )
     decide = "Look for the layer that made them: torch.autograd.detect_anomaly(), or a forward hook with isfinite()."
     return Finding("RA302", evidence, rows_where(reads), decide=decide)
@@ -25,10 +27,9 @@ def not_finite(known: Evidence) -> Finding | None:
 
 def zero(known: Evidence) -> Finding | None:
     """RA301: the map itself is zero where it is read."""
-    features = known.call.input.detach()
-    if features.shape[1] < 2:  # a map of one channel is a mask, and may be zero
+    alive = known.facts.live_cells if known.call.features_shape[1] > 1 else None  # one channel is a mask
+    if alive is None:
         return None
-    alive = (features != 0).any(1, keepdim=True)
     dead = ~_reads(known, alive) & (known.coverage > 0)
     if not bool(dead.any()):
         return None

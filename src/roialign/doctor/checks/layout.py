@@ -52,7 +52,8 @@ def misread(known: Evidence) -> bool:
 def _finding(known: Evidence, found: _Misread | None) -> Finding | None:
     if found is None:
         return None
-    call = known.call.with_(input=found.input)
+    size_hw = (found.input.shape[2], found.input.shape[3])
+    call = known.call.with_(input=found.input, spatial_scale=_scale_of(known, size_hw))
     code = call_line(call).replace("features", found.line, 1)
     fix: Fix = known.fix("input", None, code, call)
     return Finding(found.code, found.evidence, tuple(range(len(known.call.rois))), fix, decide=found.decide)
@@ -63,7 +64,7 @@ def _channels_last(known: Evidence) -> _Misread | None:
     if channels < _LEAST_CHANNELS or channels % _CHANNEL_MULTIPLE:
         return None
     if _reference(known):
-        if _belongs(known, known.call.map_size_hw) or not _matches(known, (height, width)):
+        if not _matches(known, (height, width)) or _belongs_rather(known, (height, width)):
             return None
         how = f"{_what_is_known(known)} needs a map of {height} x {width}, which are axes 1 and 2"
     else:
@@ -100,14 +101,14 @@ def _unmistakably_last(known: Evidence) -> bool:
 
 def _transposed(known: Evidence) -> _Misread | None:
     height, width = known.call.map_size_hw
-    if not _reference(known) or _belongs(known, (height, width)) or not _matches(known, (width, height)):
+    if not _reference(known) or not _matches(known, (width, height)) or _belongs_rather(known, (width, height)):
         return None
     evidence = (
         f"The map has {height} rows and {width} columns, but {_what_is_known(known)} needs {width} rows and {height} "
         "columns: its height and width are swapped."
     )
     decide = "If it was made from tokens by reshape or unflatten, give the sizes in the order height, width there."
-    call = known.call.with_(input=known.call.input.transpose(2, 3))
+    call = known.call.with_(input=known.call.input.transpose(2, 3), spatial_scale=_scale_of(known, (width, height)))
     as_called = float(known.call.off_the_map(known.coverage).float().mean())
     if not known.well_placed(call) and as_called == 0:
         return None  # the boxes say that the map is right, and image_size was given as (width, height)
@@ -172,12 +173,33 @@ def _belongs(known: Evidence, size_hw: tuple[int, int]) -> bool:
     return abs(ratio_y / ratio_x - 1) * max(size_hw) <= 2 or any(_explains(known, s, size_hw) for s in COMMON_STRIDES)
 
 
+def _is_inferred(known: Evidence) -> bool:
+    """Whether the scale was inferred from the size of the map itself, which tells nothing of it."""
+    return known.around is not None and known.around.pyramid is not None
+
+
+def _scale_of(known: Evidence, size_hw: tuple[int, int]) -> float:
+    """The scale of the call, or, where it was inferred from misread axes, that of a map of the right size."""
+    strides = [stride for stride in COMMON_STRIDES if _explains(known, stride, size_hw)]
+    return 1 / strides[0] if _is_inferred(known) and strides else known.call.spatial_scale
+
+
+def _belongs_rather(known: Evidence, other_hw: tuple[int, int]) -> bool:
+    """Whether the map as it was read may be what was expected, and no worse than one of another size would be."""
+    size_hw, scale = known.call.map_size_hw, known.call.spatial_scale
+    if known.grid is None and scale < 1 and _explains(known, 1 / scale, other_hw):
+        return any(_explains(known, stride, size_hw) for stride in (1 / scale, *COMMON_STRIDES))
+    return _belongs(known, size_hw)
+
+
 def _matches(known: Evidence, size_hw: tuple[int, int]) -> bool:
     """Whether a map of this size is just what was expected, and spatial_scale agrees."""
     if known.grid is not None:
         return size_hw == tuple(known.grid.size_hw)
-    if known.call.spatial_scale != 1:
+    if known.call.spatial_scale != 1 and not _is_inferred(known):
         return known.call.spatial_scale < 1 and _explains(known, 1 / known.call.spatial_scale, size_hw)
+    if _is_inferred(known):
+        return any(_explains(known, stride, size_hw) for stride in COMMON_STRIDES)
     boxes_fit = known.furthest_xy[0] <= 1.05 * size_hw[1] and known.furthest_xy[1] <= 1.05 * size_hw[0]
     return bool(known.low.any()) and boxes_fit and any(_explains(known, s, size_hw) for s in COMMON_STRIDES)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from roialign.doctor.evidence import Evidence, call_line, rows_where
-from roialign.doctor.findings import Finding
+from roialign.doctor.findings import Finding, Fix
 from roialign.ops.calls import LEAST_COVERAGE
 
 _MOST_UNREAD = 0.85  # of the cells of a box; torchvision's own detectors stay below on images of common sizes
@@ -54,7 +54,12 @@ def smaller_than_a_cell(known: Evidence) -> Finding | None:
         f"{_FAR_SMALLER:g} of a cell wide and high: their median is {width:.3g} x {height:.3g}, where a cell is "
         f"{stride:.4g} x {stride:.4g}. {_what_they_read(known)}"
     )
-    if stride == 1:
+    if known.call.operator == "pool_regions":
+        decide = (
+            "If the boxes are right, the maps are too coarse for them. Boxes in cells, or in fractions of the image, "
+            "have to be multiplied to pixels of the image that entered the backbone."
+        )
+    elif stride == 1:
         decide = "If the boxes are right, the map is too coarse for them. Fractions of the image would be RA103."
     else:
         decide = (
@@ -75,8 +80,7 @@ def boxes_without_gradient(known: Evidence) -> Finding | None:
         "none for boxes. What made them learns nothing from this call, and nothing is said about it."
     )
     decide = "If no gradient is meant to reach the boxes, say so: boxes.detach()."
-    line = f"roialign.{call_line(known.call)}"
-    fix = known.fix("function", None, line, known.call)
+    fix = _same_of_roialign(known)
     return Finding("RA503", evidence, tuple(range(count)), fix, decide=decide)
 
 
@@ -92,12 +96,18 @@ def backward_not_deterministic(known: Evidence) -> Finding | None:
         "torchvision's CUDA operator, whose backward adds with atomics, in another order in each run. PyTorch raises "
         "in the backward pass, or with warn_only=True only warns."
     )
-    fix = known.fix("function", None, f"roialign.{call_line(known.call)}", known.call)
-    return Finding("RA504", evidence, fix=fix)
+    return Finding("RA504", evidence, fix=_same_of_roialign(known))
+
+
+def _same_of_roialign(known: Evidence) -> Fix | None:
+    """The same call of roialign's operator, where it has that one."""
+    if known.call.operator != "roi_align":
+        return None
+    return known.fix("function", None, f"roialign.{call_line(known.call)}", known.call)
 
 
 def _what_they_read(known: Evidence) -> str:
-    if not known.call.aligned:
+    if not known.call.aligned and known.call.operator == "roi_align":
         return "With aligned=False each is widened to one cell from its first corner."
     return "All bins of such a box read nearly the same spot."
 

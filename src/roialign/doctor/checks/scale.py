@@ -9,6 +9,10 @@ from roialign.doctor.findings import Finding, Fix
 
 _BOXES_NOT_BY_CHANCE = 5  # that many boxes of one image do not all lie in its top left corner by chance
 
+_MOST_OFF_NO_STRIDE = 0.25  # cells at the far edge, for a scale of no whole stride
+_SAME_RATIO = 0.004
+_LEAST_OVERHANGING = 0.1  # of the boxes
+
 PASS_THE_IMAGE = (
     "Pass image_size=(H, W), the size of the tensor that entered the backbone, to roialign.diagnose to decide."
 )
@@ -70,13 +74,15 @@ def normalised(known: Evidence) -> Finding | None:
     """RA103: coordinates between 0 and 1."""
     x, y = known.furthest_xy
     scaled = known.call.spatial_scale != 1.0  # otherwise the boxes should be in cells
-    frame_h, frame_w = (known.image_size_hw if scaled else None) or known.frame_hw
+    frame_h, frame_w = (_unpadded(known) or known.image_size_hw if scaled else None) or known.frame_hw
     if max(x, y) > 1.05 or max(x, y) <= 0 or known.nearest < -0.05 or max(frame_h, frame_w) < 8:
         return None
     if not bool((known.sides > 0).all(1).any()):
         return None
-    height, width = round(frame_h), round(frame_w)
-    sizes = known.boxes_xyxy.new_tensor([width, height, width, height])
+    if not scaled and known.stride_yx is not None and known.image_size_hw is not None:  # sizes of maps are rounded
+        frame_h, frame_w = (image / s for image, s in zip(known.image_size_hw, known.stride_yx, strict=True))
+    height, width = (f"{side:.6g}" for side in ((round(frame_h), round(frame_w)) if scaled else (frame_h, frame_w)))
+    sizes = known.boxes_xyxy.new_tensor([float(width), float(height)] * 2)
     fix = known.boxes_fix(
         known.boxes_xyxy * sizes,
         f"boxes[:, -4:] *= boxes.new_tensor([{width}, {height}, {width}, {height}])",
@@ -114,7 +120,7 @@ def wrong_stride(known: Evidence) -> Finding | None:
     height, width = known.call.map_size_hw
     stride = known.stride_yx[0]
     cells_off = abs(scale * stride - 1) * max(height, width)
-    if cells_off <= 1:
+    if cells_off <= (_MOST_OFF_NO_STRIDE if _is_no_stride(known) else 1):
         return None
     fix = known.scale_fix(1 / stride)
     if not known.well_placed(fix.call) or known.likelihood(known.call) > 5 * known.likelihood(fix.call):
@@ -126,13 +132,32 @@ def wrong_stride(known: Evidence) -> Finding | None:
     return Finding("RA106", evidence, tuple(range(len(known.boxes_xyxy))), fix)
 
 
+def _unpadded(known: Evidence) -> tuple[int, int] | None:
+    """The size of the images before they were padded to one size, where that was seen and is one for all."""
+    photographs = known.around.photographs if known.around is not None else None
+    sizes = set(photographs.resized_hw) if photographs is not None else set()
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _is_no_stride(known: Evidence) -> bool:
+    """Whether the scale belongs to no whole stride, and is not the ratio of the sizes either, as of a resized map."""
+    if known.image_size_hw is None:
+        return False
+    scale, stride = known.call.spatial_scale, 1 / known.call.spatial_scale
+    pairs = list(zip(known.call.map_size_hw, known.image_size_hw, strict=True))
+    ratios = [cells / image for cells, image in pairs]
+    ratios += [(cells - 1) / (image - 1) for cells, image in pairs if min(cells, image) > 1]  # as corners are aligned
+    near = min(abs(scale / ratio - 1) for ratio in ratios) if min(ratios) > 0 else 0.0
+    return abs(stride - round(stride)) > 0.005 * stride and near > _SAME_RATIO and max(known.call.map_size_hw) >= 8
+
+
 def other_frame(known: Evidence) -> Finding | None:
     """RA107: boxes in another image frame than the one that entered the backbone."""
-    if known.stride_yx is None or known.image_size_hw is None or not known.misplaced:
+    if known.stride_yx is None or known.image_size_hw is None or known.call.spatial_scale == 1.0:
         return None
     height, width = known.image_size_hw
     x, y = known.furthest_xy
-    if known.call.spatial_scale == 1.0 or (x <= 1.05 * width and y <= 1.05 * height):
+    if (x <= 1.05 * width and y <= 1.05 * height) or not (known.misplaced or _overhang(known)) or _stray(known):
         return None
     evidence = (
         f"The boxes reach to x = {x:g}, y = {y:g}, but the image that entered the backbone has {width:g} columns and "
@@ -151,7 +176,7 @@ def wrong_stride_by_boxes(known: Evidence) -> Finding | None:
     """RA106, where only the boxes speak: they reach beyond the map, and a common stride would hold them."""
     if known.stride_yx is not None or known.call.spatial_scale == 1.0 or not known.misplaced:
         return None
-    if known.nearest < -0.5 * max(known.frame_hw):
+    if known.nearest < -0.5 * max(known.frame_hw) or _stray(known):
         return None
     fixes = fitting_scales(known)
     if not fixes:
@@ -164,6 +189,24 @@ def wrong_stride_by_boxes(known: Evidence) -> Finding | None:
     )
     decide = "It may also be RA107, boxes of the image before it was resized: then scale the boxes. " + PASS_THE_IMAGE
     return Finding("RA106", evidence, rows_where(known.low), fixes[0], fixes[1:], decide)
+
+
+def _overhang(known: Evidence) -> bool:
+    """Whether many boxes reach far beyond the far edges, and none beyond the near ones, as those of a crop do."""
+    height, width = known.image_size_hw or known.frame_hw
+    far = 1.05 if len(known.boxes_xyxy) >= 3 else 1.15
+    beyond = (known.boxes_xyxy[:, 2:] > known.boxes_xyxy.new_tensor([width, height]) * far).any(1)
+    straddling = beyond & (known.coverage > 0)
+    least = max(min(2, len(beyond)), _LEAST_OVERHANGING * len(beyond))
+    return known.nearest > -0.01 * min(height, width) and int(straddling.sum()) >= least
+
+
+def _stray(known: Evidence) -> bool:
+    """Whether one box lies wholly beyond the image and all others inside: a wrong frame seldom moves just one."""
+    height, width = known.image_size_hw or known.frame_hw
+    inside = (known.boxes_xyxy[:, 2:] <= known.boxes_xyxy.new_tensor([width, height]) * 1.01).all(1)
+    wholly = known.low & (known.coverage == 0)
+    return len(inside) >= 2 and int(wholly.sum()) == 1 and int(inside.sum()) == len(inside) - 1
 
 
 def fitting_scales(known: Evidence) -> tuple[Fix, ...]:

@@ -16,7 +16,7 @@ COVERAGE = (
 
 def summary(report: Report) -> str:
     """One line: what was examined and what came out."""
-    examined = f"{counted(len(report.calls), 'RoI call')} examined"
+    examined = f"{counted(report.examined, 'RoI call')} examined"
     if not report.calls:
         return f"{examined}: none was seen, so nothing can be said."
     if report.ok:
@@ -39,10 +39,21 @@ def whereabouts(problem: Problem, examined: int) -> str:
 
 def call_text(call: RoICall) -> str:
     """The call with its arguments."""
-    return (
-        f"{counted(len(call.rois), 'RoI')} on features {list(call.input.shape)}, output_size={call.output_size_hw}, "
-        f"spatial_scale={scale_text(call.spatial_scale)}, sampling_ratio={call.sampling_ratio}, aligned={call.aligned}"
-    )
+    called = "" if call.operator == "roi_align" else f"{call.operator}: "
+    what = f"{called}{counted(len(call.rois), 'RoI')} on features {list(call.features_shape)}"
+    if call.cells is None:
+        place = f"spatial_scale={scale_text(call.spatial_scale)}"
+        options = f"{place}, sampling_ratio={call.sampling_ratio}, aligned={call.aligned}"
+    else:
+        options = f"sampling_ratio={call.sampling_ratio}, {grid_text(call.cells)}"
+    return f"{what}, output_size={call.output_size_hw}, {options}"
+
+
+def grid_text(cells: tuple[float, float, float, float]) -> str:
+    """A grid, from the scale and the shift of its rows and of its columns."""
+    scale_y, shift_y, scale_x, shift_x = cells
+    stride, offset = (1 / scale_y, 1 / scale_x), (shift_y / scale_y, shift_x / scale_x)
+    return f"a grid of stride {box_text(stride)} and offset {box_text(offset)}, y first"
 
 
 def scale_text(scale: float) -> str:

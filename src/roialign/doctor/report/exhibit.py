@@ -6,8 +6,6 @@ H x W cells covers [-0.5, W - 0.5] x [-0.5, H - 0.5]: the coordinates that the b
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +13,9 @@ import torch
 from torch import Tensor
 
 from roialign.doctor.findings import Problem
+from roialign.doctor.report.pictures import energy_picture, image_picture
 from roialign.ops.calls import RoICall
-from roialign.ops.reference.sampling import AxisSamples, BoxRule
+from roialign.ops.reference.sampling import AxisSamples, BoxRule, rules_of
 
 BoxXYXY = tuple[float, float, float, float]
 
@@ -30,7 +29,6 @@ MIN_GRID_GAP = 6  # units of the drawing between grid lines
 MIN_SAMPLE_GAP = 4  # units of the drawing between samples
 MAX_MAPS_AWAY = 33  # shows pixels read as cells whole, up to stride 32; beyond, the map would be a dot
 MAPS_AROUND = 1  # what is shown around the map when RoIs are further off than that
-MAX_IMAGE_SIDE = 640
 _BIN_EDGES = (0.2, 0.4, 0.6, 0.8)
 _BIN_LABELS = ("0", "under 0.2", "0.2 to 0.4", "0.4 to 0.6", "0.6 to 0.8", "under 1", "1")
 
@@ -147,7 +145,10 @@ def read_cells_xyxy(call: RoICall) -> Tensor:
 def _axes(call: RoICall) -> tuple[AxisSamples, AxisSamples]:
     _, x1, y1, x2, y2 = call.rois.detach().cpu().unbind(1)
     (bins_y, bins_x), (height, width) = call.output_size_hw, call.map_size_hw
-    rule = BoxRule.of_scale(call.spatial_scale, call.sampling_ratio, call.aligned)
+    if call.cells is None:
+        rule = BoxRule.of_scale(call.spatial_scale, call.sampling_ratio, call.aligned)
+    else:
+        rule = rules_of(call.cells, call.sampling_ratio, not call.aligned)[0]
     return (
         AxisSamples.of_boxes(y1, y2, bins_y, height, rule.rows, rule),
         AxisSamples.of_boxes(x1, x2, bins_x, width, rule.columns, rule),
@@ -156,15 +157,17 @@ def _axes(call: RoICall) -> tuple[AxisSamples, AxisSamples]:
 
 def _panels(problem: Problem, before: Tensor | None, after: Tensor | None) -> tuple[Panel, ...]:
     call, fix, image_chw = problem.diagnosis.call, problem.finding.fix, problem.diagnosis.image
-    picture = None if image_chw is None else _image_picture(image_chw)
+    picture = None if image_chw is None else image_picture(image_chw)
+    shown = call or (fix.call if fix else None)
+    photo = None if picture is None or shown is None else (_pictured_image(shown), picture)
     concerned = concerned_rows(problem)
     comparable = fix is not None and (call is None or len(fix.call.rois) == len(call.rois))
-    fixed = _panel("With the fix", fix.call, concerned if comparable else (), (), after, picture) if fix else None
+    fixed = _panel("With the fix", fix.call, concerned if comparable else (), (), after, photo) if fix else None
     if call is None:
         return (fixed,) if fixed else ()
     one_map = fixed is not None and fixed.map_size_hw == call.map_size_hw
     meant = tuple(outline for outline in fixed.reads if outline.concerned) if fixed and one_map and comparable else ()
-    called = _panel("As called", call, concerned, meant, before, picture)
+    called = _panel("As called", call, concerned, meant, before, photo)
     return (called, fixed) if fixed else (called,)
 
 
@@ -174,18 +177,19 @@ def _panel(
     concerned: Sequence[int],
     meant: tuple[Outline, ...],
     coverage: Tensor | None,
-    image_picture: str | None,
+    photo: tuple[int, str] | None,
 ) -> Panel:
     finite = call.rois.detach().isfinite().all(1).cpu()
-    reads, image = _outlines(call, concerned, finite)
+    reads, image = _outlines(call, concerned, finite, photo[0] if photo else None)
+    picture = photo[1] if photo and image in (None, photo[0]) else None
     view = _view(call.map_size_hw, [outline.cells_xyxy for outline in (*reads, *meant)])
     return Panel(
         name=name,
         map_size_hw=call.map_size_hw,
         view_xyxy=view,
         grid_step=_grid_step(call.map_size_hw, view),
-        picture=image_picture or _energy_picture(call.input, image),
-        shows_image=image_picture is not None,
+        picture=picture or energy_picture(call.input, image),
+        shows_image=picture is not None,
         reads=reads,
         meant=meant,
         far=tuple(outline for outline in reads if _is_outside(outline.cells_xyxy, view)),
@@ -197,8 +201,19 @@ def _panel(
     )
 
 
-def _outlines(call: RoICall, concerned: Sequence[int], finite: Tensor) -> tuple[tuple[Outline, ...], int | None]:
-    """The RoIs to draw, all of one image and those concerned first, and the index of that image."""
+def _pictured_image(call: RoICall) -> int:
+    """The index of the image that is kept with a diagnosis: that of the first RoI."""
+    index = float(call.rois[0, 0]) if len(call.rois) else 0.0
+    return int(index) if 0 <= index < len(call.input) else 0
+
+
+def _outlines(
+    call: RoICall, concerned: Sequence[int], finite: Tensor, pictured: int | None
+) -> tuple[tuple[Outline, ...], int | None]:
+    """The RoIs to draw, all of one image and those concerned first, and the index of that image.
+
+    It is the image of which there is a picture, where RoIs of it are concerned.
+    """
     cells = read_cells_xyxy(call)
     drawable = (finite & cells.isfinite().all(1)).tolist()
     named = set(concerned)
@@ -207,7 +222,8 @@ def _outlines(call: RoICall, concerned: Sequence[int], finite: Tensor) -> tuple[
     if not rows:
         return (), None
     images = call.rois[:, 0].detach().tolist()
-    image = images[rows[0]]
+    images_concerned = [images[row] for row in rows if not named or row in named]
+    image = pictured if pictured is not None and pictured in images_concerned else images[rows[0]]
     shown = [row for row in rows if images[row] == image][:MAX_OUTLINES]
     outlines = tuple(Outline(row, _box(cells[row]), not named or row in named) for row in shown)
     return outlines, int(image)
@@ -304,49 +320,3 @@ def _rows(call: RoICall, rows: Sequence[int], before: Tensor | None, after: Tens
 def _box(values: Tensor) -> BoxXYXY:
     x1, y1, x2, y2 = values.tolist()
     return x1, y1, x2, y2
-
-
-def _image_picture(image_chw: Tensor) -> str | None:
-    """An image [3, H, W] or [1, H, W] as a data URI; floats are stretched to their own range."""
-    if image_chw.dim() != 3 or image_chw.shape[0] not in (1, 3) or not image_chw.numel():
-        return None
-    levels = image_chw.detach().cpu().float()
-    levels = levels / 255 if image_chw.dtype == torch.uint8 else _stretch(levels)
-    levels = _shrink(levels).expand(3, -1, -1)
-    return _data_uri("RGB", levels.permute(1, 2, 0), "JPEG")
-
-
-def _energy_picture(features: Tensor, image: int | None) -> str | None:
-    """Mean magnitude over the channels of one image's features, one pixel for each cell, dark to light."""
-    if not features.numel() or not 0 <= (image or 0) < len(features):
-        return None
-    energy = features[image or 0].detach().cpu().float().abs().mean(0)
-    return _data_uri("L", _shrink(_stretch(energy)[None])[0], "PNG")
-
-
-def _shrink(levels_chw: Tensor) -> Tensor:
-    size_hw = levels_chw.shape[1:]
-    shrink = MAX_IMAGE_SIDE / max(size_hw)
-    if shrink >= 1:
-        return levels_chw
-    size = [max(1, round(side * shrink)) for side in size_hw]
-    return torch.nn.functional.interpolate(levels_chw[None], size, mode="bilinear", antialias=True)[0]
-
-
-def _stretch(values: Tensor) -> Tensor:
-    """Finite values to 0..1; all others, and a constant, to 0."""
-    finite = values.isfinite()
-    if not bool(finite.any()):
-        return torch.zeros_like(values)
-    low, high = values[finite].aminmax()
-    return torch.where(finite, (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny), 0.0)
-
-
-def _data_uri(mode: str, levels: Tensor, format: str) -> str:
-    """Levels 0..1 [H, W] or [H, W, 3] as a picture."""
-    from PIL import Image
-
-    pixels = bytes((levels.clamp(0, 1) * 255).round().to(torch.uint8).flatten().tolist())
-    buffer = io.BytesIO()
-    Image.frombytes(mode, (levels.shape[1], levels.shape[0]), pixels).save(buffer, format, quality=82, optimize=True)
-    return f"data:image/{format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

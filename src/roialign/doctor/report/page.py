@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import base64
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from roialign.doctor import report as words
 from roialign.doctor.catalogue import CATALOGUE, Entry
-from roialign.doctor.findings import Finding, Problem, Report
-from roialign.doctor.report.exhibit import PANEL_WIDTH, BoxXYXY, Exhibit, Outline, Panel, extent_xyxy
+from roialign.doctor.findings import Finding, Fix, Problem, Report
+from roialign.doctor.report.drawing import Drawing, drawing
+from roialign.doctor.report.exhibit import PANEL_WIDTH, Exhibit
+from roialign.doctor.report.playground import MAX_BINS, Values, playground
 from roialign.version import __version__
 
+MAX_PROBLEMS = 50  # shown with pictures; of more there is a table
 _FOLDER = Path(__file__).parent
+_STYLES = ("page.css", "figures.css", "playground.css")
+_SCRIPTS = ("roi_align.js", "table.js", "pooled.js", "stage.js", "figure.js", "page.js")
 _MAX_SITES = 50
 _OPEN_ROWS = 12  # tables of more RoIs start folded
-_MAP_LABEL_WIDTH = 300
-_SMALL_MAP = 60
-_ARROW_INSET = 12
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """One RoI as a path, and what it says when pointed at."""
-
-    path: str
-    title: str
-    concerned: bool
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """A panel as the attributes of its SVG; `cells_view` and the paths in cells, the rest in units."""
-
-    panel: Panel
-    height: float
-    cells_view: str
-    is_small: bool
-    """Whether the map is too small for thick lines."""
-    grid: str
-    reads: list[_Shape]
-    meant: list[_Shape]
-    samples: str
-    arrow: str | None
-    map_label: str
-    map_label_xy: tuple[float, float]
-    caption: list[str]
 
 
 @dataclass(frozen=True)
@@ -59,9 +37,13 @@ class _Section:
     whereabouts: str
     call: str | None
     exhibit: Exhibit
-    drawings: list[_Drawing]
+    drawings: list[Drawing]
     most: int
     """The longest bar of the histogram, in RoIs."""
+    playground: dict[str, Any] | None
+    """The interactive figure's data."""
+    pickable: dict[int, int]
+    """The rows that the interactive figure can show, and where it has them."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +53,22 @@ class _Site:
     where: str
     calls: int
     rois: int
+    and_more: bool
+    """Whether there were more RoIs, in calls that were only counted."""
     coverage: float | None
     codes: list[str]
+
+
+@dataclass
+class _Shared:
+    """What a page holds once, however many sections show it."""
+
+    values: Values = field(default_factory=Values)
+    pictures: dict[str, str] = field(default_factory=dict)
+    """The id of each picture, by its data URI."""
+
+    def picture_id(self, uri: str | None) -> str | None:
+        return None if uri is None else self.pictures.setdefault(uri, f"picture-{len(self.pictures) + 1}")
 
 
 def save(report: Report, path: str | PathLike[str]) -> None:
@@ -91,21 +87,74 @@ def as_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(counted=words.counted, number=words.number, box_text=words.box_text)
-    environment.filters.update(coverage=words.coverage_text, printable=words.printable, change=words.change_text)
-    sites = _sites(report)
-    return environment.get_template("page.html").render(
-        report=report,
-        summary=words.summary(report),
+    environment.globals.update(
+        counted=words.counted,
+        number=words.number,
+        box_text=words.box_text,
         about_coverage=words.COVERAGE,
-        sections=[_section(problem, len(report.calls)) for problem in report.problems],
-        sites=sites[:_MAX_SITES],
-        sites_left_out=max(len(sites) - _MAX_SITES, 0),
         panel_width=PANEL_WIDTH,
         open_rows=_OPEN_ROWS,
-        css=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        max_bins=MAX_BINS,
         version=__version__,
     )
+    environment.filters.update(
+        coverage=words.coverage_text, printable=words.printable, proof=_proof, headline=_headline, sort_key=_sort_key
+    )
+    sites, shared = _sites(report), _Shared()
+    problems = report.problems
+    sections = [_section(problem, report.examined, shared) for problem in problems[:MAX_PROBLEMS]]
+    figures = {"maps": shared.values.maps, "figures": [section.playground for section in sections]}
+    css, script = _joined(_STYLES), _joined(_SCRIPTS)
+    return environment.get_template("page.html").render(
+        summary=words.summary(report),
+        sections=sections,
+        further=[(problem, words.whereabouts(problem, report.examined)) for problem in problems[MAX_PROBLEMS:]],
+        sites=sites[:_MAX_SITES],
+        sites_left_out=max(len(sites) - _MAX_SITES, 0),
+        pictures=shared.pictures,
+        figures=_json_in_html(figures),
+        css=css,
+        script=script,
+        css_hash=_csp_hash(css),
+        script_hash=_csp_hash(script),
+    )
+
+
+def _joined(names: tuple[str, ...]) -> str:
+    return "\n" + "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in names)
+
+
+def _csp_hash(text: str) -> str:
+    """What a Content-Security-Policy calls this inline text."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _json_in_html(value: Any) -> str:
+    """JSON that cannot end the element it stands in."""
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _headline(text: str) -> str:
+    """The title with a capital, unless it begins with a name of code or of a coordinate."""
+    first = text.split(" ", 1)[0]
+    return text[:1].upper() + text[1:] if first.isalpha() and len(first) > 1 else text
+
+
+def _proof(fix: Fix) -> str:
+    """What running the operator again with the fix showed."""
+    if words.coverage_text(fix.coverage_before) != words.coverage_text(fix.coverage_after):
+        return f"Mean {words.change_text(fix, '→')} when run again with it."
+    return (
+        f"Run again with it, the mean coverage is {words.coverage_text(fix.coverage_after)} as before: as much of each "
+        "RoI is read, from other places of the image or in another way."
+    )
+
+
+def _sort_key(value: float | None) -> str:
+    """A number as a script reads it."""
+    if value is None or math.isnan(value):
+        return "nan"
+    return repr(float(value)) if math.isfinite(value) else f"{'-' if value < 0 else ''}Infinity"
 
 
 def _sites(report: Report) -> list[_Site]:
@@ -113,23 +162,25 @@ def _sites(report: Report) -> list[_Site]:
     made: dict[str, _Site] = {}
     for diagnosis in report.calls:
         where = words.printable(diagnosis.call_site or "place not known")
-        site = made.get(where) or _Site(where, 0, 0, None, [])
+        site = made.get(where) or _Site(where, 0, 0, False, None, [])
         lowest = [] if site.coverage is None else [site.coverage]
         if diagnosis.coverage is not None and len(diagnosis.coverage):
             lowest.append(float(diagnosis.coverage.min()))
         codes = [*site.codes, *(finding.code for finding in diagnosis.findings)]
         made[where] = _Site(
             where,
-            site.calls + 1,
+            site.calls + diagnosis.times,
             site.rois + (0 if diagnosis.call is None else len(diagnosis.call.rois)),
+            site.and_more or diagnosis.times > 1,
             min(lowest, default=None),
             list(dict.fromkeys(codes)),
         )
     return list(made.values())
 
 
-def _section(problem: Problem, examined: int) -> _Section:
+def _section(problem: Problem, examined: int, shared: _Shared) -> _Section:
     exhibit, call = Exhibit.of(problem), problem.diagnosis.call
+    play = playground(problem, exhibit.panels[0], shared.values) if exhibit.panels else None
     return _Section(
         problem=problem,
         finding=problem.finding,
@@ -137,105 +188,8 @@ def _section(problem: Problem, examined: int) -> _Section:
         whereabouts=words.whereabouts(problem, examined),
         call=None if call is None else words.call_text(call),
         exhibit=exhibit,
-        drawings=[_drawing(panel) for panel in exhibit.panels],
+        drawings=[drawing(panel, shared.picture_id(panel.picture)) for panel in exhibit.panels],
         most=max((count for bar in exhibit.histogram for count in (bar.before, bar.after or 0)), default=0),
+        playground=play,
+        pickable={row: place for place, row in enumerate(play["rows"])} if play else {},
     )
-
-
-def _drawing(panel: Panel) -> _Drawing:
-    left, top, right, bottom = panel.view_xyxy
-    unit = PANEL_WIDTH / (right - left)
-    height, width = panel.map_size_hw
-    x1, y1 = (-0.5 - left) * unit, (-0.5 - top) * unit
-    map_box = (x1, y1, x1 + width * unit, y1 + height * unit)
-    view_height = (bottom - top) * unit
-    return _Drawing(
-        panel=panel,
-        height=round(view_height, 1),
-        cells_view=_numbers((left, top, right - left, bottom - top)),
-        is_small=max(map_box[2] - map_box[0], map_box[3] - map_box[1]) < _SMALL_MAP,
-        grid=_grid(panel),
-        reads=_shapes(panel.reads, panel),
-        meant=_shapes(panel.meant, panel),
-        samples="".join(f"M{_numbers(point)}h0" for point in panel.samples_xy),
-        arrow=_arrow(panel, map_box, view_height, unit) if panel.far else None,
-        map_label=_map_label(panel),
-        map_label_xy=(min(map_box[0], PANEL_WIDTH - _MAP_LABEL_WIDTH), map_box[1] - 7),
-        caption=_caption(panel),
-    )
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return " ".join(f"{value:.6g}" for value in values)
-
-
-def _grid(panel: Panel) -> str:
-    """The borders between cells inside the map."""
-    height, width = panel.map_size_hw
-    columns = range(panel.grid_step, width, panel.grid_step)
-    rows = range(panel.grid_step, height, panel.grid_step)
-    vertical = "".join(f"M{column - 0.5} -0.5v{height}" for column in columns)
-    return vertical + "".join(f"M-0.5 {row - 0.5}h{width}" for row in rows)
-
-
-def _shapes(outlines: Sequence[Outline], panel: Panel) -> list[_Shape]:
-    """Paths of the outlines within reach of the view; browsers draw larger numbers wrongly."""
-    left, top, right, bottom = panel.view_xyxy
-    reach = 2 * max(right - left, bottom - top)
-    shapes = []
-    for outline in outlines:
-        if outline in panel.far:
-            continue
-        x1, y1, x2, y2 = outline.cells_xyxy
-        x1, x2 = (min(max(x, left - reach), right + reach) for x in sorted((x1, x2)))
-        y1, y2 = (min(max(y, top - reach), bottom + reach) for y in sorted((y1, y2)))
-        path = f"M{_numbers((x1, y1))}H{x2:.6g}V{y2:.6g}H{x1:.6g}Z"
-        shapes.append(_Shape(path, f"row {outline.row}: {_cells(outline.cells_xyxy)}", outline.concerned))
-    return shapes
-
-
-def _cells(cells_xyxy: BoxXYXY) -> str:
-    return f"cells {words.box_text(cells_xyxy[:2])} to {words.box_text(cells_xyxy[2:])}"
-
-
-def _arrow(panel: Panel, map_box: BoxXYXY, view_height: float, unit: float) -> str:
-    """A line from the map towards the first RoI that is too far off, up to the border of the view."""
-    x1, y1, x2, y2 = panel.far[0].cells_xyxy
-    start_x, start_y = (map_box[0] + map_box[2]) / 2, (map_box[1] + map_box[3]) / 2
-    step_x = ((x1 + x2) / 2 - panel.view_xyxy[0]) * unit - start_x
-    step_y = ((y1 + y2) / 2 - panel.view_xyxy[1]) * unit - start_y
-    limit_x = PANEL_WIDTH - _ARROW_INSET if step_x > 0 else _ARROW_INSET
-    limit_y = view_height - _ARROW_INSET if step_y > 0 else _ARROW_INSET
-    reaches = [
-        (limit - start) / step
-        for start, step, limit in ((start_x, step_x, limit_x), (start_y, step_y, limit_y))
-        if step
-    ]
-    end = min(reaches, default=0.0)
-    points = [(start_x + part * end * step_x, start_y + part * end * step_y) for part in (0.55, 1.0)]
-    return f"M{_numbers(points[0])}L{_numbers(points[1])}"
-
-
-def _map_label(panel: Panel) -> str:
-    height, width = panel.map_size_hw
-    step = f", a line every {panel.grid_step}" if panel.grid_step > 1 else ""
-    return f"map: {width} x {height} cells{step}"
-
-
-def _caption(panel: Panel) -> list[str]:
-    height, width = panel.map_size_hw
-    lines = []
-    if panel.reads:
-        extent = _cells(extent_xyxy([outline.cells_xyxy for outline in panel.reads]))
-        lines.append(f"Reads {extent}; the map ends at cell ({width - 1}, {height - 1}).")
-    if panel.coverage is not None:
-        lines.append(f"Mean coverage {words.coverage_text(panel.coverage)}.")
-    if panel.far:
-        first, more = panel.far[0], len(panel.far) - 1
-        who = f" and {words.counted(more, 'other')} lie" if more else " lies"
-        lines.append(f"Row {first.row}, at {_cells(first.cells_xyxy)},{who} off the picture, where the arrow points.")
-    if len(panel.reads) < panel.rois - panel.undrawable:
-        lines.append(f"Drawn: {len(panel.reads)} of {words.counted(panel.rois, 'RoI')}, all of image {panel.image}.")
-    if panel.undrawable:
-        lines.append(f"{words.counted(panel.undrawable, 'RoI')} without finite coordinates cannot be drawn.")
-    return lines

@@ -37,7 +37,7 @@ def render(report: Report, console: Console) -> None:
     console.print(Text(words.COVERAGE, "dim"), width=width)
     for problem in report.problems:
         console.print()
-        _render_problem(problem, len(report.calls), console, width)
+        _render_problem(problem, report.examined, console, width)
 
 
 def _render_problem(problem: Problem, examined: int, console: Console, width: int) -> None:

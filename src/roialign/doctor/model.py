@@ -1,0 +1,110 @@
+"""The grids of the maps that a watched model makes, found by tracing the part of it that takes the image."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from roialign.backbones.result import BackboneTrace
+from roialign.backbones.trace import trace
+from roialign.geometry import FeatureGrid
+
+_MOST_TRACES = 8  # of one module, each at another image size
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_NEEDED_HOOKS_OF = ("torch", "timm", "transformers")  # which compute weights or collect what is returned
+
+
+class ModelGrids:
+    """The grids of a model's maps, traced when they are first asked for."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {id(module): name.replace("_orig_mod.", "") for name, module in model.named_modules()}
+        self._model = model
+        self._traces: dict[int, dict[tuple[int, int], BackboneTrace | None]] = {}
+
+    def name_of(self, module: nn.Module) -> str | None:
+        """How to write `module` where the model is called `model`; None if it is no part of it."""
+        name = self._names.get(id(module))
+        return None if name is None else f"model.{name}".rstrip(".")
+
+    def of(
+        self, module: nn.Module, image_size_hw: tuple[int, int], channels: int, shape: Sequence[int]
+    ) -> FeatureGrid | None:
+        """The grid of a map of this shape that `module`, or what follows it, made of such an image.
+
+        The grid may have another size than the map, where the map's axes are surely not [N, C, H, W].
+        """
+        if id(module) not in self._names:
+            return None
+        traces = self._traces.setdefault(id(module), {})
+        if image_size_hw not in traces:
+            for traced in traces.values():
+                grid = None if traced is None else _at_another_size(traced, image_size_hw, shape)
+                if grid is not None:
+                    return grid
+            if len(traces) < _MOST_TRACES:
+                traces[image_size_hw] = _traced(module, image_size_hw, channels)
+        found = traces.get(image_size_hw)
+        return None if found is None else _matching(found, shape)
+
+
+def _matching(traced: BackboneTrace, shape: Sequence[int]) -> FeatureGrid | None:
+    """The grid of the map [N, C, H, W] of this shape; of one whose axes are in another order, where none fits."""
+    _, axis_1, axis_2, axis_3 = shape
+    as_it_is = [grid for grid in traced.values() if grid.size_hw == (axis_2, axis_3)]
+    channels_last = [g for g in traced.values() if g.size_hw == (axis_1, axis_2) and g.channels == axis_3]
+    swapped = [g for g in traced.values() if g.size_hw == (axis_3, axis_2) and g.channels == axis_1]
+    return _only(as_it_is, axis_1) or _only(channels_last, axis_3) or _only(swapped, axis_1)
+
+
+def _at_another_size(traced: BackboneTrace, image_size_hw: tuple[int, int], shape: Sequence[int]) -> FeatureGrid | None:
+    """The grid at an image size that was not traced, if the strides of a map that was explain the size of this."""
+    size_hw = (shape[2], shape[3])
+
+    def explains(grid: FeatureGrid) -> bool:
+        pairs = zip(image_size_hw, size_hw, grid.stride_yx, strict=True)
+        return all(abs(image / stride - cells) < 1 for image, cells, stride in pairs)
+
+    grids = [replace(grid, size_hw=size_hw) for grid in traced.values() if explains(grid)]
+    return _only(grids, shape[1], channels_matter=True)
+
+
+def _only(grids: list[FeatureGrid], channels: int, channels_matter: bool = False) -> FeatureGrid | None:
+    """The grid that all candidates have, those with the right channels first; None if they differ."""
+    of_these_channels = [grid for grid in grids if grid.channels == channels]
+    candidates = of_these_channels if of_these_channels or channels_matter else grids
+    return candidates[0] if len({grid.stride_yx for grid in candidates}) == 1 else None
+
+
+def _traced(module: nn.Module, image_size_hw: tuple[int, int], channels: int) -> BackboneTrace | None:
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(False), _without_foreign_hooks(module):
+            warnings.simplefilter("ignore")
+            return trace(module, image_size_hw, channels=channels, measured=False)
+    except Exception:  # what cannot be traced is watched without its grids
+        return None
+
+
+@contextmanager
+def _without_foreign_hooks(module: nn.Module) -> Iterator[None]:
+    """No hook of the program's own sees the tensors without values that a trace runs on."""
+    kept = [(one, name, one.__dict__[name]) for one in module.modules() for name in _HOOKS if one.__dict__.get(name)]
+    try:
+        for one, name, hooks in kept:
+            one.__dict__[name] = OrderedDict((key, hook) for key, hook in hooks.items() if _is_needed(hook))
+        yield
+    finally:
+        for one, name, hooks in kept:
+            one.__dict__[name] = hooks
+
+
+def _is_needed(hook: Any) -> bool:
+    defined_in = getattr(getattr(hook, "func", hook), "__module__", None) or ""
+    return defined_in.partition(".")[0] in _NEEDED_HOOKS_OF

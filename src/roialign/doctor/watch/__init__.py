@@ -1,0 +1,67 @@
+"""Sees every RoI call that a program makes, whichever library makes it, and examines it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from roialign.doctor.findings import Diagnosis, Report
+from roialign.doctor.images import SeenImages
+from roialign.doctor.watch.examiner import Examiner as Examiner
+from roialign.doctor.watch.libraries import lookers as lookers
+from roialign.doctor.watch.libraries import showing_calls_to
+from roialign.doctor.watch.log import CallLog, LiveReport
+from roialign.doctor.watch.post_mortem import post_mortem as post_mortem
+from roialign.doctor.watch.sites import CallSites as CallSites
+
+
+@contextmanager
+def watch(model: nn.Module | None = None) -> Iterator[Report]:
+    """Examine every RoI call made inside the block, whichever library makes it.
+
+    Seen are calls of roialign (`roi_align`, `pool_regions`), of `torchvision.ops` (`roi_align`, `roi_pool`,
+    `ps_roi_align`, `ps_roi_pool`, their modules, MultiScaleRoIAlign), of what is built on those, such as
+    detection models and detectron2, and of mmcv (RoIAlign and RoIPool). Compiled and scripted code is seen too.
+
+    The program runs as it would without. Only where the operator would crash the process or read memory that is not
+    its own (a NaN box, an image that the batch does not have, an empty map) an `RoIError` is raised in its place.
+    On a GPU nothing waits: what the checks need is copied while it works, and examined later. A program may make
+    any number of calls: of those that a line makes with one outcome the first hundred are kept, the rest counted.
+
+    Args:
+        model: the model that makes the features, or one that contains it: a detector, a backbone. With it the
+            size of the tensor that enters the backbone is known, and the grids of the maps that leave it.
+
+    Yields:
+        A `Report` that fills as calls are made; each finding has its `call_site`.
+
+    Example:
+        >>> import torch, roialign
+        >>> with roialign.watch() as report, roialign.set_policy("ignore"):
+        ...     _ = roialign.roi_align(torch.ones(1, 8, 64, 64), [torch.tensor([[300.0, 300.0, 400.0, 400.0]])], 7)
+        >>> [finding.code for finding in report.findings]
+        ['RA101']
+    """
+    log = CallLog()
+    with watching(log.add, model) as examiner:
+        yield LiveReport(log, examiner.catch_up)
+
+
+@contextmanager
+def watching(
+    note: Callable[[Diagnosis], None], model: nn.Module | None = None, sites: CallSites | None = None
+) -> Iterator[Examiner]:
+    """Give `note` the diagnosis of each RoI call made inside the block, from whatever thread made it.
+
+    Any number of these may be open, and closed in any order. `sites` says by which folder lines of code are named;
+    left out, by the current one.
+    """
+    images = SeenImages(model)
+    examiner = Examiner(note, images, sites or CallSites())
+    with images.watching(), showing_calls_to(examiner):
+        try:
+            yield examiner
+        finally:
+            examiner.catch_up()

@@ -1,0 +1,117 @@
+"""Shows calls to those who look, each once, and stops those that would not come back."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from roialign import errors
+from roialign.doctor.checks import rows
+from roialign.doctor.diagnose import diagnose
+from roialign.doctor.evidence import Caller
+from roialign.doctor.findings import Finding
+from roialign.doctor.watch import later
+from roialign.ops.calls import RoICall
+from roialign.ops.roi_align import as_call
+from roialign.regions.pool import RegionsCall
+
+_SAMPLED = ("roi_align", "ps_roi_align", "mmcv.ops.RoIAlign")
+"""Operators that crash the process where a sample has no place."""
+
+
+class _ThisThread(threading.local):
+    shown = False
+    """Whether a call is being shown or was shown already on its way down; what happens below it is no call."""
+    rois: weakref.ref[Tensor] | None = None
+    """The boxes of the last call of roialign's own, which is yet to reach its kernel."""
+
+
+class Shows:
+    """Passes calls on to all who look."""
+
+    def __init__(self, lookers: Callable[[], Sequence[Any]]) -> None:
+        self._lookers = lookers
+        self._thread = _ThisThread()
+
+    @property
+    def is_within(self) -> bool:
+        """Whether this thread is below a call that was shown."""
+        return self._thread.shown
+
+    @contextmanager
+    def within(self) -> Iterator[None]:
+        """Show nothing of what is called below."""
+        before, self._thread.shown = self._thread.shown, True
+        try:
+            yield
+        finally:
+            self._thread.shown = before
+
+    def own_call(self, call: RoICall | RegionsCall) -> None:
+        """Show a call of roialign's own functions."""
+        if not self.is_within:
+            self._show(call, None)
+            self._thread.rois = weakref.ref(call.rois)
+
+    def is_own(self, rois: Tensor) -> bool:
+        """Whether a kernel of roialign was given these boxes by a call that was shown already; asked once."""
+        last, self._thread.rois = self._thread.rois, None
+        return last is not None and last() is rois
+
+    def region_call(self, call: RegionsCall) -> None:
+        """Show a call of `pool_regions` that only its kernel tells of."""
+        self._show(call, None)
+
+    def call(
+        self,
+        operator: str,
+        library: str,
+        arguments: tuple[Any, ...],
+        caller: Caller | None = None,
+    ) -> None:
+        """Show a call, as the arguments of `roi_align`; raise where it would crash or read foreign memory."""
+        features, boxes = arguments[:2]
+        if self.is_within or type(features) not in (Tensor, nn.Parameter) or type(boxes) not in (Tensor, nn.Parameter):
+            return
+        try:
+            call = as_call(*arguments).with_(operator=operator)
+        except errors.RoIError as error:
+            with self.within(), torch.no_grad():
+                diagnosis = diagnose(*arguments)
+                for looker in self._lookers():
+                    looker.refuse(diagnosis)
+            if features.dim() == 4 and 0 in features.shape[2:]:
+                raise error
+            return
+        if not call.is_concrete():
+            return
+        self._show(call, caller)
+        if not later.must_wait(features):
+            with self.within(), torch.no_grad():
+                _stop_if_deadly(call, library)
+
+    def _show(self, call: RoICall | RegionsCall, caller: Caller | None) -> None:
+        with self.within():
+            for looker in self._lookers():
+                looker.see(call, caller)
+
+
+def _stop_if_deadly(call: RoICall, library: str) -> None:
+    index = call.rois[:, 0].trunc()  # as C++ makes a whole number of it
+    if not bool(((index >= 0) & (index < call.input.shape[0])).all()):
+        finding = rows.image_indices(call, call.coverage())
+        raise errors.BatchIndexError(_words(finding, library, "read memory that is not its own"))
+    if call.operator in _SAMPLED and call.sampling_ratio > 0 and not bool(call.rois.isfinite().all()):
+        finding = rows.coordinates(call, call.coverage())
+        raise errors.BoxesValueError(_words(finding, library, "crash the process"))
+
+
+def _words(finding: Finding | None, library: str, what: str) -> str:
+    code, evidence = (finding.code, finding.evidence) if finding else ("RA205", "")
+    return f"{code}: stopped by roialign: {evidence} {library} would {what} in this call."
