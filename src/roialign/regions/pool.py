@@ -171,7 +171,7 @@ def _show(call: RegionsCall) -> None:
     """Show the call to those who look at calls, where its boxes have values that can be read."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not calls.observers:
         return
-    if all(RoICall(one, call.rois, call.output_size_hw, 1.0, -1, True).is_concrete() for one in call.maps):
+    if calls.is_concrete(*call.maps, call.rois):
         for observe in calls.observers:
             observe(call)
 
