@@ -42,7 +42,7 @@ def roi_pool(
         output_size: bins (height, width), or one number for both.
         spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
         compat: "torchvision" ignores NaN and minus infinity, as torchvision does: a bin that holds nothing else is
-            the most negative finite number. None propagates them.
+            the most negative float32. None propagates them.
 
     Returns:
         [K, C, height, width], in the type of `input`.
