@@ -1,4 +1,4 @@
-"""What `ps_roi_align` computes: torchvision's numbers, the definition in plain loops, boxes without samples, gradients."""
+"""What `ps_roi_align` computes: torchvision's numbers, the definition as loops, boxes without samples, gradients."""
 
 from math import prod
 
@@ -54,7 +54,10 @@ def test_equals_the_definition(ops):
 def test_all_ways_through_the_kernels_give_what_the_reference_gives():
     for number, case in enumerate(bin_cases(PS_ROI_ALIGN)):
         check_kernels(PS_ROI_ALIGN, case)
-        check_nan(PS_ROI_ALIGN, case, (torch.float32, torch.float64, torch.float16, torch.bfloat16)[number % 4])
+        if number % 2:
+            check_nan(
+                PS_ROI_ALIGN, case, (torch.float32, torch.float64, torch.float16, torch.bfloat16)[number // 2 % 4]
+            )
 
 
 @backends

@@ -51,7 +51,8 @@ def test_equals_the_definition(ops, left_out):
 def test_all_ways_through_the_kernels_give_what_the_reference_gives():
     for number, case in enumerate(bin_cases(PS_ROI_POOL)):
         check_kernels(PS_ROI_POOL, case)
-        check_nan(PS_ROI_POOL, case, (torch.float32, torch.float64, torch.float16, torch.bfloat16)[number % 4])
+        if number % 2:
+            check_nan(PS_ROI_POOL, case, (torch.float32, torch.float64, torch.float16, torch.bfloat16)[number // 2 % 4])
 
 
 def gradient(pool, features, rois, upstream, *options, **compat):
@@ -92,9 +93,9 @@ def test_finite_differences_agree():
 def test_the_second_derivative_of_torchvisions_gradient_is_its_own():
     rois = torch.tensor([[0.0, 0, 0, 4, 4], [0, 1, 1, 3, 4]], dtype=torch.float64)
     grad = torch.randn(2, 1, 2, 1, dtype=torch.float64, requires_grad=True)
+    backward = torch.ops.roialign.ps_roi_pool_backward
     for with_last in (True, False):
-        backward = torch.ops.roialign.ps_roi_pool_backward
-        assert gradcheck(lambda values, last=with_last: backward(values, rois, 1, 4, 4, 1.0, last), (grad,))
+        assert gradcheck(backward, (grad, rois, 1, 4, 4, 1.0, with_last))
 
 
 @backends

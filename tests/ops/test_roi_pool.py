@@ -46,7 +46,9 @@ def test_equals_the_definition(ops):
 
 
 def test_the_cases_reach_every_kind_of_box():
-    coverage = torch.cat([ROI_POOL.run(c.features(), c.rois(), c.grad(), c, reference)["coverage"] for c in random_cases(100)])
+    coverage = torch.cat(
+        [ROI_POOL.run(c.features(), c.rois(), c.grad(), c, reference)["coverage"] for c in random_cases(100)]
+    )
     assert min(int((coverage == 0).sum()), int((coverage == 1).sum())) > 25
     assert int(((coverage > 0) & (coverage < 1)).sum()) > 25
 

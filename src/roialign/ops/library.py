@@ -48,15 +48,18 @@ def cpu_capability() -> str | None:
 _said_slow = False
 
 
-def say_once_if_slow(input: Tensor) -> None:
-    """Say, the first time that it matters, that the reference serves where the C++ kernels should."""
+def say_once_if_slow(input: Tensor, stacklevel: int = 4) -> None:
+    """Say, the first time that it matters, that the reference serves where the C++ kernels should.
+
+    `stacklevel` is that of the public function's caller, counted from here as `warnings.warn` does.
+    """
     global _said_slow
     if why_no_cpu_kernels and input.is_cpu and not _said_slow:
         _said_slow = True
         warnings.warn(
             f"{why_no_cpu_kernels}, so the slower reference in PyTorch serves. Install again with "
             "pip install --no-build-isolation, torch and a C++20 compiler at hand. `roialign env` shows more.",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 

@@ -44,9 +44,7 @@ def roi_pool(
     return output, bins.coverage, maxima if with_maxima else maxima[:0]
 
 
-def roi_pool_backward(
-    grad: Tensor, maxima: Tensor, rois: Tensor, images: int, height: int, width: int
-) -> Tensor:
+def roi_pool_backward(grad: Tensor, maxima: Tensor, rois: Tensor, images: int, height: int, width: int) -> Tensor:
     """Gradient [N, C, H, W] with respect to the features: each bin's goes to the cell of its largest value."""
     total = torch.zeros(images, grad.shape[1], height * width, dtype=rois.dtype, device=rois.device)
     found = (maxima >= 0) & (maxima < height * width)
@@ -57,7 +55,8 @@ def roi_pool_backward(
         own = of_image == image
         by_channel = (values[own].transpose(0, 1).flatten(1) for values in (cells, upstream))
         total[image].scatter_add_(1, *by_channel)
-    return total.unflatten(2, (height, width)).to(grad.dtype)
+    grad_input: Tensor = total.unflatten(2, (height, width)).to(grad.dtype)
+    return grad_input
 
 
 def _find(planes: Tensor, chunk: Chunk, legacy: bool) -> tuple[Tensor, Tensor]:
