@@ -11,11 +11,11 @@ import torchvision
 
 import roialign
 from roialign.errors import RoIError, RoIWarning
-from roialign.ops import calls, notice, reference
+from roialign.ops import calls, library, notice, reference
 
 from .bins import OPERATORS, PS_ROI_ALIGN, PS_ROI_POOL, ROI_POOL, Operator, channels_last, hold
 from .cases import random_case, random_cases
-from .refusals import BAD_VALUES, MAP, REFUSED
+from .refusals import BAD_DIRECT, BAD_VALUES, MAP, REFUSED
 from .test_execution import LAYOUTS, many_small
 from .tolerances import assert_close
 
@@ -178,6 +178,35 @@ def test_bad_values_are_refused_as_roi_align_does(operator, bad, good, error, me
     case = replace(random_case(0), input_shape=(2, 3, 8, 8), output_size_hw=(1, 1), spatial_scale=1.0, sampling_ratio=0)
     with pytest.raises(RuntimeError, match=r"RA20[56]"):
         operator.run(MAP, bad, torch.ones(2, 3, 1, 1), case, torch.ops.roialign)
+
+
+@operators
+@pytest.mark.parametrize(("changes", "code"), [row[1:] for row in BAD_DIRECT], ids=[row[0] for row in BAD_DIRECT])
+def test_bad_options_raise_from_the_registered_operators_too(operator, changes, code):
+    if "ratio" in changes and not operator.samples:
+        pytest.skip("takes no sampling_ratio")
+    features, rois = changes.get("input", MAP), changes.get("rois", ROIS[:2])
+    case = replace(random_case(0), input_shape=tuple(features.shape), output_size_hw=changes.get("size", (1, 1)))
+    case = replace(case, spatial_scale=changes.get("scale", 1.0), sampling_ratio=changes.get("ratio", 2))
+    grad = torch.ones(len(rois), 3, *case.output_size_hw)
+    with pytest.raises((RuntimeError, RoIError), match=f"^{code}"):
+        operator.run(features, rois, grad, case, torch.ops.roialign)
+
+
+@pytest.mark.parametrize("grad", [torch.ones(3, 3, 1, 1), torch.ones(2, 3, 1), torch.ones(2, 3, 1, 1).double()])
+@pytest.mark.parametrize(
+    "op", [name for name in library.names() if "pool_backward" in name or "ps_roi_align_b" in name]
+)
+def test_a_gradient_for_other_boxes_or_of_another_type_is_refused(op, grad):
+    maxima, rois = torch.zeros(2, 3, 1, 1, dtype=torch.int32), ROIS[:2]
+    arguments = {
+        "roi_pool_backward": (grad, maxima, rois, 2, 8, 8),
+        "ps_roi_align_backward": (grad, rois, 2, 8, 8, 1.0, 2),
+        "ps_roi_align_backward_boxes": (grad, MAP, rois, 1.0, 2),
+        "ps_roi_pool_backward": (grad, rois, 2, 8, 8, 1.0, True),
+    }[op]
+    with pytest.raises((RuntimeError, RoIError), match=r"^RA[35]0[56]: "):
+        getattr(torch.ops.roialign, op)(*arguments)
 
 
 @operators
