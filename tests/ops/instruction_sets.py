@@ -14,6 +14,7 @@ from torch import Tensor
 
 from roialign.ops import library, reference
 
+from . import bins
 from .cases import Case, kernel_cases, poisoned
 from .tolerances import assert_close, assert_close_where_finite, assert_same_kinds
 
@@ -102,6 +103,12 @@ def main(capability: str) -> None:
         with named(case):
             check(case)
             check_nan(case, (torch.float32, torch.float64, *HALF)[count % 4])
+    for operator in bins.OPERATORS:
+        for case in bins.bin_cases(operator):
+            with named(case):
+                bins.check_kernels(operator, case)
+                bins.check_nan(operator, case, (torch.float32, torch.float64, *HALF)[case.seed % 4])
+            count += 1
     print(f"{count} calls with {capability}")
 
 

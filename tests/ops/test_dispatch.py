@@ -24,6 +24,8 @@ def arguments_of(op: str, dtype: torch.dtype, requires_grad: bool) -> tuple:
     maps = [features, torch.rand(2, 3, 5, 4, dtype=dtype, requires_grad=requires_grad)]
     levels, cells = torch.tensor([1, 0]), [0.5, 0.5, 0.5, 0.25, 0.25, 0.1, 0.2, 0.0]
     fixed_maps = [one.detach() for one in maps]
+    own_planes = torch.rand(2, 24, 8, 9, dtype=dtype, requires_grad=requires_grad)
+    maxima = torch.randint(-1, 72, grad.shape, dtype=torch.int32)
     return {
         "roi_align": (features, rois, 2, 4, *OPTIONS),
         "roi_align_backward": (grad, rois, 2, 8, 9, *OPTIONS),
@@ -35,6 +37,13 @@ def arguments_of(op: str, dtype: torch.dtype, requires_grad: bool) -> tuple:
         "multi_scale_roi_align": (maps, rois, levels, cells, 2, 4, 2, False),
         "multi_scale_roi_align_backward": (grad, rois, levels, 2, [8, 5], [9, 4], cells, 2, False),
         "multi_scale_roi_align_backward_boxes": (grad.detach(), fixed_maps, rois.detach(), levels, cells, 2, False),
+        "roi_pool": (features, rois.detach(), 2, 4, 0.5, False, True),
+        "roi_pool_backward": (grad, maxima, rois.detach(), 2, 8, 9),
+        "ps_roi_align": (own_planes, rois, 2, 4, 0.5, 2, False),
+        "ps_roi_align_backward": (grad, rois, 2, 8, 9, 0.5, 2),
+        "ps_roi_align_backward_boxes": (grad.detach(), own_planes.detach(), rois.detach(), 0.5, 2),
+        "ps_roi_pool": (own_planes, rois.detach(), 2, 4, 0.5, False, False),
+        "ps_roi_pool_backward": (grad, rois.detach(), 2, 8, 9, 0.5, True),
     }[op]
 
 

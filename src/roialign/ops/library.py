@@ -49,7 +49,10 @@ _said_slow = False
 
 
 def say_once_if_slow(input: Tensor, stacklevel: int = 4) -> None:
-    """Say, the first time that it matters, that the reference serves where the C++ kernels should."""
+    """Say, the first time that it matters, that the reference serves where the C++ kernels should.
+
+    `stacklevel` is that of the public function's caller, counted from here as `warnings.warn` does.
+    """
     global _said_slow
     if why_no_cpu_kernels and input.is_cpu and not _said_slow:
         _said_slow = True

@@ -17,7 +17,7 @@ def perform(call: calls.RoICall, op: Any, options: tuple[Any, ...], check_values
     """The features of `call`. `op` gives features and coverage first; `check_values` finds the words where it fails."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return cast(Tensor, op(call.input, call.rois, *call.output_size_hw, *options)[0])
-    library.say_once_if_slow(call.input)
+    library.say_once_if_slow(call.input, stacklevel=5)
     concrete = call.is_concrete()
     for observe in calls.observers if concrete else ():
         observe(call)

@@ -73,14 +73,7 @@ def ps_roi_align(
             input, rois, output_size[0], output_size[1], spatial_scale, sampling_ratio, compat is not None
         )[0]
     else:
-        legacy = check_compat(compat)
-        call = _as_call(input, boxes, output_size, spatial_scale, sampling_ratio)
-        output = perform(
-            call,
-            _op.ps_roi_align,
-            (call.spatial_scale, call.sampling_ratio, legacy),
-            lambda: validate.check_values(call.input.shape[0], call.rois, *call.options),
-        )
+        output = _pool(input, boxes, output_size, spatial_scale, sampling_ratio, compat)
     return output
 
 
@@ -129,3 +122,12 @@ def _as_call(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampl
     size_hw, scale, ratio = validate.check_options(output_size, spatial_scale, sampling_ratio)
     validate.check_own_channels(input, size_hw)
     return calls.RoICall(input, validate.as_rois(boxes, input), size_hw, scale, ratio, True, "ps_roi_align")
+
+
+def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any, compat: Any) -> Tensor:
+    legacy = check_compat(compat)
+    call = _as_call(input, boxes, output_size, spatial_scale, sampling_ratio)
+    options = (call.spatial_scale, call.sampling_ratio, legacy)
+    return perform(
+        call, _op.ps_roi_align, options, lambda: validate.check_values(call.input.shape[0], call.rois, *call.options)
+    )

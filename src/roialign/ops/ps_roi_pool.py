@@ -73,14 +73,7 @@ def ps_roi_pool(
             input, rois, output_size[0], output_size[1], spatial_scale, False, compat is not None
         )[0]
     else:
-        legacy = check_compat(compat)
-        call = _as_call(input, boxes, output_size, spatial_scale)
-        output = perform(
-            call,
-            _op.ps_roi_pool,
-            (call.spatial_scale, False, legacy),
-            lambda: validate.check_values_of_cells(call.input.shape[0], call.rois, call.spatial_scale),
-        )
+        output = _pool(input, boxes, output_size, spatial_scale, compat)
     return output
 
 
@@ -124,3 +117,15 @@ def _as_call(input: Any, boxes: Any, output_size: Any, spatial_scale: Any) -> ca
     size_hw, scale, _ = validate.check_options(output_size, spatial_scale, -1)
     validate.check_own_channels(input, size_hw)
     return calls.RoICall(input, validate.as_rois(boxes, input), size_hw, scale, -1, False, "ps_roi_pool")
+
+
+def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, compat: Any) -> Tensor:
+    legacy = check_compat(compat)
+    call = _as_call(input, boxes, output_size, spatial_scale)
+    options = (call.spatial_scale, False, legacy)
+    return perform(
+        call,
+        _op.ps_roi_pool,
+        options,
+        lambda: validate.check_values_of_cells(call.input.shape[0], call.rois, call.spatial_scale),
+    )

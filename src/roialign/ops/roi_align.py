@@ -69,16 +69,8 @@ def roi_align(
         output: Tensor = torch.ops.roialign.roi_align(
             input, rois, output_size[0], output_size[1], spatial_scale, sampling_ratio, aligned
         )[0]
-    elif isinstance(input, Tensor) and input.is_quantized:
-        output = _pool_quantized(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     else:
-        call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
-        output = perform(
-            call,
-            _op.roi_align,
-            call.options[2:],
-            lambda: validate.check_values(call.input.shape[0], call.rois, *call.options),
-        )
+        output = _pool(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     return output
 
 
@@ -132,6 +124,18 @@ def as_call(
     return calls.RoICall(input, rois, size_hw, scale, ratio, bool(aligned))
 
 
+def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any, aligned: bool) -> Tensor:
+    if isinstance(input, Tensor) and input.is_quantized:
+        return _pool_quantized(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
+    call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
+    return perform(
+        call,
+        _op.roi_align,
+        call.options[2:],
+        lambda: validate.check_values(call.input.shape[0], call.rois, *call.options),
+    )
+
+
 def _pool_quantized(input: Tensor, boxes: Any, *options: Any) -> Tensor:
     """torchvision's rule: one image, boxes quantized too, the result in the features' quantization."""
     if input.shape[0] != 1 or not isinstance(boxes, Tensor) or not boxes.is_quantized:
@@ -140,5 +144,5 @@ def _pool_quantized(input: Tensor, boxes: Any, *options: Any) -> Tensor:
             f"since quantization rounds its index; got {validate.describe(input)} and {validate.describe(boxes)}. "
             "Use input.dequantize() and float boxes."
         )
-    pooled = roi_align(input.dequantize(), boxes.dequantize(), *options)
+    pooled = _pool(input.dequantize(), boxes.dequantize(), *options)
     return torch.quantize_per_tensor(pooled, input.q_scale(), input.q_zero_point(), input.dtype)

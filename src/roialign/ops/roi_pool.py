@@ -42,7 +42,7 @@ def roi_pool(
         output_size: bins (height, width), or one number for both.
         spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
         compat: "torchvision" ignores NaN and minus infinity, as torchvision does: a bin that holds nothing else is
-            the most negative finite number. None propagates them.
+            the most negative float32. None propagates them.
 
     Returns:
         [K, C, height, width], in the type of `input`.
@@ -71,14 +71,7 @@ def roi_pool(
             input, rois, output_size[0], output_size[1], spatial_scale, compat is not None, input.requires_grad
         )[0]
     else:
-        legacy = check_compat(compat)
-        call = _as_call(input, boxes, output_size, spatial_scale)
-        output = perform(
-            call,
-            _op.roi_pool,
-            (call.spatial_scale, legacy, call.input.requires_grad and torch.is_grad_enabled()),
-            lambda: validate.check_values_of_cells(call.input.shape[0], call.rois, call.spatial_scale),
-        )
+        output = _pool(input, boxes, output_size, spatial_scale, compat)
     return output
 
 
@@ -121,3 +114,15 @@ def _as_call(input: Any, boxes: Any, output_size: Any, spatial_scale: Any) -> ca
     validate.check_input(input)
     size_hw, scale, _ = validate.check_options(output_size, spatial_scale, -1)
     return calls.RoICall(input, validate.as_rois(boxes, input), size_hw, scale, -1, False, "roi_pool")
+
+
+def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, compat: Any) -> Tensor:
+    legacy = check_compat(compat)
+    call = _as_call(input, boxes, output_size, spatial_scale)
+    options = (call.spatial_scale, legacy, call.input.requires_grad and torch.is_grad_enabled())
+    return perform(
+        call,
+        _op.roi_pool,
+        options,
+        lambda: validate.check_values_of_cells(call.input.shape[0], call.rois, call.spatial_scale),
+    )

@@ -290,8 +290,8 @@ def check_values(images: int, rois: Tensor, *options: Any) -> None:
 
 def check_values_of_cells(images: int, rois: Tensor, spatial_scale: float) -> None:
     """`check_values` for operators that round boxes to cells, which take no samples."""
-    cells_xyxy = (rois[:, 1:].detach() * spatial_scale).round()
-    _raise_for_rows(images, rois, (cells_xyxy.abs() <= MAX_ROUNDED_CELL).all(1))
+    cells_xyxy = (rois[:, 1:].detach() * spatial_scale).double()
+    _raise_for_rows(images, rois, (cells_xyxy.abs() < MAX_ROUNDED_CELL + 0.5).all(1))
 
 
 def check_own_channels(input: Tensor, size_hw: Sequence[int], grad: Tensor | None = None) -> None:

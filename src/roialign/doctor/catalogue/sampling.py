@@ -35,7 +35,8 @@ ENTRIES = (
         "boxes that require a gradient, and an operator that passes none",
         "warning",
         "torchvision's roi_align computes no gradient for boxes and says nothing about it, so the layers that made "
-        "them learn nothing through the pooled features.",
+        "them learn nothing through the pooled features. roi_pool and ps_roi_pool round boxes to whole cells: there is "
+        "none that any library could pass.",
         "Call roialign.roi_align, which passes one; or boxes.detach(), where none is meant to arrive.",
         f"import torchvision\n{STRIDE_16}\nboxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0]], requires_grad=True)]",
         "torchvision.ops.roi_align(features, boxes, 7, spatial_scale=1 / 16)",

@@ -99,48 +99,52 @@ class TapPasses {
   static void gather(
       const std::vector<AxisTaps<T>>& taps, int64_t count, int64_t bins, int64_t lanes,
       typename OwnedTapBlock<T>::Axis& to) {
-    to.begin.assign(1, 0);
-    to.cell.clear();
-    to.weight.clear();
+    to.begin.resize(bins * count + 1);
+    int64_t total = 0;
     for (int64_t bin = 0; bin < bins; ++bin) {
       for (int64_t k = 0; k < count; ++k) {
-        const AxisTaps<T>& own = taps[k];
-        const int64_t first = own.begin[bin], last = own.begin[bin + 1];
-        to.cell.insert(to.cell.end(), own.cell.begin() + first, own.cell.begin() + last);
-        to.weight.insert(to.weight.end(), own.weight.begin() + first, own.weight.begin() + last);
-        const int64_t missing = (first - last) & (lanes - 1);
-        if (missing > 0) {
-          to.cell.insert(to.cell.end(), missing, own.cell[last - 1]);
-          to.weight.insert(to.weight.end(), missing, T(0));
+        to.begin[bin * count + k] = total;
+        total += (taps[k].begin[bin + 1] - taps[k].begin[bin] + lanes - 1) / lanes * lanes;
+      }
+    }
+    to.begin[bins * count] = total;
+    to.cell.resize(total);
+    to.weight.resize(total);
+    for (int64_t bin = 0; bin < bins; ++bin) {
+      for (int64_t k = 0; k < count; ++k) {
+        const int64_t first = taps[k].begin[bin], taken = taps[k].begin[bin + 1] - first;
+        const int64_t begin = to.begin[bin * count + k], end = to.begin[bin * count + k + 1];
+        for (int64_t tap = begin; tap < end; ++tap) {
+          const int64_t own = std::min(tap - begin, taken - 1);
+          to.cell[tap] = taps[k].cell[first + own];
+          to.weight[tap] = tap - begin < taken ? taps[k].weight[first + own] : T(0);
         }
-        to.begin.push_back(static_cast<int64_t>(to.cell.size()));
       }
     }
   }
 
   void cut_windows(OwnedTapBlock<T>& to) const {
     const int64_t bins = static_cast<int64_t>(to.columns.begin.size()) - 1;
+    const int64_t* cells = to.columns.cell.data();
     to.starts.assign(bins, 0);
     to.windows.assign(bins, 0);
     to.first_weight.assign(bins, 0);
-    to.weights.clear();
+    int64_t total = 0;
     for (int64_t bin = 0; bin < bins; ++bin) {
       const int64_t first = to.columns.begin[bin], last = to.columns.begin[bin + 1];
-      to.first_weight[bin] = static_cast<int64_t>(to.weights.size());
-      if (first == last) {
-        continue;
+      to.first_weight[bin] = total;
+      const int64_t windows = first == last ? 0 : (cells[last - 1] - cells[first] + kWindow) / kWindow;
+      if (windows * kWindow <= geometry.width && windows <= 1 + kWindowsPerTap * (last - first) / kWindow) {
+        to.windows[bin] = windows;
+        to.starts[bin] = first == last ? 0 : std::min(cells[first], geometry.width - windows * kWindow);
+        total += windows * kWindow;
       }
-      const int64_t* cells = to.columns.cell.data();
-      const int64_t windows = (cells[last - 1] - cells[first] + kWindow) / kWindow;
-      if (windows * kWindow > geometry.width || windows > 1 + kWindowsPerTap * (last - first) / kWindow) {
-        continue;
-      }
-      const int64_t start = std::min(cells[first], geometry.width - windows * kWindow);
-      to.starts[bin] = start;
-      to.windows[bin] = windows;
-      to.weights.resize(to.weights.size() + windows * kWindow, T(0));
-      for (int64_t tap = first; tap < last; ++tap) {
-        to.weights[to.first_weight[bin] + cells[tap] - start] = to.columns.weight[tap];
+    }
+    to.weights.assign(total, T(0));
+    for (int64_t bin = 0; bin < bins; ++bin) {
+      T* weights = to.weights.data() + to.first_weight[bin] - to.starts[bin];
+      for (int64_t tap = to.columns.begin[bin]; to.windows[bin] > 0 && tap < to.columns.begin[bin + 1]; ++tap) {
+        weights[cells[tap]] = to.columns.weight[tap];
       }
     }
   }

@@ -47,9 +47,10 @@ class CellRule {
     taps.weight.clear();
     for (int64_t bin = 0; bin < bins.pooled; ++bin) {
       const int64_t first = bins.first(bin), last = bins.last(bin);
+      const T weight = T(1) / static_cast<T>(std::max<int64_t>(last - first, 1));
       for (int64_t cell = first; cell < last; ++cell) {
         taps.cell.push_back(cell);
-        taps.weight.push_back(T(1) / static_cast<T>(last - first));
+        taps.weight.push_back(weight);
       }
       taps.begin.push_back(static_cast<int64_t>(taps.cell.size()));
     }

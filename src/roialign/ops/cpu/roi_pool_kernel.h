@@ -10,12 +10,14 @@
 namespace roialign {
 namespace {
 
-// What a search starts from. torchvision starts from the most negative finite number, and finds nothing where no cell
-// is above that.
-inline double lowest_of(double, bool legacy) { return legacy ? -__DBL_MAX__ : -__builtin_inf(); }
+// What a search starts from. torchvision starts from the most negative float32, whatever the type (half types have it as
+// minus infinity), and finds nothing where no cell is above that.
+inline double lowest_of(double, bool legacy) { return legacy ? -__FLT_MAX__ : -__builtin_inf(); }
 inline float lowest_of(float, bool legacy) { return legacy ? -__FLT_MAX__ : -__builtin_inff(); }
-inline float lowest_of(BFloat16, bool legacy) { return legacy ? -0x1.fep127f : -__builtin_inff(); }
-inline float lowest_of(Half, bool legacy) { return legacy ? -65504.0f : -__builtin_inff(); }
+template <typename Narrow>
+inline float lowest_of(Narrow, bool) {
+  return -__builtin_inff();
+}
 
 template <typename T>
 struct IndexOf {

@@ -2,7 +2,7 @@
 
 A bin is the largest of the cells that it reads, and 0 where it reads none. A NaN is larger than any number, as for
 `torch.max`. With `legacy` it is torchvision's rule to the last: a value counts only if it is larger than the most
-negative finite number, which NaN and minus infinity are not; that number is the result where none is.
+negative float32, which NaN and minus infinity are not; that number is the result where none is.
 
 Maxima tell of each value which cell it is of, as row * W + column: the first one in row-major order, or -1.
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 from roialign.ops.reference.cells import BoxBins, Chunk, Rounding
 
 _VALUES_AT_ONCE = 1 << 22
+_LOWEST = torch.tensor(torch.finfo(torch.float32).min)
 
 
 def roi_pool(
@@ -31,7 +32,7 @@ def roi_pool(
     bins = BoxBins.of_rois(rois, (input.shape[2], input.shape[3]), pooled_hw, Rounding(spatial_scale, True, 0))
     output = input.new_zeros(len(rois), input.shape[1], *pooled_hw)
     maxima = torch.full_like(output, -1, dtype=torch.int32)
-    lowest = input.new_tensor(torch.finfo(input.dtype).min)
+    lowest = _LOWEST.to(input.device, input.dtype)
     for chunk in bins.chunks():
         planes = input[chunk.image]
         cells, found = _find(planes, chunk, legacy)
@@ -54,7 +55,8 @@ def roi_pool_backward(grad: Tensor, maxima: Tensor, rois: Tensor, images: int, h
         own = of_image == image
         by_channel = (values[own].transpose(0, 1).flatten(1) for values in (cells, upstream))
         total[image].scatter_add_(1, *by_channel)
-    return total.unflatten(2, (height, width)).to(grad.dtype)
+    grad_input: Tensor = total.unflatten(2, (height, width)).to(grad.dtype)
+    return grad_input
 
 
 def _find(planes: Tensor, chunk: Chunk, legacy: bool) -> tuple[Tensor, Tensor]:
@@ -67,7 +69,7 @@ def _find(planes: Tensor, chunk: Chunk, legacy: bool) -> tuple[Tensor, Tensor]:
     found_cells, found_any = [], []
     for some in planes.split(max(1, _VALUES_AT_ONCE // read.numel())):
         values = some.flatten(1)[:, cells]  # [c, k, ph, pw, cells of a bin]
-        counted = read & (values > torch.finfo(values.dtype).min) if legacy else read.expand_as(values)
+        counted = read & (values > _LOWEST.to(values.device, values.dtype)) if legacy else read.expand_as(values)
         largest = torch.where(counted, values, -torch.inf).amax(-1, keepdim=True)  # NaN where any is
         is_largest = counted & ((values == largest) | (values.isnan() & largest.isnan()))
         first = is_largest.int().argmax(-1, keepdim=True)
