@@ -53,8 +53,8 @@ def prroi_pool(
         >>> import torch
         >>> features = torch.arange(16.0).reshape(1, 1, 4, 4)
         >>> prroi_pool(features, [torch.tensor([[0.5, 0.5, 2.5, 2.5]])], output_size=2)
-        tensor([[[[ 5.0000,  6.0000],
-                  [ 9.0000, 10.0000]]]])
+        tensor([[[[ 5.,  6.],
+                  [ 9., 10.]]]])
     """
     validate.check_input(input)
     size_hw, scale, adaptive = validate.check_options(output_size, spatial_scale, -1)

@@ -11,7 +11,13 @@ from torch import Tensor
 from roialign.ops import calls, library, notice
 
 
-def pool(call: calls.RoICall, operator: str, options: tuple[Any, ...], find_words: Callable[[], None]) -> Tensor:
+def pool(
+    call: calls.RoICall,
+    operator: str,
+    options: tuple[Any, ...],
+    find_words: Callable[[], None],
+    stacklevel: int = 4,
+) -> Tensor:
     """The features of `call`, by the registered operator of that name.
 
     When the operator raises, `find_words` looks for what is wrong with the values of its arguments, and raises.
@@ -20,7 +26,7 @@ def pool(call: calls.RoICall, operator: str, options: tuple[Any, ...], find_word
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         compiled: Tensor = op(call.input, call.rois, *options)[0]
         return compiled
-    library.say_once_if_slow(call.input)
+    library.say_once_if_slow(call.input, stacklevel)
     concrete = call.is_concrete()
     for observe in calls.observers if concrete else ():
         observe(call)

@@ -4,6 +4,7 @@
 #include "roi_align_backward_boxes_kernel.h"
 #include "roi_align_backward_kernel.h"
 #include "roi_align_kernel.h"
+#include "roi_align_max_kernel.h"
 
 namespace roialign {
 namespace {
@@ -18,6 +19,7 @@ constexpr RoiAlignKernels<scalar_t> roi_align_kernels() {
       scatter_planes<L, scalar_t, compute_t<scalar_t>>,
       copy_narrow<L, scalar_t, compute_t<scalar_t>>,
       correlate_planes<L, scalar_t, compute_t<scalar_t>>,
+      max_planes<L, scalar_t, compute_t<scalar_t>>,
   };
 }
 
