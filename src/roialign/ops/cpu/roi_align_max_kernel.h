@@ -23,6 +23,11 @@ inline bool exceeds(T value, T largest) {
   return value > largest || (value != value && largest == largest);
 }
 
+template <typename T>
+inline T larger(T value, T largest) {
+  return (value > largest) | (value != value) ? value : largest;
+}
+
 // The cell, of two along each axis, that a sample reads, and its weight; the second is the first where it is clamped.
 template <typename T>
 struct Corner {
@@ -70,16 +75,19 @@ inline void sample_rows(
 template <int L, typename scalar_t, typename T>
 inline void corner_rows(
     const RoiPlan<T>& plan, const scalar_t* plane, int64_t first, int64_t rows, int64_t columns, T* samples) {
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t column = 0; column < columns; ++column) {
-      T largest = 0;
-      for (int corner = 0; corner < 4; ++corner) {
-        const Corner<T> y = corner_of(plan.rows, first + row, corner / 2);
-        const Corner<T> x = corner_of(plan.columns, column, corner % 2);
-        const T product = y.weight * x.weight * widen(plane[y.index + column_offset<L>(plan, x.index)]);
-        largest = corner == 0 || exceeds(product, largest) ? product : largest;
-      }
-      samples[row * columns + column] = largest;
+  for (int64_t column = 0; column < columns; ++column) {
+    const Corner<T> left = corner_of(plan.columns, column, 0), right = corner_of(plan.columns, column, 1);
+    const scalar_t* left_cells = plane + column_offset<L>(plan, left.index);
+    const scalar_t* right_cells = plane + column_offset<L>(plan, right.index);
+    for (int64_t row = 0; row < rows; ++row) {
+      const Corner<T> top = corner_of(plan.rows, first + row, 0), bottom = corner_of(plan.rows, first + row, 1);
+      const T upper = larger(
+          T(top.weight * right.weight * widen(right_cells[top.index])),
+          T(top.weight * left.weight * widen(left_cells[top.index])));
+      const T lower = larger(
+          T(bottom.weight * right.weight * widen(right_cells[bottom.index])),
+          T(bottom.weight * left.weight * widen(left_cells[bottom.index])));
+      samples[row * columns + column] = larger(lower, upper);
     }
   }
 }
@@ -89,19 +97,31 @@ template <typename scalar_t, typename T>
 inline void write_maxima(
     const SampleGrid& grid, const T* samples, int64_t row_begin, int64_t row_end, T* largest, scalar_t* output) {
   const int64_t columns = grid.samples.width;
-  for (int64_t row = row_begin; row < row_end; ++row) {
+  const T* down = samples + row_begin * columns;  // the largest of each column of samples
+  for (int64_t row = row_begin + 1; row < row_end; ++row) {
     const T* values = samples + row * columns;
     for (int64_t column = 0; column < columns; ++column) {
-      const T value = values[column], so_far = row == row_begin ? value : largest[column];
-      largest[column] = (value > so_far) | (value != value) ? value : so_far;
+      largest[column] = larger(values[column], down[column]);
     }
+    down = largest;
+  }
+  const int64_t each = grid.column_grid;
+  if (columns == grid.pooled.width * each && each > 0 && row_end - row_begin == grid.row_grid) {  // all on the map
+    for (int64_t q = 0; q < grid.pooled.width; ++q) {
+      T value = down[q * each];
+      for (int64_t i = 1; i < each; ++i) {
+        value = larger(down[q * each + i], value);
+      }
+      narrow(value, output + q);
+    }
+    return;
   }
   for (int64_t q = 0; q < grid.pooled.width; ++q) {
     const int64_t begin = grid.first_column[q], end = grid.first_column[q + 1];
     const bool none = row_begin == row_end || begin == end;
-    T value = none ? T(0) : largest[begin];
+    T value = none ? T(0) : down[begin];
     for (int64_t column = begin + 1; column < end && !none; ++column) {
-      value = exceeds(largest[column], value) ? largest[column] : value;
+      value = larger(down[column], value);
     }
     const bool off_map = row_end - row_begin < grid.row_grid || end - begin < grid.column_grid;
     narrow(off_map && value < 0 ? T(0) : value, output + q);

@@ -111,7 +111,7 @@ struct AxisTaps {
   std::vector<int64_t> cell;
   std::vector<T> weight;
   std::vector<int64_t> first_sample;  // of the RoI's bins, and one more, where samples are taken one by one
-  T on_map;  // of the RoI's samples, or of its length in cells
+  T on_map;  // of the RoI's samples; or the share of its length, of 1
   T total;
 
   void build(const AxisSamples<T>& samples) {
@@ -203,8 +203,9 @@ struct AxisTaps {
       begin.push_back(static_cast<int64_t>(cell.size()));
     }
     const double start = samples.edge(0), end = samples.edge(samples.pooled);
-    on_map = static_cast<T>(std::clamp(end, -1.0, extent) - std::clamp(start, -1.0, extent));
-    total = end > start ? static_cast<T>(end - start) : T(1);
+    const double length = std::clamp(end, -1.0, extent) - std::clamp(start, -1.0, extent);
+    on_map = end > start ? static_cast<T>(length / (end - start)) : T(0);
+    total = 1;
   }
 
   // Samples come in order, so a cell met before in this bin is one of the last three.
