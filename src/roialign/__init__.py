@@ -24,6 +24,7 @@ from roialign.ops import RoIAlign as RoIAlign
 from roialign.ops import RoIAlign1d as RoIAlign1d
 from roialign.ops import RoIAlign3d as RoIAlign3d
 from roialign.ops import RoIPool as RoIPool
+from roialign.ops import crop_and_resize as crop_and_resize
 from roialign.ops import prroi_pool as prroi_pool
 from roialign.ops import ps_roi_align as ps_roi_align
 from roialign.ops import ps_roi_pool as ps_roi_pool

@@ -51,6 +51,10 @@ class OutputSizeError(RoIError):
     """An output_size or a sampling_ratio that cannot be used."""
 
 
+class OptionError(RoIError):
+    """A mode or a preset that does not exist, or that contradicts other arguments."""
+
+
 class DtypeError(RoIError, RuntimeError):
     """Boxes and features whose types or devices do not fit together.
 

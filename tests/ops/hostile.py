@@ -183,6 +183,40 @@ def multi_scale_call(rng: random.Random) -> None:
     assert [list(result.shape[2:]) for result in results] == [list(pair) for pair in zip(heights, widths, strict=True)]
 
 
+def family_call(rng: random.Random) -> None:
+    """The registered operators beside roi_align, likewise."""
+    ops, features, rois = torch.ops.roialign, hostile_map(rng), strided(rng, hostile_rois(rng))
+    rois = rois.to(mostly(rng, torch.float64 if features.dtype == torch.float64 else torch.float32, FEATURES, 0.1))
+    size = [mostly(rng, 2, [0, -1, 3], 0.1) for _ in range(2)]
+    scale, ratio = float(mostly(rng, 0.5, SCALES[:8])), mostly(rng, 2, [-1, 0, 1, 3, -(2**62), 2**62])
+    op = rng.choice(["prroi_pool", "roi_align_max", "roi_align_3d"])
+    options = {
+        "prroi_pool": (scale,),
+        "roi_align_max": (scale, ratio, rng.random() < 0.5, rng.random() < 0.5),
+        "roi_align_3d": (scale, 0.5, float(mostly(rng, 0.5, SCALES[:8])), ratio, rng.random() < 0.5),
+    }[op]
+    if op == "roi_align_3d":
+        if features.dim() > 2:
+            depth = mostly(rng, 3, [0, 1], 0.1)
+            features = features.unsqueeze(2).expand(*features.shape[:2], depth, *features.shape[2:])
+        rois = rois[:, [0, 1, 2, 1, 3, 4, mostly(rng, 3, [1], 0.2)]]
+        size.append(mostly(rng, 2, [0, -1, 2**40], 0.1))
+    backward = rng.choice(["", "_backward", "_backward_boxes"])
+    if not backward:
+        output, coverage = getattr(ops, op)(features, rois, *size, *options)
+        assert output.shape == (len(rois), features.shape[1], *size)
+        assert bool(((coverage >= 0) & (coverage <= 1)).all()), coverage
+        return
+    bins = [max(side, 0) % 1000 for side in size]
+    grad = torch.rand(mostly(rng, len(rois), [0, 5], 0.1), 3, *bins).to(mostly(rng, features.dtype, FEATURES, 0.1))
+    shape = [mostly(rng, 2, [-1, 0], 0.1), *(mostly(rng, 8, [0, -1], 0.1) for _ in size)]
+    if backward == "_backward_boxes" or op == "roi_align_max":
+        result = getattr(ops, op + backward)(grad, features, rois, *options)
+        assert result.shape == (rois.shape if backward == "_backward_boxes" else features.shape)
+    else:
+        assert list(getattr(ops, op + backward)(grad, rois, *shape, *options).shape) == [shape[0], 3, *shape[1:]]
+
+
 def diagnosed_call(rng: random.Random) -> None:
     """`diagnose` explains what others refuse: it raises for nothing, and what it says can be printed and kept."""
     features = hostile_map(rng)
@@ -197,7 +231,7 @@ def diagnosed_call(rng: random.Random) -> None:
 def faults(count: int) -> Iterator[str]:
     for seed in range(count):
         rng = random.Random(seed)
-        call = rng.choice([public_call, direct_call, multi_scale_call, bins_call, diagnosed_call])
+        call = rng.choice([public_call, direct_call, multi_scale_call, bins_call, family_call, diagnosed_call])
         try:
             call(rng)
         except roialign.RoIError as error:
@@ -206,9 +240,7 @@ def faults(count: int) -> Iterator[str]:
         except Exception as error:
             if re.search("can't allocate memory|calculation overflowed", str(error)):
                 continue
-            if call is bins_call and "expected compat" in str(error):
-                continue
-            if call not in (direct_call, multi_scale_call, bins_call) or not (
+            if call not in (direct_call, multi_scale_call, bins_call, family_call) or not (
                 isinstance(error, RuntimeError) and re.match(r"RA\d{3}: ", str(error))
             ):
                 yield f"{call.__name__} {seed}: {type(error).__name__}: {str(error).splitlines()[:1]}"

@@ -17,8 +17,8 @@ def torchvision_roi_align(features: Tensor, rois: Tensor, case: Case) -> Tensor:
     return torchvision.ops.roi_align(features, rois, case.output_size_hw, *case.sampling)
 
 
-def onnxruntime_roi_align(features: Tensor, rois: Tensor, case: Case) -> Tensor:
-    session = onnxruntime.InferenceSession(_model(case).SerializeToString(), providers=["CPUExecutionProvider"])
+def onnxruntime_roi_align(features: Tensor, rois: Tensor, case: Case, mode: str = "avg") -> Tensor:
+    session = onnxruntime.InferenceSession(_model(case, mode).SerializeToString(), providers=["CPUExecutionProvider"])
     feed = {
         "input": features.numpy(),
         "boxes": rois[:, 1:].contiguous().numpy(),
@@ -27,12 +27,12 @@ def onnxruntime_roi_align(features: Tensor, rois: Tensor, case: Case) -> Tensor:
     return torch.from_numpy(session.run(None, feed)[0])
 
 
-def _model(case: Case) -> onnx.ModelProto:
+def _model(case: Case, mode: str) -> onnx.ModelProto:
     node = helper.make_node(
         "RoiAlign",
         ["input", "boxes", "images"],
         ["output"],
-        mode="avg",
+        mode=mode,
         output_height=case.output_size_hw[0],
         output_width=case.output_size_hw[1],
         sampling_ratio=case.sampling_ratio,

@@ -67,6 +67,9 @@ def call_operator(op, input=MAP, rois=ROIS, size=(2, 2), scale=1.0, ratio=-1, im
     run = getattr(torch.ops.roialign, op)
     if "3d" in op:
         return call_3d(run, op, input, rois, size, scale, ratio, shape, grad)
+    if op.startswith("roi_align_max"):
+        options = scale, ratio, True, False
+        return run(grad, input, rois, *options) if "backward" in op else run(input, rois, *size, *options)
     if op.startswith("prroi_pool"):
         return call_prroi_pool(run, op, input, rois, size, scale, shape, grad)
     if op.startswith("multi_scale"):

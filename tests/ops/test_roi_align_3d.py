@@ -2,6 +2,7 @@
 
 import random
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, product
@@ -353,7 +354,8 @@ def test_boxes_off_the_volume_are_said_once_for_each_line(axis, monkeypatch):
         message = r"^RA209: 1 of 2 RoIs .* boxes\[1\] = .* on 5 x 7 x 8 cells \(z, y, x\)"
         with pytest.raises(errors.CoverageError, match=message):
             roialign.roi_align_3d(VOLUME, off, 2)
-    with roialign.set_policy("warn"), pytest.warns(roialign.RoIWarning, match="RA209") as caught:
+    with roialign.set_policy("warn"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         for _ in range(2):
             roialign.roi_align_3d(VOLUME, off, 2)
     assert len(caught) == 1

@@ -1,5 +1,6 @@
 """The RoI operators: validate, then the registered operator, then the notice."""
 
+from roialign.ops.crop_and_resize import crop_and_resize as crop_and_resize
 from roialign.ops.prroi_pool import PrRoIPool as PrRoIPool
 from roialign.ops.prroi_pool import prroi_pool as prroi_pool
 from roialign.ops.ps_roi_align import PSRoIAlign as PSRoIAlign

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from roialign.errors import OptionError
 from roialign.ops import calls, library, notice
 
 COMPATIBLE = (None, "torchvision")
@@ -34,5 +35,5 @@ def perform(call: calls.RoICall, op: Any, options: tuple[Any, ...], check_values
 def check_compat(compat: Any) -> bool:
     """Whether torchvision's faults are asked for; raise for a word that names nothing."""
     if compat not in COMPATIBLE:
-        raise ValueError(f'expected compat, None or "torchvision"; got {compat!r}')
+        raise OptionError(f'RA506: expected compat, None or "torchvision"; got {compat!r}. Leave it out for none.')
     return compat is not None

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from roialign.ops import calls, run, validate
+from roialign.ops import calls, validate
+from roialign.ops.perform import perform
+
+_op: Any = torch.ops.roialign
 
 
 def prroi_pool(
@@ -53,16 +58,15 @@ def prroi_pool(
         >>> import torch
         >>> features = torch.arange(16.0).reshape(1, 1, 4, 4)
         >>> prroi_pool(features, [torch.tensor([[0.5, 0.5, 2.5, 2.5]])], output_size=2)
-        tensor([[[[ 5.0000,  6.0000],
-                  [ 9.0000, 10.0000]]]])
+        tensor([[[[ 5.,  6.],
+                  [ 9., 10.]]]])
     """
     validate.check_input(input)
     size_hw, scale, adaptive = validate.check_options(output_size, spatial_scale, -1)
     rois = validate.as_rois(boxes, input)
     call = calls.RoICall(input, rois, size_hw, scale, adaptive, False, "prroi_pool")
-    options = (*size_hw, scale)
-    return run.pool(
-        call, "prroi_pool", options, lambda: validate.check_values(input.shape[0], rois, *options, 1, False)
+    return perform(
+        call, _op.prroi_pool, (scale,), lambda: validate.check_values(input.shape[0], rois, *size_hw, scale, 1, False)
     )
 
 

@@ -1,6 +1,7 @@
 """RoIAlign: torchvision's names, arguments and numbers."""
 
-from typing import Any, List, Union  # noqa: UP035  TorchScript knows these names
+from collections.abc import Callable
+from typing import Any, List, Optional, Union  # noqa: UP035  TorchScript knows these names
 
 import torch
 import torch.fx
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.jit.annotations import BroadcastingList2
 
 from roialign.errors import DtypeError
-from roialign.ops import calls, validate
+from roialign.ops import calls, presets, validate
 from roialign.ops.perform import perform
 from roialign.ops.scripting import scripted_rois
 
@@ -23,8 +24,12 @@ def roi_align(
     spatial_scale: float = 1.0,
     sampling_ratio: int = -1,
     aligned: bool = False,
+    mode: str = "avg",
+    compat: Optional[str] = None,  # noqa: UP045
 ) -> Tensor:
     """Cut a feature of fixed size out of a feature map for each box, by averaged bilinear samples.
+
+    With `mode="max"` it is not the average but the largest sample that counts; samples off the map are zeros there too.
 
     Convention: boxes are (x1, y1, x2, y2), x first, in the frame of the image that the backbone saw;
     `spatial_scale` takes them to cells of the map. With `aligned=True` cell (0, 0) is centred at half a
@@ -33,7 +38,7 @@ def roi_align(
 
     Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in
     the type of the features. On the CPU deterministic, forward and backward, for any number of threads.
-    Differentiable to the features (twice) and, other than torchvision's, to the boxes (once).
+    Differentiable to the features (twice; with `mode="max"` once) and, other than torchvision's, to the boxes (once).
 
     Args:
         input: features [N, C, H, W], floating point, of any strides.
@@ -43,6 +48,9 @@ def roi_align(
         spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
         sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells).
         aligned: whether cells are centred at half a stride; see above.
+        mode: "avg" or "max". Scripted code (TorchScript) serves "avg" alone, and no `compat`.
+        compat: gives the numbers of "torchvision", "detectron2", "mmcv", "onnx" (from operator set 16 on) or "onnx-10".
+            All but torchvision's have an `aligned` of their own and leave out modes that the other library has not.
 
     Returns:
         [K, C, height, width], in the type of `input`.
@@ -65,12 +73,16 @@ def roi_align(
                   [4., 5.]]]])
     """
     if torch.jit.is_scripting():
+        if mode != "avg" or compat is not None:
+            raise RuntimeError("RA506: a scripted roi_align serves mode='avg' without compat")
         rois = scripted_rois(boxes, input)
         output: Tensor = torch.ops.roialign.roi_align(
             input, rois, output_size[0], output_size[1], spatial_scale, sampling_ratio, aligned
         )[0]
-    else:
+    elif mode == "avg" and compat is None:
         output = _pool(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
+    else:
+        output = _pool_as(mode, compat, input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     return output
 
 
@@ -82,6 +94,8 @@ class RoIAlign(nn.Module):
         spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
         sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells).
         aligned: True centres cell (0, 0) at half a stride, False at 0.
+        mode: "avg" or "max".
+        compat: whose numbers to give; see `roi_align`.
 
     Example:
         >>> import torch
@@ -96,21 +110,37 @@ class RoIAlign(nn.Module):
         spatial_scale: float,
         sampling_ratio: int,
         aligned: bool = False,
+        *,
+        mode: str = "avg",
+        compat: str | None = None,
     ) -> None:
         super().__init__()
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
+        self.mode = mode
+        self.compat = compat
 
     def forward(self, input: Tensor, rois: Union[Tensor, List[Tensor]]) -> Tensor:  # noqa: UP006, UP007
         """Pool `input` [N, C, H, W] under `rois`, as `roi_align` does."""
-        return roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
+        return roi_align(
+            input,
+            rois,
+            self.output_size,
+            self.spatial_scale,
+            self.sampling_ratio,
+            self.aligned,
+            mode=self.mode,
+            compat=self.compat,
+        )
 
     def extra_repr(self) -> str:
         return (
             f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
             f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
+            + (f", mode={self.mode!r}" if self.mode != "avg" else "")
+            + (f", compat={self.compat!r}" if self.compat is not None else "")
         )
 
 
@@ -128,12 +158,29 @@ def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling
     if isinstance(input, Tensor) and input.is_quantized:
         return _pool_quantized(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
-    return perform(
-        call,
-        _op.roi_align,
-        call.options[2:],
-        lambda: validate.check_values(call.input.shape[0], call.rois, *call.options),
-    )
+    return perform(call, _op.roi_align, call.options[2:], _checked_values(call))
+
+
+def _pool_as(
+    mode: str,
+    compat: str | None,
+    input: Any,
+    boxes: Any,
+    output_size: Any,
+    spatial_scale: Any,
+    sampling_ratio: Any,
+    aligned: bool,
+) -> Tensor:
+    preset = presets.find(mode, compat, bool(aligned))
+    if mode == "avg":
+        return _pool(input, boxes, output_size, spatial_scale, sampling_ratio, preset.aligned)
+    call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, preset.aligned)
+
+    return perform(call, _op.roi_align_max, (*call.options[2:], preset.corners), _checked_values(call))
+
+
+def _checked_values(call: calls.RoICall) -> Callable[[], None]:
+    return lambda: validate.check_values(call.input.shape[0], call.rois, *call.options)
 
 
 def _pool_quantized(input: Tensor, boxes: Any, *options: Any) -> Tensor:

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from roialign import errors
-from roialign.ops import calls, run, validate
+from roialign.ops import calls, validate
+from roialign.ops.perform import perform
+
+_op: Any = torch.ops.roialign
 
 
 def roi_align_1d(
@@ -64,10 +67,10 @@ def roi_align_1d(
     bins = _check_size(output_size)
     rois = _one_row_high(validate.as_rois(segments, input, validate.SEGMENTS), scale)
     call = calls.RoICall(input.unsqueeze(2), rois, (1, bins), scale, ratio, bool(aligned), "roi_align_1d")
-    output = run.pool(
+    output = perform(
         call,
-        "roi_align",
-        call.options,
+        _op.roi_align,
+        call.options[2:],
         lambda: validate.check_values_of_segments(input.shape[0], rois, *call.options),
     )
     return output.squeeze(2)

@@ -79,7 +79,7 @@ template <typename T, typename CellOf>
 AxisGradient differentiate(
     const AxisSamples<T>& samples, const Sparse<T>& taps, const CellOf& cell_of, const double* of_taps,
     bool widen) {
-  if (samples.exact) {
+  if (samples.take == Take::integral) {
     return differentiate_integrals(samples, taps, cell_of, of_taps);
   }
   AxisGradient gradient = differentiate_samples(samples, taps, cell_of, of_taps);

@@ -85,6 +85,27 @@ struct OwnPlaneScatterCall {
   int64_t image_pitch, width, top, bottom;
 };
 
+// One RoI of whose bins the largest sample counts, forward or backward: what is not null is computed. With `corners` the
+// largest product of a cell and its weight counts, as in ONNX, not the largest sum of a sample's four.
+template <typename scalar_t>
+struct MaxSampleCall {
+  const scalar_t* map;
+  int64_t channel_stride;
+  int64_t channels;
+  int64_t lanes;
+  bool corners;
+  SampleGrid grid;
+  int64_t rows_at_once;  // of samples; `scratch` has room for them
+  void* scratch;
+  scalar_t* output;
+  const scalar_t* grad;
+  int64_t grad_channel_stride, grad_row_stride, grad_column_stride;
+  compute_t<scalar_t>* planes;   // to add the gradient to the features to; the map is then contiguous
+  int64_t plane_size;
+  double* of_rows;     // the gradient to the weight of the second cell that each row of samples reads
+  double* of_columns;
+};
+
 template <typename scalar_t>
 struct RoiAlignKernels {
   typedef compute_t<scalar_t> T;
@@ -99,6 +120,7 @@ struct RoiAlignKernels {
   void (*scatter_to_cells)(const int32_t* cells, const ScatterCall<scalar_t>&);
   void (*pool_own_planes)(const TapBlock<T>&, int64_t begin, int64_t end, const OwnPlanesCall<scalar_t>&);
   void (*scatter_own_plane)(const TapBlock<T>&, const OwnPlaneScatterCall<scalar_t>&);
+  void (*max_samples)(const RoiPlan<T>&, const MaxSampleCall<scalar_t>&);
 };
 
 struct Kernels {

@@ -60,14 +60,18 @@ class Passes {
         32 * (columns + rows + 3 * bins);
   }
 
-  static double cells_of(const AxisSamples<T>& samples) {
+  double cells_of(const AxisSamples<T>& samples) const {
     const double span = std::min(
         std::abs(static_cast<double>(samples.bin)) * static_cast<double>(samples.pooled),
         static_cast<double>(samples.extent));
-    if (samples.exact) {
+    const double taps = 2 * static_cast<double>(samples.grid) * static_cast<double>(samples.pooled);
+    if (samples.take == Take::integral) {
       return span + 3;
     }
-    const double taps = 2 * static_cast<double>(samples.grid) * static_cast<double>(samples.pooled);
+    if (samples.take == Take::samples) {  // each reads two cells; of adaptive ones there is about one for each cell
+      const double about_one_a_cell = 2 * (span + static_cast<double>(samples.pooled)) + 6;
+      return std::max(geometry.sampling_ratio > 0 ? taps : std::min(taps, about_one_a_cell), 0.0);
+    }
     return std::max(std::min(span + 3, taps), 0.0);
   }
 };

@@ -23,6 +23,7 @@ struct OwnedPlan {
   T coverage;  // share of the samples that lie on the map
   AlignedVector<T> weights;
   std::vector<int64_t> integers;
+  std::vector<int64_t> first_row_sample, first_column_sample;  // of the bins, where samples are taken one by one
 };
 
 // A band with more weights than this for each tap is mostly zeros, and slower than the taps.
@@ -37,6 +38,8 @@ class Planner {
   void make(const RoiSamples<T>& samples, OwnedPlan<T>& owned) {
     rows.build(samples.rows);
     columns.build(samples.columns);
+    owned.first_row_sample = rows.first_sample;
+    owned.first_column_sample = columns.first_sample;
     owned.coverage = rows.on_map * columns.on_map / (rows.total * columns.total);
     if (samples.planes.pooled > 0) {
       planes.build(samples.planes);

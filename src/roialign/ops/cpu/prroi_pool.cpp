@@ -6,7 +6,7 @@ namespace roialign {
 namespace {
 
 Geometry integrating(Geometry geometry) {
-  geometry.exact = true;
+  geometry.take = Take::integral;
   return geometry;
 }
 

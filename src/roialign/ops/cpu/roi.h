@@ -35,7 +35,7 @@ struct Geometry {
   AxisCells rows, columns;
   int64_t sampling_ratio;
   bool widen;  // boxes to at least one cell
-  bool exact = false;  // integrate over bins instead of sampling them
+  Take take = Take::mean;
   Planes planes = {};
 
   bool is_volume() const { return planes.cells.scale != 0.0; }
@@ -51,18 +51,19 @@ AxisSamples<T> axis_samples(
   const T shift = static_cast<T>(cells.shift);
   const T start = low * scale - shift;
   T size = (high * scale - shift) - start;
-  if (geometry.widen || geometry.exact) {
-    size = std::max(size, T(geometry.exact ? 0 : 1));
+  const bool integral = geometry.take == Take::integral;
+  if (geometry.widen || integral) {
+    size = std::max(size, T(integral ? 0 : 1));
   }
   const T bin = size / static_cast<T>(pooled);
-  const bool adaptive = geometry.sampling_ratio <= 0 && !geometry.exact;
+  const bool adaptive = geometry.sampling_ratio <= 0 && !integral;
   if (!std::isfinite(start) || !std::isfinite(bin) ||
       (adaptive && std::abs(std::ceil(bin)) > static_cast<T>(kMaxAdaptiveGrid))) {
     fail("RA205: box ", row, " has a coordinate that is NaN, infinite or astronomically large");
   }
   const int64_t grid =
       adaptive ? static_cast<int64_t>(std::ceil(bin)) : geometry.sampling_ratio;
-  return {start, bin, grid, pooled, extent, geometry.exact};
+  return {start, bin, grid, pooled, extent, geometry.take};
 }
 
 template <typename T>

@@ -26,7 +26,7 @@ Geometry geometry_of_volume(
   }
   return {
       images,         channels, depth * height, width, {pooled_depth * pooled.height, pooled.width},
-      {scales.y, shift}, {scales.x, shift}, sampling_ratio, !aligned, false,
+      {scales.y, shift}, {scales.x, shift}, sampling_ratio, !aligned, Take::mean,
       {depth, pooled_depth, {scales.z, shift}}};
 }
 

@@ -6,12 +6,38 @@
 namespace roialign {
 namespace {
 
+// A single row of bins: here channels go through the columns' band together, as rows of bins do otherwise.
+template <int L, int B, typename scalar_t, typename T>
+inline void pool_single_rows(const RoiPlan<T>& plan, const PoolCall<scalar_t>& call) {
+  T* combined = static_cast<T*>(call.scratch);
+  const int64_t pitch = plan.pieces * L, width = call.pooled.width;
+  for (int64_t channel = 0; channel < call.channels; channel += kRowLanes) {
+    const int64_t count = smaller(kRowLanes, call.channels - channel);
+    for (int64_t i = 0; i < count; ++i) {
+      const scalar_t* plane = call.map + (channel + i) * call.channel_stride;
+      if (channel + i + kPlanesAhead < call.channels) {
+        prefetch<L>(plan, plane + kPlanesAhead * call.channel_stride, call.lanes);
+      }
+      combine_sparse<L>(plan, 0, plane, call.lanes, combined + i * pitch);
+    }
+    scalar_t* output = call.output + channel * width;
+    if (!multiply<B>(plan.column_band, combined, pitch, count, output, width)) {
+      for (int64_t i = 0; i < count; ++i) {
+        multiply_sparse(plan.columns, combined + i * pitch, output + i * width);
+      }
+    }
+  }
+}
+
 // Forward, for a map whose columns are neighbours in memory. B lanes of bins, L of cells.
 template <int L, int B, typename scalar_t, typename T>
 void pool_planes(const RoiPlan<T>& plan, const PoolCall<scalar_t>& call) {
   T* combined = static_cast<T*>(call.scratch);
   const int64_t pitch = plan.pieces * L;
   const int64_t width = call.pooled.width;
+  if (call.pooled.height == 1) {
+    return pool_single_rows<L, B>(plan, call);
+  }
   for (int64_t channel = 0; channel < call.channels; ++channel) {
     const scalar_t* plane = call.map + channel * call.channel_stride;
     if (channel + kPlanesAhead < call.channels) {

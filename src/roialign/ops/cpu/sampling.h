@@ -17,8 +17,11 @@ namespace roialign {
 constexpr double kMaxAdaptiveGrid = 16777216.0;
 constexpr int64_t kMaxSamplingRatio = 128;
 
-// Where the samples of one RoI lie along one axis, in cells of the feature map. `exact` bins have none: the
-// surface between the cells is integrated over them.
+// What is made of a bin: the mean of its samples, the mean of the surface between the cells, for which it takes no
+// samples, or its samples one by one.
+enum class Take { mean, integral, samples };
+
+// Where the samples of one RoI lie along one axis, in cells of the feature map.
 template <typename T>
 struct AxisSamples {
   T start;          // where the RoI begins
@@ -26,7 +29,7 @@ struct AxisSamples {
   int64_t grid;     // samples in each bin
   int64_t pooled;   // output bins
   int64_t extent;   // cells of the map
-  bool exact = false;
+  Take take = Take::mean;
 
   // The order of these operations is torchvision's: whether a sample is on the map is decided on
   // the rounded result, so another order would decide some samples differently.
@@ -35,7 +38,7 @@ struct AxisSamples {
         static_cast<T>(static_cast<T>(sample) + static_cast<T>(0.5)) * bin / static_cast<T>(grid);
   }
 
-  // Where an exact bin begins, and the one before it ends.
+  // Where a bin begins, and the one before it ends.
   double edge(int64_t bin_index) const {
     return static_cast<double>(start) + static_cast<double>(bin_index) * static_cast<double>(bin);
   }
@@ -100,21 +103,24 @@ inline Bilinear<double> bilinear_to_zero(double position, int64_t extent) {
 
 // The matrix [bins, cells] of one RoI along one axis, by rows: bin b reads the cells
 // cell[begin[b]] to cell[begin[b + 1] - 1], each once, in ascending order. A bin's result is the mean over all its
-// samples, or over all its length, what is off the map included.
+// samples, or over all its length, what is off the map included. Where samples are taken one by one, each of those on
+// the map is a bin here.
 template <typename T>
 struct AxisTaps {
   std::vector<int64_t> begin;
   std::vector<int64_t> cell;
   std::vector<T> weight;
-  T on_map;  // of the RoI's samples, or of its length in cells
+  std::vector<int64_t> first_sample;  // of the RoI's bins, and one more, where samples are taken one by one
+  T on_map;  // of the RoI's samples; or the share of its length, of 1
   T total;
 
   void build(const AxisSamples<T>& samples) {
     begin.assign(1, 0);
     cell.clear();
     sums.clear();
-    samples.exact ? integrate(samples) : sample(samples);
-    const double divisor = samples.exact ? 1.0 : static_cast<double>(samples.grid);
+    first_sample.clear();
+    samples.take == Take::integral ? integrate(samples) : sample(samples);
+    const double divisor = samples.take == Take::mean ? static_cast<double>(samples.grid) : 1.0;
     weight.resize(sums.size());
     for (size_t tap = 0; tap < sums.size(); ++tap) {
       weight[tap] = static_cast<T>(sums[tap] / divisor);
@@ -148,7 +154,11 @@ struct AxisTaps {
     int64_t count = 0;
     for (int64_t p = 0; p < samples.pooled; ++p) {
       const auto [first, last] = samples.run_on_map(p);
-      const bool ascending = samples.bin >= T(0);
+      const bool one_by_one = samples.take == Take::samples;
+      const bool ascending = samples.bin >= T(0) || one_by_one;
+      if (one_by_one) {
+        first_sample.push_back(count);
+      }
       for (int64_t i = first; i < last; ++i) {
         const int64_t next = ascending ? i : first + last - 1 - i;
         const Bilinear<T> sample = bilinear(samples.position(p, next), samples.extent);
@@ -156,9 +166,17 @@ struct AxisTaps {
         if (sample.high != sample.low) {
           add(sample.high, static_cast<double>(sample.fraction));
         }
+        if (one_by_one) {
+          begin.push_back(static_cast<int64_t>(cell.size()));
+        }
       }
       count += std::max<int64_t>(last - first, 0);
-      begin.push_back(static_cast<int64_t>(cell.size()));
+      if (!one_by_one) {
+        begin.push_back(static_cast<int64_t>(cell.size()));
+      }
+    }
+    if (samples.take == Take::samples) {
+      first_sample.push_back(count);
     }
     on_map = static_cast<T>(count);
     total = static_cast<T>(std::max<int64_t>(samples.grid * samples.pooled, 1));
@@ -185,8 +203,9 @@ struct AxisTaps {
       begin.push_back(static_cast<int64_t>(cell.size()));
     }
     const double start = samples.edge(0), end = samples.edge(samples.pooled);
-    on_map = static_cast<T>(std::clamp(end, -1.0, extent) - std::clamp(start, -1.0, extent));
-    total = end > start ? static_cast<T>(end - start) : T(1);
+    const double length = std::clamp(end, -1.0, extent) - std::clamp(start, -1.0, extent);
+    on_map = end > start ? static_cast<T>(length / (end - start)) : T(0);
+    total = 1;
   }
 
   // Samples come in order, so a cell met before in this bin is one of the last three.

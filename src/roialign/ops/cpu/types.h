@@ -112,4 +112,13 @@ struct PooledSize {
   int64_t cells() const { return height * width; }
 };
 
+// The largest sample of each bin of one RoI: which samples those on the map are, and how many a bin has in all.
+struct SampleGrid {
+  PooledSize pooled;
+  PooledSize samples;              // on the map, of all bins
+  const int64_t* first_row;        // rows of samples of a row of bins: first_row[p] to first_row[p + 1] - 1
+  const int64_t* first_column;
+  int64_t row_grid, column_grid;   // samples of a bin along each axis, those off the map included
+};
+
 }  // namespace roialign

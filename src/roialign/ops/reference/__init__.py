@@ -21,5 +21,8 @@ from roialign.ops.reference.roi_align import roi_align_backward_boxes as roi_ali
 from roialign.ops.reference.roi_align_3d import roi_align_3d as roi_align_3d
 from roialign.ops.reference.roi_align_3d import roi_align_3d_backward as roi_align_3d_backward
 from roialign.ops.reference.roi_align_3d import roi_align_3d_backward_boxes as roi_align_3d_backward_boxes
+from roialign.ops.reference.roi_align_max import roi_align_max as roi_align_max
+from roialign.ops.reference.roi_align_max import roi_align_max_backward as roi_align_max_backward
+from roialign.ops.reference.roi_align_max import roi_align_max_backward_boxes as roi_align_max_backward_boxes
 from roialign.ops.reference.roi_pool import roi_pool as roi_pool
 from roialign.ops.reference.roi_pool import roi_pool_backward as roi_pool_backward

@@ -19,7 +19,7 @@ _VALUES_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class Chunk:
     """Some RoIs of one image and the cells that their samples read."""
 
     image: int
@@ -90,10 +90,10 @@ def pool(input: Tensor, rois: Tensor, pooled_hw: tuple[int, int], rule: BoxRule)
     """Features [K, C, ph, pw] and coverage [K] of the RoIs on one map."""
     features = input.to(rois.dtype)
     outputs, coverages, order = [], [], []
-    for chunk in _chunks(rois, input.shape, pooled_hw, rule):
+    for chunk in chunks(rois, input.shape, pooled_hw, rule):
         on_map = chunk.on_map
         pooled = []
-        for planes in features[chunk.image].split(_channels_at_once(on_map)):
+        for planes in features[chunk.image].split(channels_at_once(on_map)):
             total = torch.zeros((), dtype=rois.dtype, device=rois.device)
             for row, column, weight in chunk.corners():
                 # where, not times: a NaN that no sample reads stays out
@@ -113,11 +113,11 @@ def scatter(grad: Tensor, rois: Tensor, size_nhw: tuple[int, int, int], rule: Bo
     images, height, width = size_nhw
     input_shape = torch.Size((images, grad.shape[1], height, width))
     grad_input = rois.new_zeros(input_shape)
-    for chunk in _chunks(rois, input_shape, grad.shape[2:], rule):
+    for chunk in chunks(rois, input_shape, grad.shape[2:], rule):
         on_map = chunk.on_map
         upstream = (grad[chunk.members].to(rois.dtype) / chunk.divisor).transpose(0, 1)  # [C, k, ph, pw]
         planes = grad_input[chunk.image].flatten(1)
-        step = _channels_at_once(on_map)
+        step = channels_at_once(on_map)
         for grad_planes, values in zip(planes.split(step), upstream.split(step), strict=True):
             for row, column, weight in chunk.corners():
                 cells = (row * width + column).expand_as(on_map)[on_map]
@@ -130,12 +130,12 @@ def correlate(grad: Tensor, input: Tensor, rois: Tensor, rule: BoxRule) -> Tenso
     """Gradient [K, 5] to the RoIs on one map."""
     features = input.to(rois.dtype)
     grad_rois = torch.zeros_like(rois)
-    for chunk in _chunks(rois, input.shape, grad.shape[2:], rule):
+    for chunk in chunks(rois, input.shape, grad.shape[2:], rule):
         on_map = chunk.on_map
         upstream = (grad[chunk.members].to(rois.dtype) / chunk.divisor).transpose(0, 1)  # [C, k, ph, pw]
         ly, lx = (taps.fraction for taps in (chunk.row_taps, chunk.column_taps))
         grad_ly, grad_lx = torch.zeros_like(ly), torch.zeros_like(lx)
-        step = _channels_at_once(on_map)
+        step = channels_at_once(on_map)
         for planes, values in zip(features[chunk.image].split(step), upstream.split(step), strict=True):
             cells = [torch.where(on_map, planes[:, row, column], 0.0) for row, column, _ in chunk.corners()]
             top_left, top_right, bottom_left, bottom_right = ((values[..., None, None] * cell).sum(0) for cell in cells)
@@ -151,13 +151,13 @@ def correlate(grad: Tensor, input: Tensor, rois: Tensor, rule: BoxRule) -> Tenso
     return grad_rois
 
 
-def _channels_at_once(on_map: Tensor) -> int:
+def channels_at_once(on_map: Tensor) -> int:
     return max(1, _VALUES_AT_ONCE // max(on_map.numel(), 1))
 
 
-def _chunks(
+def chunks(
     rois: Tensor, input_shape: torch.Size, pooled_hw: tuple[int, int] | torch.Size, rule: BoxRule
-) -> Iterator[_Chunk]:
+) -> Iterator[Chunk]:
     """Cut the RoIs of each image into chunks of like size, each with a bounded number of samples to read."""
     _, channels, height, width = input_shape
     _, x1, y1, x2, y2 = rois.unbind(1)
@@ -175,5 +175,5 @@ def _chunks(
                 chunk = members[order[begin:end]]
                 chunk_rows, chunk_columns = rows[chunk], columns[chunk]
                 taps = Bilinear.of_samples(chunk_rows), Bilinear.of_samples(chunk_columns)
-                yield _Chunk(image, chunk, chunk_rows, chunk_columns, *taps)
+                yield Chunk(image, chunk, chunk_rows, chunk_columns, *taps)
                 begin = end

@@ -7,6 +7,7 @@ from roialign.ops.registered import (
     ps_roi_pool,
     roi_align,
     roi_align_3d,
+    roi_align_max,
     roi_pool,
 )
 
@@ -18,4 +19,5 @@ SCHEMAS = {
     **ps_roi_pool.SCHEMAS,
     **prroi_pool.SCHEMAS,
     **roi_align_3d.SCHEMAS,
+    **roi_align_max.SCHEMAS,
 }
