@@ -84,28 +84,46 @@ inline void prefetch(const MaxPlan& plan, const MaxCall<scalar_t>& call, const s
   }
 }
 
-// For L columns of a row of bins: the largest value among its rows, and the first row that has it.
+// For L columns of a row of bins: the largest value among its rows, and the first cell that has it, or a negative number.
 template <int L, typename T>
 struct Column {
-  typedef Vector<typename IndexOf<T>::type, L> Rows;
+  typedef Vector<typename IndexOf<T>::type, L> Cells;
   Vector<T, L> best;
-  Rows row;
+  Cells cell;
 };
+
+// Of each two the larger value, and of equal ones that of the smaller cell.
+template <int L, bool kMaxima, typename T>
+inline void take_larger(Column<L, T>& found, const Column<L, T>& next) {
+  if constexpr (kMaxima) {
+    const auto smaller_cell = next.cell < found.cell ? next.cell : found.cell;
+    const auto of_equal = next.best == found.best ? smaller_cell : found.cell;
+    found.cell = next.best > found.best ? next.cell : of_equal;
+  }
+  found.best = next.best > found.best ? next.best : found.best;
+}
 
 template <int L, bool kMaxima, typename scalar_t, typename T>
 inline Column<L, T> search_rows(
-    const int64_t* rows, int64_t count, const scalar_t* cells, int64_t row_pitch, int64_t lanes, T lowest,
-    Vector<T, L>& probe) {
+    const MaxPlan& plan, const MaxCall<scalar_t>& call, const int64_t* rows, const scalar_t* plane, int64_t start,
+    int64_t lanes, T lowest, Vector<T, L>& probe) {
   typedef typename IndexOf<T>::type Index;
-  Column<L, T> found = {Vector<T, L>{} + lowest, typename Column<L, T>::Rows{} - 1};
-  for (int64_t j = 0; j < count; ++j) {
-    const Vector<T, L> values = load_cells<L>(cells + rows[j] * row_pitch, lanes);
-    const auto better = values > found.best;
-    found.best = better ? values : found.best;
+  typedef typename Column<L, T>::Cells Cells;
+  Column<L, T> found = {Vector<T, L>{} + lowest, Cells{} - 1};
+  for (int64_t j = 0; j < plan.rows_per_bin; ++j) {
+    const Vector<T, L> values = load_cells<L>(plane + rows[j] * call.row_pitch + start, lanes);
     if constexpr (kMaxima) {
-      found.row = better ? typename Column<L, T>::Rows{} + static_cast<Index>(rows[j]) : found.row;
+      found.cell = values > found.best ? Cells{} + static_cast<Index>(rows[j]) : found.cell;
     }
+    found.best = values > found.best ? values : found.best;
     probe += values;
+  }
+  if constexpr (kMaxima) {
+    Cells column;
+    for (int lane = 0; lane < L; ++lane) {
+      column[lane] = static_cast<Index>(start + lane);
+    }
+    found.cell = found.cell < 0 ? found.cell : found.cell * static_cast<Index>(call.width) + column;
   }
   return found;
 }
@@ -139,45 +157,33 @@ inline void store_cells(int32_t* to, V cells, int64_t count) {
   }
 }
 
-// The columns of a row of bins, where they fit into two vectors, of which the second repeats `overlap` of the first:
-// which[j * pitch + q] is the lane of column j of bin q, and of its last one where it has fewer.
+// The columns of a row of bins, where they fit into two vectors: which[j * pitch + q] is the lane of column j of bin q,
+// and of its last one where it has fewer.
 template <int L, bool kMaxima, typename scalar_t, typename T>
 inline void search_columns(
-    const MaxPlan& plan, const MaxCall<scalar_t>& call, const Column<L, T>& first, const Column<L, T>& second,
-    const typename IndexOf<T>::type* which, typename IndexOf<T>::type overlap, scalar_t* output, int32_t* maxima) {
+    const MaxPlan& plan, const Column<L, T>& first, const Column<L, T>& second,
+    const typename IndexOf<T>::type* which, scalar_t* output, int32_t* maxima) {
   typedef typename IndexOf<T>::type Index;
-  typedef Vector<Index, L> Indices;
   const bool one = plan.columns <= L;
   const int64_t bins = plan.right - plan.left, pitch = (bins + L - 1) / L * L;
-  for (int64_t q = 0; q < bins; q += L) {
-    Indices column;
-    __builtin_memcpy(&column, which + q, sizeof column);
-    Vector<T, L> best = lookup<L>(first.best, second.best, one, column);
-    Indices row = {};
+  const auto column = [&](int64_t j, int64_t q) {
+    typename Column<L, T>::Cells lanes;
+    __builtin_memcpy(&lanes, which + j * pitch + q, sizeof lanes);
+    Column<L, T> found = {lookup<L>(first.best, second.best, one, lanes), {}};
     if constexpr (kMaxima) {
-      row = lookup<L>(first.row, second.row, one, column);
+      found.cell = lookup<L>(first.cell, second.cell, one, lanes);
     }
+    return found;
+  };
+  for (int64_t q = 0; q < bins; q += L) {
+    Column<L, T> found = column(0, q);
     for (int64_t j = 1; j < plan.widest; ++j) {
-      Indices next_column;
-      __builtin_memcpy(&next_column, which + j * pitch + q, sizeof next_column);
-      const Vector<T, L> next = lookup<L>(first.best, second.best, one, next_column);
-      if constexpr (kMaxima) {
-        const Indices next_row = lookup<L>(first.row, second.row, one, next_column);
-        const auto better = (next > best) | ((next == best) & (next_row < row));
-        best = better ? next : best;
-        row = better ? next_row : row;
-        column = better ? next_column : column;
-      } else {
-        best = next > best ? next : best;
-      }
+      take_larger<L, kMaxima>(found, column(j, q));
     }
     const int64_t lanes = smaller(L, bins - q);
-    store_first<L>(output + q, best, lanes);
+    store_first<L>(output + q, found.best, lanes);
     if constexpr (kMaxima) {
-      const Indices none = Indices{} - 1;
-      column -= column < L ? Indices{} : Indices{} + overlap;
-      const Indices cell = row * static_cast<Index>(call.width) + static_cast<Index>(plan.start) + column;
-      store_cells<Index>(maxima + q, row < 0 ? none : cell, lanes);
+      store_cells<Index>(maxima + q, found.cell, lanes);
     }
   }
 }
@@ -186,16 +192,14 @@ template <int L, bool kMaxima, typename scalar_t, typename T>
 inline void search_narrow(const MaxPlan& plan, const MaxCall<scalar_t>& call, T lowest) {
   typedef typename IndexOf<T>::type Index;
   const int64_t bins = plan.right - plan.left, pitch = (bins + L - 1) / L * L;
+  const int64_t lanes = smaller(L, call.width);
+  const int64_t after = smaller(L, call.width - L - plan.start);  // columns on, where the second vector begins
   Index* which = static_cast<Index*>(call.scratch);
   for (int64_t j = 0; j < plan.widest; ++j) {
     for (int64_t q = 0; q < pitch; ++q) {
-      which[j * pitch + q] = static_cast<Index>(q < bins ? smaller(plan.begin[q] + j, plan.end[q] - 1) : 0);
+      const int64_t column = q < bins ? smaller(plan.begin[q] + j, plan.end[q] - 1) : 0;
+      which[j * pitch + q] = static_cast<Index>(column < L ? column : column + L - after);
     }
-  }
-  const int64_t lanes = smaller(L, call.width), after = smaller(L, call.width - L - plan.start);
-  const Index overlap = static_cast<Index>(plan.columns > L ? L - after : 0);
-  for (int64_t q = 0; q < plan.widest * pitch; ++q) {
-    which[q] += which[q] < L ? 0 : overlap;
   }
   for (int64_t channel = 0; channel < call.channels; ++channel) {
     const scalar_t* plane = call.map + channel * call.channel_stride;
@@ -205,16 +209,14 @@ inline void search_narrow(const MaxPlan& plan, const MaxCall<scalar_t>& call, T 
     Vector<T, L> probe = {};
     for (int64_t p = plan.top; p < plan.bottom; ++p) {
       const int64_t* rows = plan.rows + (p - plan.top) * plan.rows_per_bin;
-      const scalar_t* cells = plane + plan.start;
-      const auto first =
-          search_rows<L, kMaxima>(rows, plan.rows_per_bin, cells, call.row_pitch, lanes, lowest, probe);
+      const auto first = search_rows<L, kMaxima>(plan, call, rows, plane, plan.start, lanes, lowest, probe);
       auto second = first;
       if (plan.columns > L) {
-        second = search_rows<L, kMaxima>(rows, plan.rows_per_bin, cells + after, call.row_pitch, L, lowest, probe);
+        second = search_rows<L, kMaxima>(plan, call, rows, plane, plan.start + after, L, lowest, probe);
       }
       const int64_t bin = channel * call.pooled.cells() + p * call.pooled.width + plan.left;
       search_columns<L, kMaxima>(
-          plan, call, first, second, which, overlap, call.output + bin, kMaxima ? call.maxima + bin : nullptr);
+          plan, first, second, which, call.output + bin, kMaxima ? call.maxima + bin : nullptr);
     }
     if (!call.legacy && any_nan(probe * T(0))) {
       search_slowly(plan, call, channel);
@@ -226,7 +228,7 @@ template <int L, bool kMaxima, typename scalar_t, typename T>
 inline void search_wide(const MaxPlan& plan, const MaxCall<scalar_t>& call, T lowest) {
   typedef typename IndexOf<T>::type Index;
   T* across = static_cast<T*>(call.scratch);
-  Index* row_of = reinterpret_cast<Index*>(across + plan.columns + L);
+  Index* cell_of = reinterpret_cast<Index*>(across + plan.columns + L);
   for (int64_t channel = 0; channel < call.channels; ++channel) {
     const scalar_t* plane = call.map + channel * call.channel_stride;
     if (channel + kPlanesAhead < call.channels) {
@@ -237,22 +239,20 @@ inline void search_wide(const MaxPlan& plan, const MaxCall<scalar_t>& call, T lo
       const int64_t* rows = plan.rows + (p - plan.top) * plan.rows_per_bin;
       for (int64_t x = 0; x < plan.columns; x += L) {
         const int64_t at = smaller(x, call.width - L - plan.start);  // the last vector ends with the map
-        const auto found = search_rows<L, kMaxima>(
-            rows, plan.rows_per_bin, plane + plan.start + at, call.row_pitch, L, lowest, probe);
+        const auto found = search_rows<L, kMaxima>(plan, call, rows, plane, plan.start + at, L, lowest, probe);
         store<L>(across + at, found.best);
-        __builtin_memcpy(row_of + at, &found.row, sizeof found.row);
+        __builtin_memcpy(cell_of + at, &found.cell, sizeof found.cell);
       }
       for (int64_t q = 0; q < plan.right - plan.left; ++q) {
         int64_t column = plan.begin[q];
         for (int64_t x = column + 1; x < plan.end[q]; ++x) {
-          const bool before = kMaxima && row_of[x] < row_of[column];
+          const bool before = kMaxima && cell_of[x] < cell_of[column];
           column = (across[x] > across[column]) | ((across[x] == across[column]) & before) ? x : column;
         }
         const int64_t bin = channel * call.pooled.cells() + p * call.pooled.width + plan.left + q;
         narrow(across[column], call.output + bin);
         if constexpr (kMaxima) {
-          const int64_t row = row_of[column];
-          call.maxima[bin] = static_cast<int32_t>(row < 0 ? -1 : row * call.width + plan.start + column);
+          call.maxima[bin] = static_cast<int32_t>(cell_of[column]);
         }
       }
     }
