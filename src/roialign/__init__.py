@@ -18,7 +18,9 @@ from roialign.geometry import Boxes as Boxes
 from roialign.geometry import FeatureGrid as FeatureGrid
 from roialign.geometry import Frame as Frame
 from roialign.ops import RoIAlign as RoIAlign
+from roialign.ops import RoIAlignRotated as RoIAlignRotated
 from roialign.ops import roi_align as roi_align
+from roialign.ops import roi_align_rotated as roi_align_rotated
 from roialign.ops.notice import get_policy as get_policy
 from roialign.ops.notice import set_policy as set_policy
 from roialign.regions import FPNLevels as FPNLevels

@@ -2,3 +2,5 @@
 
 from roialign.ops.roi_align import RoIAlign as RoIAlign
 from roialign.ops.roi_align import roi_align as roi_align
+from roialign.ops.roi_align_rotated import RoIAlignRotated as RoIAlignRotated
+from roialign.ops.roi_align_rotated import roi_align_rotated as roi_align_rotated

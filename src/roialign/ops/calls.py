@@ -24,6 +24,7 @@ class RoICall:
     spatial_scale: float
     sampling_ratio: int
     aligned: bool
+    operator: str = "roi_align"  # which was called; boxes that are no upright ones are here those that enclose them
 
     @property
     def map_size_hw(self) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,24 @@ MAX_SAMPLING_RATIO = 128  # the reference reads all samples of a bin at once
 _MAX_SIDE = 1 << 31
 _MAX_SCALE = 3e38  # of float32
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_WANTED_BOXES = "boxes as a tensor [K, 5] (image index, x1, y1, x2, y2) or a list with one tensor [L, 4] for each image"
+
+
+class BoxForm(NamedTuple):
+    """How many numbers an operator's boxes have besides the image index, and their names."""
+
+    columns: int
+    names: str
+
+    @property
+    def wanted(self) -> str:
+        return (
+            f"boxes as a tensor [K, {self.columns + 1}] (image index, {self.names}) or a list with one tensor "
+            f"[L, {self.columns}] for each image"
+        )
+
+
+XYXY = BoxForm(4, "x1, y1, x2, y2")
+ROTATED = BoxForm(5, "centre x, centre y, width, height, angle")
 
 
 def compute_dtype(input: Tensor) -> torch.dtype:
@@ -88,7 +105,13 @@ def _is_side(side: Any) -> bool:
 
 
 def check_operator(
-    map_like: Tensor, size_nhw: tuple[int, int, int], rois: Tensor, size_hw: Sequence[int], scale: float, ratio: int
+    map_like: Tensor,
+    size_nhw: tuple[int, int, int],
+    rois: Tensor,
+    size_hw: Sequence[int],
+    scale: float,
+    ratio: int,
+    form: BoxForm = XYXY,
 ) -> None:
     """Raise unless a registered operator was given what `as_rois` and `check_options` make of its arguments.
 
@@ -101,8 +124,10 @@ def check_operator(
             f"RA306: expected four axes and a map of at least 1 x 1; got {describe(map_like)} for {size_nhw}. "
             "Call roialign.roi_align, which checks its arguments."
         )
-    if rois.dim() != 2 or rois.shape[1] != 5:
-        raise errors.BoxesShapeError(f"RA207: expected rois [K, 5]; got {describe(rois)}. Call roialign.roi_align.")
+    if rois.dim() != 2 or rois.shape[1] != form.columns + 1:
+        raise errors.BoxesShapeError(
+            f"RA207: expected rois [K, {form.columns + 1}]; got {describe(rois)}. Call roialign.roi_align."
+        )
     if rois.dtype != compute_dtype(map_like) or rois.device != map_like.device:
         raise errors.DtypeError(
             f"RA505: expected rois of {compute_dtype(map_like)} on {map_like.device}; got {describe(rois)} on "
@@ -110,43 +135,48 @@ def check_operator(
         )
 
 
-def as_rois(boxes: Any, input: Tensor) -> Tensor:
+def as_rois(boxes: Any, input: Tensor, form: BoxForm = XYXY) -> Tensor:
     """Boxes in either of torchvision's two forms as rois [K, 5] of the type that is computed in."""
     if isinstance(boxes, Tensor):
-        _check_tensor(boxes, input)
+        _check_tensor(boxes, input, form)
         return boxes.to(compute_dtype(input))
     if not isinstance(boxes, (list, tuple)) or not all(isinstance(image_boxes, Tensor) for image_boxes in boxes):
         hint = "Use torch.from_numpy(boxes)." if type(boxes).__module__ == "numpy" else "Use torch.tensor(boxes)."
-        raise errors.BoxesShapeError(f"RA210: expected {_WANTED_BOXES}; got {describe(boxes)}. {hint}")
-    _check_list(boxes, input)
+        raise errors.BoxesShapeError(f"RA210: expected {form.wanted}; got {describe(boxes)}. {hint}")
+    _check_list(boxes, input, form)
     if not boxes:
-        return input.new_empty(0, 5, dtype=compute_dtype(input))
+        return input.new_empty(0, form.columns + 1, dtype=compute_dtype(input))
     coordinates = torch.cat([image_boxes.to(compute_dtype(input)) for image_boxes in boxes])
     counts = [image_boxes.shape[0] for image_boxes in boxes]
     images = torch.cat([coordinates.new_full((count, 1), image) for image, count in enumerate(counts)])
     return torch.cat([images, coordinates], dim=1)
 
 
-def _check_tensor(boxes: Tensor, input: Tensor) -> None:
-    if boxes.dim() == 2 and boxes.shape[1] == 4:
+def _check_tensor(boxes: Tensor, input: Tensor, form: BoxForm) -> None:
+    if boxes.dim() == 2 and boxes.shape[1] == form.columns:
         raise errors.BoxesShapeError(
-            f"RA207: expected {_WANTED_BOXES}; got {describe(boxes)}: the column with the image index is missing. "
+            f"RA207: expected {form.wanted}; got {describe(boxes)}: the column with the image index is missing. "
             "For boxes of one image pass a list: [boxes]."
         )
-    if boxes.dim() != 2 or boxes.shape[1] != 5:
+    if boxes.dim() != 2 or boxes.shape[1] != form.columns + 1:
         raise errors.BoxesShapeError(
-            f"RA210: expected {_WANTED_BOXES}; got {describe(boxes)}. "
-            + ("Use boxes[None] for a single row." if boxes.dim() == 1 else "Flatten it to rows: boxes.reshape(-1, 5).")
+            f"RA210: expected {form.wanted}; got {describe(boxes)}. "
+            + (
+                "Use boxes[None] for a single row."
+                if boxes.dim() == 1
+                else f"Flatten it to rows: boxes.reshape(-1, {form.columns + 1})."
+            )
         )
     _check_dtype(boxes, input)
 
 
-def _check_list(boxes: Sequence[Tensor], input: Tensor) -> None:
+def _check_list(boxes: Sequence[Tensor], input: Tensor, form: BoxForm) -> None:
     for image, image_boxes in enumerate(boxes):
-        if image_boxes.dim() != 2 or image_boxes.shape[1] != 4:
+        if image_boxes.dim() != 2 or image_boxes.shape[1] != form.columns:
             raise errors.BoxesShapeError(
-                f"RA210: expected {_WANTED_BOXES}; got {describe(image_boxes)} for image {image}. In a list the "
-                "position is the image index: leave that column out, and use torch.empty(0, 4) for no boxes."
+                f"RA210: expected {form.wanted}; got {describe(image_boxes)} for image {image}. In a list the "
+                "position is the image index: leave that column out, and use "
+                f"torch.empty(0, {form.columns}) for no boxes."
             )
         _check_dtype(image_boxes, input)
     if len(boxes) > input.shape[0]:
@@ -206,6 +236,28 @@ def check_values(images: int, rois: Tensor, *options: Any) -> None:
     _raise_for_rows(images, rois, usable_boxes(rois, *options))
 
 
+def usable_rotated_boxes(
+    rois: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    *_angles: bool,
+) -> Tensor:
+    """Rows [K] of `rois` [K, 6] whose numbers are finite and, under adaptive sampling, can be counted."""
+    centres = rois[:, 1:3].detach() * spatial_scale - (0.5 if aligned else 0.0)
+    sizes = (rois[:, 3:5].detach() * spatial_scale).clamp(min=-math.inf if aligned else 1.0)
+    grids = (sizes / sizes.new_tensor([pooled_width, pooled_height])).ceil().abs()
+    countable = grids <= MAX_ADAPTIVE_GRID if sampling_ratio <= 0 else grids.isfinite()
+    return rois[:, 1:].detach().isfinite().all(1) & centres.isfinite().all(1) & countable.all(1)
+
+
+def check_rotated_values(images: int, rois: Tensor, *options: Any) -> None:
+    """`check_values` for rois [K, 6]; `options` are those of the registered operator."""
+    _raise_for_rows(images, rois, usable_rotated_boxes(rois, *options), ROTATED)
+
+
 def check_maps(maps: Sequence[Tensor], cells: Sequence[float]) -> None:
     """Raise unless `maps` are at least one map [N, C, H, W], all of one type, N and C, with four numbers for each."""
     if not maps or len(cells) != 4 * len(maps):
@@ -253,8 +305,8 @@ def check_values_of_levels(
     _raise_for_rows(images, rois, _can_be_sampled(rois, cells_xyxy, pooled_hw, sampling_ratio, widen))
 
 
-def _raise_for_rows(images: int, rois: Tensor, usable: Tensor) -> None:
-    """Raise for the first row of `rois` [K, 5] that is not usable or names no image."""
+def _raise_for_rows(images: int, rois: Tensor, usable: Tensor, form: BoxForm = XYXY) -> None:
+    """Raise for the first row of `rois` that is not usable or names no image."""
     unusable = ~usable
     if bool(unusable.any()):
         row = int(unusable.nonzero()[0])
@@ -270,7 +322,7 @@ def _raise_for_rows(images: int, rois: Tensor, usable: Tensor) -> None:
         raise errors.BatchIndexError(
             f"RA206: expected in column 0 the index of an image, {range_text}; got "
             f"{int(outside.sum())} rows of {len(rois)} with another, the first boxes[{row}] = {_row(rois, row)}. "
-            "Column 0 is the image, then x1, y1, x2, y2; boxes of one image can be passed as a list: [boxes]."
+            f"Column 0 is the image, then {form.names}; boxes of one image can be passed as a list: [boxes]."
         )
 
 

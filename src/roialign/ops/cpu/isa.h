@@ -1,6 +1,7 @@
 // The table of kernels of the instruction set that the including file is compiled for.
 #pragma once
 
+#include "matrix_kernel.h"
 #include "roi_align_backward_boxes_kernel.h"
 #include "roi_align_backward_kernel.h"
 #include "roi_align_kernel.h"
@@ -18,6 +19,9 @@ constexpr RoiAlignKernels<scalar_t> roi_align_kernels() {
       scatter_planes<L, scalar_t, compute_t<scalar_t>>,
       copy_narrow<L, scalar_t, compute_t<scalar_t>>,
       correlate_planes<L, scalar_t, compute_t<scalar_t>>,
+      pool_matrix<L, scalar_t, compute_t<scalar_t>>,
+      scatter_matrix<L, scalar_t, compute_t<scalar_t>>,
+      correlate_matrix<L, scalar_t, compute_t<scalar_t>>,
   };
 }
 

@@ -50,6 +50,43 @@ struct CorrelateCall {
   double* of_columns;
 };
 
+// Some bins of one RoI forward: `channels` planes, from `map` on, of the RoI's image.
+template <typename scalar_t>
+struct MatrixPoolCall {
+  const scalar_t* map;
+  int64_t channel_stride;
+  int64_t channels;
+  void* scratch;
+  scalar_t* output;
+  int64_t output_channel_stride;
+};
+
+// Some bins of one RoI backward: adds to `channels` planes, of no more channels than a vector has lanes.
+template <typename scalar_t>
+struct MatrixScatterCall {
+  const scalar_t* grad;
+  int64_t channel_stride;
+  const int64_t* bins;  // where the bins are in `grad`, in elements
+  int64_t channels;
+  void* scratch;
+  compute_t<scalar_t>* planes;
+  int64_t plane_size;
+};
+
+// The gradient to the matrix: adds to `of_taps`, for each tap of its bins, the sum over `channels` of
+// gradient times feature.
+template <typename scalar_t>
+struct MatrixCorrelateCall {
+  const scalar_t* map;
+  int64_t map_channel_stride;
+  const scalar_t* grad;
+  int64_t channel_stride;
+  const int64_t* bins;
+  int64_t channels;
+  void* scratch;
+  double* of_taps;
+};
+
 template <typename scalar_t>
 struct RoiAlignKernels {
   typedef compute_t<scalar_t> T;
@@ -59,6 +96,9 @@ struct RoiAlignKernels {
   void (*scatter_planes)(const RoiPlan<T>&, const ScatterCall<scalar_t>&);
   void (*narrow)(const T* from, int64_t count, scalar_t* to);
   void (*correlate_planes)(const RoiPlan<T>&, const CorrelateCall<scalar_t>&);
+  void (*pool_matrix)(const MatrixPlan<T>&, const MatrixPoolCall<scalar_t>&);
+  void (*scatter_matrix)(const MatrixPlan<T>&, const MatrixScatterCall<scalar_t>&);
+  void (*correlate_matrix)(const MatrixPlan<T>&, const MatrixCorrelateCall<scalar_t>&);
 };
 
 struct Kernels {

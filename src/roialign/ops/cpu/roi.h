@@ -30,17 +30,11 @@ struct Geometry {
   bool widen;  // boxes to at least one cell
 };
 
+// The samples of a box that begins at `start` and is `size` long, both in cells.
 template <typename T>
-AxisSamples<T> axis_samples(
-    T low, T high, int64_t pooled, int64_t extent, const AxisCells& cells, const Geometry& geometry, int64_t row) {
-  const T scale = static_cast<T>(cells.scale);
-  const T shift = static_cast<T>(cells.shift);
-  const T start = low * scale - shift;
-  T size = (high * scale - shift) - start;
-  if (geometry.widen) {
-    size = std::max(size, T(1));
-  }
-  const T bin = size / static_cast<T>(pooled);
+AxisSamples<T> samples_along(
+    T start, T size, int64_t pooled, int64_t extent, const Geometry& geometry, int64_t row) {
+  const T bin = (geometry.widen ? std::max(size, T(1)) : size) / static_cast<T>(pooled);
   const bool adaptive = geometry.sampling_ratio <= 0;
   if (!std::isfinite(start) || !std::isfinite(bin) ||
       (adaptive && std::abs(std::ceil(bin)) > static_cast<T>(kMaxAdaptiveGrid))) {
@@ -49,6 +43,24 @@ AxisSamples<T> axis_samples(
   const int64_t grid =
       adaptive ? static_cast<int64_t>(std::ceil(bin)) : geometry.sampling_ratio;
   return {start, bin, grid, pooled, extent};
+}
+
+template <typename T>
+AxisSamples<T> axis_samples(
+    T low, T high, int64_t pooled, int64_t extent, const AxisCells& cells, const Geometry& geometry, int64_t row) {
+  const T scale = static_cast<T>(cells.scale);
+  const T shift = static_cast<T>(cells.shift);
+  const T start = low * scale - shift;
+  return samples_along<T>(start, (high * scale - shift) - start, pooled, extent, geometry, row);
+}
+
+// The image that a box names, checked.
+template <typename T>
+int64_t checked_image(T image, int64_t row, const Geometry& geometry) {
+  if (!(image >= T(0) && image < static_cast<T>(geometry.images) && image == std::floor(image))) {
+    fail("RA206: box ", row, " names image ", image, " of a batch of ", geometry.images);
+  }
+  return static_cast<int64_t>(image);
 }
 
 // One row of `rois`, checked: the image and where the samples lie.
@@ -64,14 +76,6 @@ struct RoiSamples {
             roi[2], roi[4], geometry.pooled.height, geometry.height, geometry.rows, geometry, row)),
         columns(axis_samples<T>(
             roi[1], roi[3], geometry.pooled.width, geometry.width, geometry.columns, geometry, row)) {}
-
- private:
-  static int64_t checked_image(T image, int64_t row, const Geometry& geometry) {
-    if (!(image >= T(0) && image < static_cast<T>(geometry.images) && image == std::floor(image))) {
-      fail("RA206: box ", row, " names image ", image, " of a batch of ", geometry.images);
-    }
-    return static_cast<int64_t>(image);
-  }
 };
 
 }  // namespace roialign

@@ -10,3 +10,8 @@ from roialign.ops.reference.multi_scale_roi_align import (
 from roialign.ops.reference.roi_align import roi_align as roi_align
 from roialign.ops.reference.roi_align import roi_align_backward as roi_align_backward
 from roialign.ops.reference.roi_align import roi_align_backward_boxes as roi_align_backward_boxes
+from roialign.ops.reference.roi_align_rotated import roi_align_rotated as roi_align_rotated
+from roialign.ops.reference.roi_align_rotated import roi_align_rotated_backward as roi_align_rotated_backward
+from roialign.ops.reference.roi_align_rotated import (
+    roi_align_rotated_backward_boxes as roi_align_rotated_backward_boxes,
+)

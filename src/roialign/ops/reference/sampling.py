@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,20 +89,29 @@ class AxisSamples:
         grid = self.grid.clamp(min=1).to(size.dtype)[:, None, None]
         return start + bins[:, None] * size + (samples.to(size.dtype) + 0.5) * size / grid
 
+    def shares(self, samples: Tensor) -> Tensor:
+        """How far along the box the samples with these indices lie, as a share of its size."""
+        bins = torch.arange(self.pooled, device=self.start.device)[:, None]
+        grid = self.grid.clamp(min=1)[:, None, None]
+        return (bins + (samples.to(self.start.dtype) + 0.5) / grid) / self.pooled
+
     def run_on_map(self) -> tuple[Tensor, Tensor]:
-        """First and past-the-last index [K, pooled] of the samples of each bin that are on the map.
+        """First and past-the-last index [K, pooled] of the samples of each bin that are on the map."""
+        return self.run_between(-1, self.extent)
+
+    def run_between(self, lowest: Tensor | float, highest: Tensor | float) -> tuple[Tensor, Tensor]:
+        """First and past-the-last index [K, pooled] of the samples from `lowest` to `highest`.
 
         Positions are monotone in the sample index, rounding included, so those samples are one run.
         Bisection finds it: a box of millions of cells costs no more than its samples on the map.
         """
         ascending = (self.bin >= 0)[:, None, None]
-        extent = self.extent
 
         def reached(position: Tensor) -> Tensor:
-            return torch.where(ascending, position >= -1, position <= extent)
+            return torch.where(ascending, position >= lowest, position <= highest)
 
         def passed(position: Tensor) -> Tensor:
-            return torch.where(ascending, position > extent, position < -1)
+            return torch.where(ascending, position > highest, position < lowest)
 
         return self._first_where(reached), self._first_where(passed)
 
@@ -119,15 +128,52 @@ class AxisSamples:
         return low.squeeze(2)
 
 
+def is_on_map(position: Tensor, extent: int) -> Tensor:
+    """The closed interval [-1, extent] is on the map."""
+    return (position >= -1) & (position <= extent)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The two cells that samples read along one axis, of any shape."""
+
+    low: Tensor  # int64
+    high: Tensor  # int64
+    fraction: Tensor  # weight of `high`; differentiable to the positions
+    free: Tensor  # bool, whether moving the sample moves the fraction: not clamped to the border
+
+    @classmethod
+    def at(cls, position: Tensor, on_map: Tensor, extent: int) -> Cells:
+        """Outside [0, extent - 1] the border cell is read; where not `on_map`, whatever lies within bounds."""
+        inside = torch.where(on_map, position, 0.0).clamp(min=0.0)
+        low = inside.detach().long().clamp(max=extent - 1)
+        between = low < extent - 1
+        fraction = torch.where(between, inside - low, 0.0)
+        return cls(low, (low + 1).clamp(max=extent - 1), fraction, on_map & between & (position > 0))
+
+    def __getitem__(self, index: Any) -> Cells:
+        return Cells(self.low[index], self.high[index], self.fraction[index], self.free[index])
+
+
+def corners(rows: Cells, columns: Cells) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Row, column and weight of the four cells that samples read, where rows and columns broadcast."""
+    ly, lx = rows.fraction, columns.fraction
+    hy, hx = 1 - ly, 1 - lx
+    return [
+        (rows.low, columns.low, hy * hx),
+        (rows.low, columns.high, hy * lx),
+        (rows.high, columns.low, ly * hx),
+        (rows.high, columns.high, ly * lx),
+    ]
+
+
 @dataclass(frozen=True)
 class Bilinear:
     """The cells that the samples of one axis read, all [K, pooled, G]."""
 
     index: Tensor  # int64, which samples of the bin these are
     on_map: Tensor  # bool; elsewhere nothing is read
-    low: Tensor  # int64
-    high: Tensor  # int64
-    fraction: Tensor  # weight of `high`; differentiable to the boxes
+    cells: Cells
 
     @classmethod
     def of_samples(cls, samples: AxisSamples) -> Bilinear:
@@ -137,11 +183,8 @@ class Bilinear:
         steps = torch.arange(int(run.max()) if run.numel() else 0, device=run.device)
         on_map = steps < run[:, :, None]
         index = first[:, :, None] + steps
-        position = samples.positions(index)
-        position = torch.where(on_map, position, 0.0).clamp(min=0.0)
-        low = position.detach().long().clamp(max=samples.extent - 1)
-        fraction = torch.where(low < samples.extent - 1, position - low, 0.0)
-        return cls(index, on_map, low, (low + 1).clamp(max=samples.extent - 1), fraction)
+        cells = Cells.at(samples.positions(index), on_map, samples.extent)
+        return cls(index, on_map, cells)
 
     def share(self, samples: AxisSamples) -> Tensor:
         """Share [K] of the axis's samples that are on the map."""
@@ -155,13 +198,9 @@ class Bilinear:
 
         Zero where a sample is off the map or clamped to its border, and where the size is clamped to a cell.
         """
-        position = samples.positions(self.index)
-        free = self.on_map & (position > 0) & (self.low < samples.extent - 1)
-        grad_position = torch.where(free, grad_fraction, 0.0)
-        bins = torch.arange(samples.pooled, device=position.device)[:, None]
-        bins_from_start = bins + (self.index.to(position.dtype) + 0.5) / samples.grid.clamp(min=1)[:, None, None]
+        grad_position = torch.where(self.cells.free, grad_fraction, 0.0)
         grad_start = grad_position.sum((1, 2))
-        grad_size = (grad_position * bins_from_start).sum((1, 2)) / samples.pooled
+        grad_size = (grad_position * samples.shares(self.index)).sum((1, 2))
         if widen:
             grad_size = torch.where(samples.bin * samples.pooled > 1, grad_size, 0.0)
         return (grad_start - grad_size) * scale, grad_size * scale

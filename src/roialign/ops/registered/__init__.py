@@ -1,5 +1,5 @@
 """The operators as torch.library knows them: one file for each, with schema, reference, fake and autograd."""
 
-from roialign.ops.registered import multi_scale_roi_align, roi_align
+from roialign.ops.registered import multi_scale_roi_align, roi_align, roi_align_rotated
 
-SCHEMAS = {**roi_align.SCHEMAS, **multi_scale_roi_align.SCHEMAS}
+SCHEMAS = {**roi_align.SCHEMAS, **multi_scale_roi_align.SCHEMAS, **roi_align_rotated.SCHEMAS}
