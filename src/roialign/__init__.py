@@ -17,8 +17,10 @@ from roialign.errors import RoIWarning as RoIWarning
 from roialign.geometry import Boxes as Boxes
 from roialign.geometry import FeatureGrid as FeatureGrid
 from roialign.geometry import Frame as Frame
+from roialign.ops import MaskedRoIAlign as MaskedRoIAlign
 from roialign.ops import RoIAlign as RoIAlign
 from roialign.ops import RoIAlignRotated as RoIAlignRotated
+from roialign.ops import masked_roi_align as masked_roi_align
 from roialign.ops import roi_align as roi_align
 from roialign.ops import roi_align_rotated as roi_align_rotated
 from roialign.ops.notice import get_policy as get_policy

@@ -1,5 +1,7 @@
 """The RoI operators: validate, then the registered operator, then the notice."""
 
+from roialign.ops.masked_roi_align import MaskedRoIAlign as MaskedRoIAlign
+from roialign.ops.masked_roi_align import masked_roi_align as masked_roi_align
 from roialign.ops.roi_align import RoIAlign as RoIAlign
 from roialign.ops.roi_align import roi_align as roi_align
 from roialign.ops.roi_align_rotated import RoIAlignRotated as RoIAlignRotated

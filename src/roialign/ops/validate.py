@@ -17,6 +17,7 @@ from torch import Tensor
 from roialign import errors
 
 MAX_ADAPTIVE_GRID = 1 << 24  # more samples than this cannot be counted in float32
+MAX_MASKED_GRID = 1 << 16  # a mask is looked at for every sample, also off the map
 MAX_SAMPLING_RATIO = 128  # the reference reads all samples of a bin at once
 _MAX_SIDE = 1 << 31
 _MAX_SCALE = 3e38  # of float32
@@ -213,12 +214,17 @@ def usable_boxes(
 
 
 def _can_be_sampled(
-    rois: Tensor, cells_xyxy: Tensor, pooled_hw: Sequence[int], sampling_ratio: int, widen: bool
+    rois: Tensor,
+    cells_xyxy: Tensor,
+    pooled_hw: Sequence[int],
+    sampling_ratio: int,
+    widen: bool,
+    most: int = MAX_ADAPTIVE_GRID,
 ) -> Tensor:
     """Rows [K]; `cells_xyxy` were computed in the kernels' order, so that both draw one line."""
     sizes = (cells_xyxy[:, 2:] - cells_xyxy[:, :2]).clamp(min=1.0 if widen else -math.inf)
     grids = (sizes / sizes.new_tensor([pooled_hw[1], pooled_hw[0]])).ceil().abs()
-    countable = grids <= MAX_ADAPTIVE_GRID if sampling_ratio <= 0 else grids.isfinite()
+    countable = grids <= most if sampling_ratio <= 0 else grids.isfinite()
     return rois[:, 1:].detach().isfinite().all(1) & cells_xyxy.isfinite().all(1) & countable.all(1)
 
 
@@ -256,6 +262,56 @@ def usable_rotated_boxes(
 def check_rotated_values(images: int, rois: Tensor, *options: Any) -> None:
     """`check_values` for rois [K, 6]; `options` are those of the registered operator."""
     _raise_for_rows(images, rois, usable_rotated_boxes(rois, *options), ROTATED)
+
+
+def as_masks(masks: Any, rois: Tensor) -> Tensor:
+    """Masks [K, h, w], one for each of the rois, bool or in the type that is computed in."""
+    wanted = f"RA309: expected masks, bool or floating point [K, h, w], one for each of {len(rois)} boxes; got"
+    if isinstance(masks, (list, tuple)) and masks and all(isinstance(one, Tensor) for one in masks):
+        if any(one.dim() != masks[0].dim() or one.shape[1:] != masks[0].shape[1:] for one in masks):
+            raise errors.MaskError(
+                f"{wanted} lists of masks of several sizes. Pad them to one, or pool each image in a call of its own."
+            )
+        masks = torch.cat(list(masks))
+    if not isinstance(masks, Tensor):
+        raise errors.MaskError(f"{wanted} {describe(masks)}. Pass a tensor, or a list with one for each image.")
+    whole = masks.squeeze(1) if masks.dim() == 4 and masks.shape[1] == 1 else masks
+    if whole.dim() != 3 or len(whole) != len(rois) or 0 in whole.shape[1:]:
+        raise errors.MaskError(f"{wanted} {describe(masks)}. One box has one mask: masks[labels == ...] picks them.")
+    if whole.device != rois.device or not (whole.dtype == torch.bool or whole.is_floating_point()):
+        raise errors.MaskError(f"{wanted} {describe(masks)} on {masks.device}. Use masks.bool() on {rois.device}.")
+    return whole if whole.dtype == torch.bool else whole.to(rois.dtype)
+
+
+def check_operator_masks(masks: Tensor, rois: Tensor) -> None:
+    """Raise unless a registered operator was given what `as_masks` makes of masks."""
+    if masks.dim() != 3 or len(masks) != len(rois) or 0 in masks.shape[1:]:
+        raise errors.MaskError(
+            f"RA309: expected masks [K, h, w], one for each of {len(rois)} boxes; got {describe(masks)}. "
+            "Call roialign.masked_roi_align, which checks its arguments."
+        )
+    if masks.dtype not in (torch.bool, rois.dtype) or masks.device != rois.device:
+        raise errors.MaskError(
+            f"RA309: expected masks, bool or {rois.dtype} on {rois.device}; got {describe(masks)} on {masks.device}. "
+            "Call roialign.masked_roi_align, which converts masks."
+        )
+
+
+def check_masked_values(
+    images: int,
+    rois: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    _masks_in_image: bool,
+) -> None:
+    """`check_values` for boxes with masks."""
+    cells_xyxy = rois[:, 1:].detach() * spatial_scale - (0.5 if aligned else 0.0)
+    size_hw = (pooled_height, pooled_width)
+    usable = _can_be_sampled(rois, cells_xyxy, size_hw, sampling_ratio, not aligned, most=MAX_MASKED_GRID)
+    _raise_for_rows(images, rois, usable)
 
 
 def check_maps(maps: Sequence[Tensor], cells: Sequence[float]) -> None:

@@ -1,5 +1,8 @@
 """Readable pure-PyTorch definitions of the operators: the specification of the kernels."""
 
+from roialign.ops.reference.masked_roi_align import masked_roi_align as masked_roi_align
+from roialign.ops.reference.masked_roi_align import masked_roi_align_backward as masked_roi_align_backward
+from roialign.ops.reference.masked_roi_align import masked_roi_align_backward_boxes as masked_roi_align_backward_boxes
 from roialign.ops.reference.multi_scale_roi_align import multi_scale_roi_align as multi_scale_roi_align
 from roialign.ops.reference.multi_scale_roi_align import (
     multi_scale_roi_align_backward as multi_scale_roi_align_backward,
