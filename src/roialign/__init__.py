@@ -21,6 +21,7 @@ from roialign.ops import MaskedRoIAlign as MaskedRoIAlign
 from roialign.ops import RoIAlign as RoIAlign
 from roialign.ops import RoIAlignRotated as RoIAlignRotated
 from roialign.ops import masked_roi_align as masked_roi_align
+from roialign.ops import paste_masks as paste_masks
 from roialign.ops import roi_align as roi_align
 from roialign.ops import roi_align_rotated as roi_align_rotated
 from roialign.ops.notice import get_policy as get_policy

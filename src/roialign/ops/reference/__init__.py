@@ -10,6 +10,8 @@ from roialign.ops.reference.multi_scale_roi_align import (
 from roialign.ops.reference.multi_scale_roi_align import (
     multi_scale_roi_align_backward_boxes as multi_scale_roi_align_backward_boxes,
 )
+from roialign.ops.reference.paste_masks import paste_masks as paste_masks
+from roialign.ops.reference.paste_masks import paste_masks_backward as paste_masks_backward
 from roialign.ops.reference.roi_align import roi_align as roi_align
 from roialign.ops.reference.roi_align import roi_align_backward as roi_align_backward
 from roialign.ops.reference.roi_align import roi_align_backward_boxes as roi_align_backward_boxes
