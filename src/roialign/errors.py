@@ -35,6 +35,10 @@ class FeatureMapError(RoIError):
     """A feature map that is not a non-empty [N, C, H, W] tensor."""
 
 
+class MaskError(RoIError):
+    """Masks that do not go with the boxes: another number of them, or no masks at all."""
+
+
 class TraceError(RoIError):
     """A backbone whose grids cannot be found: what failed in it, and what to do."""
 

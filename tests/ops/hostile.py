@@ -217,6 +217,52 @@ def family_call(rng: random.Random) -> None:
         assert list(getattr(ops, op + backward)(grad, rois, *shape, *options).shape) == [shape[0], 3, *shape[1:]]
 
 
+def direct_options(rng: random.Random) -> tuple[float, int]:
+    return float(mostly(rng, 0.5, SCALES[:8], 0.1)), mostly(rng, 2, [-1, 0, 1, 3, -(2**62), 2**62])
+
+
+def call_family(rng: random.Random, op: str, features: Tensor, own: tuple, options: tuple) -> None:
+    """An operator or its gradients; `own` are its tensors besides the features, boxes first."""
+    ops, rois = torch.ops.roialign, own[0]
+    size = [mostly(rng, 2, [0, -1, 3], 0.05) for _ in range(2)]
+    kind = rng.choice(["", "_backward", "_backward_boxes"])
+    if kind == "":
+        output, coverage = getattr(ops, op)(features, *own, *size, *options)
+        assert output.shape == (len(rois), features.shape[1], *size)
+        assert bool(((coverage >= 0) & (coverage <= 1)).all()), coverage
+        return
+    channels = features.shape[1] if features.dim() == 4 else 3
+    grad = torch.rand(mostly(rng, len(rois), [0, 5], 0.1), channels, *(max(side, 0) for side in size))
+    grad = grad.to(features.dtype)
+    if kind == "_backward":
+        shape = mostly(rng, 2, [-1, 0], 0.1), mostly(rng, 8, [0, -1], 0.1), mostly(rng, 8, [0, -1], 0.1)
+        result = getattr(ops, op + kind)(grad, *own, *shape, *options)
+        assert result.shape == (shape[0], channels, *shape[1:])
+    else:
+        getattr(ops, op + kind)(grad, features, *own, *options)
+
+
+def rotated_call(rng: random.Random) -> None:
+    features = hostile_map(rng)
+    rois = strided(rng, hostile_rois(rng))
+    angles = [[mostly(rng, 30.0, [*COORDINATES, 90.0, -1e-30, 1e20], 0.2)] for _ in range(min(len(rois), 3))]
+    column = torch.tensor(angles).reshape(-1, 1)
+    rois = torch.cat([rois, torch.cat([column, column[:1].expand(max(len(rois) - 3, 0), 1)])], 1)
+    rois = rois.to(mostly(rng, torch.float64 if features.dtype == torch.float64 else torch.float32, FEATURES, 0.05))
+    flags = tuple(rng.random() < 0.5 for _ in range(3))
+    call_family(rng, "roi_align_rotated", features, (rois,), (*direct_options(rng), *flags))
+
+
+def masked_call(rng: random.Random) -> None:
+    features, rois = hostile_map(rng), strided(rng, hostile_rois(rng)[:20])
+    rois = rois.to(mostly(rng, torch.float64 if features.dtype == torch.float64 else torch.float32, FEATURES, 0.05))
+    shape = mostly(rng, len(rois), [0, 5], 0.05), *rng.choice([(8, 8), (1, 1), (3, 40), (0, 4)] + [(16, 16)] * 9)
+    masks = torch.rand(shape) * mostly(rng, 1.0, [0.0, NAN, INF, -1.0, 1e-38], 0.1)
+    masks = strided(rng, (masks > 0.5) if rng.random() < 0.4 else masks.to(rois.dtype))
+    flags = rng.random() < 0.5, rng.random() < 0.5
+    call_family(rng, "masked_roi_align", features, (rois, masks), (*direct_options(rng), *flags))
+
+
 def diagnosed_call(rng: random.Random) -> None:
     """`diagnose` explains what others refuse: it raises for nothing, and what it says can be printed and kept."""
     features = hostile_map(rng)
@@ -228,10 +274,13 @@ def diagnosed_call(rng: random.Random) -> None:
     json.dumps(diagnosis.to_dict())
 
 
+DIRECT_CALLS = (direct_call, multi_scale_call, bins_call, family_call, rotated_call, masked_call)
+
+
 def faults(count: int) -> Iterator[str]:
     for seed in range(count):
         rng = random.Random(seed)
-        call = rng.choice([public_call, direct_call, multi_scale_call, bins_call, family_call, diagnosed_call])
+        call = rng.choice([public_call, *DIRECT_CALLS, diagnosed_call])
         try:
             call(rng)
         except roialign.RoIError as error:
@@ -240,9 +289,7 @@ def faults(count: int) -> Iterator[str]:
         except Exception as error:
             if re.search("can't allocate memory|calculation overflowed", str(error)):
                 continue
-            if call not in (direct_call, multi_scale_call, bins_call, family_call) or not (
-                isinstance(error, RuntimeError) and re.match(r"RA\d{3}: ", str(error))
-            ):
+            if call not in DIRECT_CALLS or not (isinstance(error, RuntimeError) and re.match(r"RA\d{3}: ", str(error))):
                 yield f"{call.__name__} {seed}: {type(error).__name__}: {str(error).splitlines()[:1]}"
 
 

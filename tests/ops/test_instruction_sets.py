@@ -29,6 +29,12 @@ def test_every_way_through_the_kernels_gives_the_references_numbers(capability):
     assert capability in run(capability, "-m", "tests.ops.instruction_sets", capability)
 
 
+@pytest.mark.parametrize("capability", supported()[:-1])
+def test_operators_whose_rois_have_a_matrix_each(capability):
+    files = ("tests/ops/test_roi_align_rotated.py", "tests/ops/test_masked_roi_align.py")
+    run(capability, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "every_type or large_calls")
+
+
 def test_an_unknown_name_means_the_best():
     script = "from roialign.ops import library; print(library.cpu_capability())"
     assert run("sse9", "-c", script).strip() == supported()[-1]

@@ -31,7 +31,8 @@ class RoICall:
     sampling_ratio: int
     aligned: bool
     operator: str = "roi_align"
-    """What was called, as its users write it: "roi_align", "roi_pool", "mmcv.ops.RoIAlign", ..."""
+    """What was called, as its users write it: "roi_align", "roi_pool", "mmcv.ops.RoIAlign", ... Boxes that are no
+    upright ones are here those that enclose them."""
     cells: tuple[float, float, float, float] | None = None
     """Scale and shift of rows, then of columns, where the map's grid is none that `spatial_scale` and `aligned` can
     state: cell = coordinate * scale - shift."""

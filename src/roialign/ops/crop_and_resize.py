@@ -62,7 +62,7 @@ def crop_and_resize(
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         crops: Tensor = _op.roi_align(image, rois, *options)[0]
     else:
-        library.say_once_if_slow(image, stacklevel=3)
+        library.say_once_if_slow(image)
         try:
             crops = _op.roi_align(image, rois, *options)[0]
         except RuntimeError:

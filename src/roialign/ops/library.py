@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from roialign.ops import registered
+from roialign.ops.notice import calling_frame
 
 CPU_LIBRARY = Path(__file__).parent / "cpu" / "_kernels.so"
 
@@ -48,18 +49,18 @@ def cpu_capability() -> str | None:
 _said_slow = False
 
 
-def say_once_if_slow(input: Tensor, stacklevel: int = 4) -> None:
-    """Say, the first time that it matters, that the reference serves where the C++ kernels should.
-
-    `stacklevel` is that of the public function's caller, counted from here as `warnings.warn` does.
-    """
+def say_once_if_slow(input: Tensor) -> None:
+    """Say, the first time that it matters, that the reference serves where the C++ kernels should."""
     global _said_slow
     if why_no_cpu_kernels and input.is_cpu and not _said_slow:
         _said_slow = True
-        warnings.warn(
+        frame = calling_frame(("roialign", "torch"))
+        warnings.warn_explicit(
             f"{why_no_cpu_kernels}, so the slower reference in PyTorch serves. Install again with "
             "pip install --no-build-isolation, torch and a C++20 compiler at hand. `roialign env` shows more.",
-            stacklevel=stacklevel,
+            UserWarning,
+            frame.f_code.co_filename,
+            frame.f_lineno,
         )
 
 

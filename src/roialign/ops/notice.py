@@ -63,13 +63,14 @@ def get_policy() -> Policy:
     return _policy
 
 
-def look(call: RoICall, coverage: Tensor) -> None:
-    """Warn or raise, as the policy says, if RoIs of `call` lie off the map."""
+def look(call: RoICall, coverage: Tensor, shown_as: Callable[[RoICall], RoICall] | None = None) -> None:
+    """Warn or raise, as the policy says, if RoIs of `call`, or of what it is shown as, lie off the map."""
     words = explain
     if _policy == "ignore" or words is None or not any_low(coverage):
         return
-    if bool(call.off_the_map(coverage).any()):
-        say(lambda: words(call, coverage))
+    shown = shown_as(call) if shown_as else call
+    if bool(shown.off_the_map(coverage).any()):
+        say(lambda: words(shown, coverage))
 
 
 def any_low(coverage: Tensor) -> bool:

@@ -14,21 +14,30 @@ from roialign.ops import calls, library, notice
 COMPATIBLE = (None, "torchvision")
 
 
-def perform(call: calls.RoICall, op: Any, options: tuple[Any, ...], check_values: Callable[[], None]) -> Tensor:
-    """The features of `call`. `op` gives features and coverage first; `check_values` finds the words where it fails."""
+def perform(
+    call: calls.RoICall,
+    op: Callable[..., Any],
+    options: tuple[Any, ...],
+    check_values: Callable[[], None],
+    shown_as: Callable[[calls.RoICall], calls.RoICall] | None = None,
+) -> Tensor:
+    """The features of `call`. `op` gives features and coverage first; `check_values` finds the words where it fails.
+
+    `shown_as` makes of a call whose boxes are no upright ones the call that others look at.
+    """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return cast(Tensor, op(call.input, call.rois, *call.output_size_hw, *options)[0])
-    library.say_once_if_slow(call.input, stacklevel=5)
+    library.say_once_if_slow(call.input)
     concrete = call.is_concrete()
     for observe in calls.observers if concrete else ():
-        observe(call)
+        observe(shown_as(call) if shown_as else call)
     try:
         output, coverage, *_ = op(call.input, call.rois, *call.output_size_hw, *options)
     except RuntimeError:
         check_values()
         raise
     if concrete:
-        notice.look(call, coverage)
+        notice.look(call, coverage, shown_as)
     return cast(Tensor, output)
 
 

@@ -71,7 +71,7 @@ def roi_align_3d(
     rois = validate.as_rois(boxes, input, validate.BOXES_3D)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return cast(Tensor, _op.roi_align_3d(input, rois, *size_dhw, *scales_zyx, ratio, aligned)[0])
-    library.say_once_if_slow(rois, stacklevel=3)
+    library.say_once_if_slow(rois)
     try:
         output: Tensor
         output, coverage = _op.roi_align_3d(input, rois, *size_dhw, *scales_zyx, ratio, aligned)

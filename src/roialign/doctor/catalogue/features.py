@@ -100,4 +100,15 @@ ENTRIES = (
         "trace(backbone, image_size=(64, 64))",
         raised=True,
     ),
+    Entry(
+        "RA309",
+        "masks that do not go with the boxes",
+        "error",
+        "Masks are one tensor [K, h, w], or [K, 1, h, w], with one mask for each box, bool or floating point.",
+        "Pick the mask of each box before the call; Mask R-CNN predicts one for every class.",
+        f"{STRIDE_16}\n{ONE_BOX}\nmasks = torch.ones(2, 1024, 1024, dtype=torch.bool)",
+        "masked_roi_align(features, boxes, masks, 7, spatial_scale=1 / 16)",
+        "masked_roi_align(features, boxes, masks[:1], 7, spatial_scale=1 / 16)",
+        raised=True,
+    ),
 )

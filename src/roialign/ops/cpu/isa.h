@@ -1,6 +1,7 @@
 // The table of kernels of the instruction set that the including file is compiled for.
 #pragma once
 
+#include "matrix_kernel.h"
 #include "position_sensitive_kernel.h"
 #include "roi_align_backward_boxes_kernel.h"
 #include "roi_align_backward_kernel.h"
@@ -27,6 +28,9 @@ constexpr RoiAlignKernels<scalar_t> roi_align_kernels() {
       pool_own_planes<scalar_t, compute_t<scalar_t>>,
       scatter_own_plane<scalar_t, compute_t<scalar_t>>,
       max_samples<L, scalar_t, compute_t<scalar_t>>,
+      pool_matrix<L, scalar_t, compute_t<scalar_t>>,
+      scatter_matrix<L, scalar_t, compute_t<scalar_t>>,
+      correlate_matrix<L, scalar_t, compute_t<scalar_t>>,
   };
 }
 

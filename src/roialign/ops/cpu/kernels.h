@@ -106,6 +106,43 @@ struct MaxSampleCall {
   double* of_columns;
 };
 
+// Some bins of one RoI forward: `channels` planes, from `map` on, of the RoI's image.
+template <typename scalar_t>
+struct MatrixPoolCall {
+  const scalar_t* map;
+  int64_t channel_stride;
+  int64_t channels;
+  void* scratch;
+  scalar_t* output;
+  int64_t output_channel_stride;
+};
+
+// Some bins of one RoI backward: adds to `channels` planes, of no more channels than a vector has lanes.
+template <typename scalar_t>
+struct MatrixScatterCall {
+  const scalar_t* grad;
+  int64_t channel_stride;
+  const int64_t* bins;  // where the bins are in `grad`, in elements
+  int64_t channels;
+  void* scratch;
+  compute_t<scalar_t>* planes;
+  int64_t plane_size;
+};
+
+// The gradient to the matrix: adds to `of_taps`, for each tap of its bins, the sum over `channels` of
+// gradient times feature.
+template <typename scalar_t>
+struct MatrixCorrelateCall {
+  const scalar_t* map;
+  int64_t map_channel_stride;
+  const scalar_t* grad;
+  int64_t channel_stride;
+  const int64_t* bins;
+  int64_t channels;
+  void* scratch;
+  double* of_taps;
+};
+
 template <typename scalar_t>
 struct RoiAlignKernels {
   typedef compute_t<scalar_t> T;
@@ -121,6 +158,9 @@ struct RoiAlignKernels {
   void (*pool_own_planes)(const TapBlock<T>&, int64_t begin, int64_t end, const OwnPlanesCall<scalar_t>&);
   void (*scatter_own_plane)(const TapBlock<T>&, const OwnPlaneScatterCall<scalar_t>&);
   void (*max_samples)(const RoiPlan<T>&, const MaxSampleCall<scalar_t>&);
+  void (*pool_matrix)(const MatrixPlan<T>&, const MatrixPoolCall<scalar_t>&);
+  void (*scatter_matrix)(const MatrixPlan<T>&, const MatrixScatterCall<scalar_t>&);
+  void (*correlate_matrix)(const MatrixPlan<T>&, const MatrixCorrelateCall<scalar_t>&);
 };
 
 struct Kernels {

@@ -95,7 +95,8 @@ inline int64_t tasks_per_thread(int64_t tasks, int64_t values) {
   return std::clamp<int64_t>(tasks * kValuesPerThread / std::max<int64_t>(values, 1), 1, std::max<int64_t>(tasks, 1));
 }
 
-inline void check_arguments(const Tensor& tensor, const Tensor& rois, const Geometry& geometry) {
+inline void check_arguments(
+    const Tensor& tensor, const Tensor& rois, const Geometry& geometry, int64_t columns) {
   if (geometry.images < 0 || geometry.height < 1 || geometry.width < 1) {
     fail("RA306: expected a feature map [N, C, H, W] with H >= 1 and W >= 1");
   }
@@ -104,9 +105,8 @@ inline void check_arguments(const Tensor& tensor, const Tensor& rois, const Geom
       type != ScalarType::BFloat16) {
     fail("RA505: expected features of float64, float32, float16 or bfloat16");
   }
-  if (rois.dim() != 2 || rois.size(1) != geometry.box_columns()) {
-    fail("RA207: expected boxes [K, ", geometry.box_columns(), "]: image index, x1, y1",
-         geometry.is_volume() ? ", z1, x2, y2, z2" : ", x2, y2");
+  if (rois.dim() != 2 || rois.size(1) != columns) {
+    fail("RA207: expected boxes [K, ", columns, "]: image index, then ", columns - 1, " coordinates");
   }
   const ScalarType expected = type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   if (rois.scalar_type() != expected || !rois.is_cpu() || !tensor.is_cpu()) {
@@ -124,6 +124,10 @@ inline void check_arguments(const Tensor& tensor, const Tensor& rois, const Geom
       fail("RA105: expected a finite scale above zero and a finite shift, got ", cells.scale, " and ", cells.shift);
     }
   }
+}
+
+inline void check_arguments(const Tensor& tensor, const Tensor& rois, const Geometry& geometry) {
+  check_arguments(tensor, rois, geometry, geometry.box_columns());
 }
 
 inline void check_map(const Tensor& input) {

@@ -44,13 +44,10 @@ struct Geometry {
   int64_t plane_height() const { return height / planes.extent; }
 };
 
+// The samples of a box that begins at `start` and is `size` long, both in cells.
 template <typename T>
-AxisSamples<T> axis_samples(
-    T low, T high, int64_t pooled, int64_t extent, const AxisCells& cells, const Geometry& geometry, int64_t row) {
-  const T scale = static_cast<T>(cells.scale);
-  const T shift = static_cast<T>(cells.shift);
-  const T start = low * scale - shift;
-  T size = (high * scale - shift) - start;
+AxisSamples<T> samples_along(
+    T start, T size, int64_t pooled, int64_t extent, const Geometry& geometry, int64_t row) {
   const bool integral = geometry.take == Take::integral;
   if (geometry.widen || integral) {
     size = std::max(size, T(integral ? 0 : 1));
@@ -66,6 +63,16 @@ AxisSamples<T> axis_samples(
   return {start, bin, grid, pooled, extent, geometry.take};
 }
 
+template <typename T>
+AxisSamples<T> axis_samples(
+    T low, T high, int64_t pooled, int64_t extent, const AxisCells& cells, const Geometry& geometry, int64_t row) {
+  const T scale = static_cast<T>(cells.scale);
+  const T shift = static_cast<T>(cells.shift);
+  const T start = low * scale - shift;
+  return samples_along<T>(start, (high * scale - shift) - start, pooled, extent, geometry, row);
+}
+
+// The image that a box names, checked.
 template <typename T>
 int64_t checked_image(T image, int64_t row, const Geometry& geometry) {
   if (!(image >= T(0) && image < static_cast<T>(geometry.images) && image == std::floor(image))) {

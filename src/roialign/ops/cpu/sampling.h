@@ -21,6 +21,12 @@ constexpr int64_t kMaxSamplingRatio = 128;
 // samples, or its samples one by one.
 enum class Take { mean, integral, samples };
 
+// The closed interval [-1, extent] is on the map. NaN is not.
+template <typename T>
+bool is_on_map(T position, int64_t extent) {
+  return position >= T(-1) && position <= static_cast<T>(extent);
+}
+
 // Where the samples of one RoI lie along one axis, in cells of the feature map.
 template <typename T>
 struct AxisSamples {
@@ -43,17 +49,21 @@ struct AxisSamples {
     return static_cast<double>(start) + static_cast<double>(bin_index) * static_cast<double>(bin);
   }
 
-  // First and past-the-last sample of a bin that are on the map. Positions are monotone in the
+  // First and past-the-last sample of a bin that are on the map.
+  std::pair<int64_t, int64_t> run_on_map(int64_t bin_index) const {
+    return run_between(bin_index, T(-1), static_cast<T>(extent));
+  }
+
+  // First and past-the-last sample of a bin from `low` to `high`. Positions are monotone in the
   // sample index, rounding included, so those samples are one run. Bisection finds it: a box of
   // millions of cells costs no more than its samples on the map.
-  std::pair<int64_t, int64_t> run_on_map(int64_t bin_index) const {
+  std::pair<int64_t, int64_t> run_between(int64_t bin_index, T low, T high) const {
     const bool ascending = bin >= T(0);
-    const T far_end = static_cast<T>(extent);
     const auto reached = [&](int64_t i) {
-      return ascending ? position(bin_index, i) >= T(-1) : position(bin_index, i) <= far_end;
+      return ascending ? position(bin_index, i) >= low : position(bin_index, i) <= high;
     };
     const auto passed = [&](int64_t i) {
-      return ascending ? position(bin_index, i) > far_end : position(bin_index, i) < T(-1);
+      return ascending ? position(bin_index, i) > high : position(bin_index, i) < low;
     };
     return {first_where(reached), first_where(passed)};
   }

@@ -106,6 +106,19 @@ struct TapBlock {
   const T* weights;
 };
 
+// The matrix [bins, cells] of some bins of one RoI, for what does not factor into rows and columns.
+template <typename T>
+struct MatrixPlan {
+  int64_t image;
+  Sparse<T> bins;          // bins from the cells that are read, by their numbers
+  Sparse<T> cells;         // the same, transposed; made for the backward pass only
+  int64_t cells_read;
+  const int64_t* offsets;  // of the cells that are read, in elements of a plane
+};
+
+// Cells of which values of many channels are worked on at once.
+constexpr int64_t kCellsAtOnce = 512;
+
 struct PooledSize {
   int64_t height;
   int64_t width;

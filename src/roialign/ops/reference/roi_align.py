@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roialign.ops.reference.sampling import AxisSamples, Bilinear, BoxRule
-
-_VALUES_AT_ONCE = 1 << 22
+from roialign.ops.reference.samples import channels_at_once, chunks
+from roialign.ops.reference.sampling import AxisSamples, Bilinear, BoxRule, corners
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,8 @@ class Chunk:
 
     def corners(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Row, column and weight of the four cells that each sample reads, broadcast to [k, ph, pw, gh, gw]."""
-        rows, columns = self.row_taps, self.column_taps
-        ly, lx = rows.fraction[:, :, None, :, None], columns.fraction[:, None, :, None, :]
-        top, bottom = rows.low[:, :, None, :, None], rows.high[:, :, None, :, None]
-        left, right = columns.low[:, None, :, None, :], columns.high[:, None, :, None, :]
-        hy, hx = 1 - ly, 1 - lx
-        return [(top, left, hy * hx), (top, right, hy * lx), (bottom, left, ly * hx), (bottom, right, ly * lx)]
+        rows, columns = self.row_taps.cells, self.column_taps.cells
+        return corners(rows[:, :, None, :, None], columns[:, None, :, None, :])
 
     def coverage(self) -> Tensor:
         return self.row_taps.share(self.rows) * self.column_taps.share(self.columns)
@@ -90,7 +85,7 @@ def pool(input: Tensor, rois: Tensor, pooled_hw: tuple[int, int], rule: BoxRule)
     """Features [K, C, ph, pw] and coverage [K] of the RoIs on one map."""
     features = input.to(rois.dtype)
     outputs, coverages, order = [], [], []
-    for chunk in chunks(rois, input.shape, pooled_hw, rule):
+    for chunk in box_chunks(rois, input.shape, pooled_hw, rule):
         on_map = chunk.on_map
         pooled = []
         for planes in features[chunk.image].split(channels_at_once(on_map)):
@@ -113,7 +108,7 @@ def scatter(grad: Tensor, rois: Tensor, size_nhw: tuple[int, int, int], rule: Bo
     images, height, width = size_nhw
     input_shape = torch.Size((images, grad.shape[1], height, width))
     grad_input = rois.new_zeros(input_shape)
-    for chunk in chunks(rois, input_shape, grad.shape[2:], rule):
+    for chunk in box_chunks(rois, input_shape, grad.shape[2:], rule):
         on_map = chunk.on_map
         upstream = (grad[chunk.members].to(rois.dtype) / chunk.divisor).transpose(0, 1)  # [C, k, ph, pw]
         planes = grad_input[chunk.image].flatten(1)
@@ -130,10 +125,10 @@ def correlate(grad: Tensor, input: Tensor, rois: Tensor, rule: BoxRule) -> Tenso
     """Gradient [K, 5] to the RoIs on one map."""
     features = input.to(rois.dtype)
     grad_rois = torch.zeros_like(rois)
-    for chunk in chunks(rois, input.shape, grad.shape[2:], rule):
+    for chunk in box_chunks(rois, input.shape, grad.shape[2:], rule):
         on_map = chunk.on_map
         upstream = (grad[chunk.members].to(rois.dtype) / chunk.divisor).transpose(0, 1)  # [C, k, ph, pw]
-        ly, lx = (taps.fraction for taps in (chunk.row_taps, chunk.column_taps))
+        ly, lx = (taps.cells.fraction for taps in (chunk.row_taps, chunk.column_taps))
         grad_ly, grad_lx = torch.zeros_like(ly), torch.zeros_like(lx)
         step = channels_at_once(on_map)
         for planes, values in zip(features[chunk.image].split(step), upstream.split(step), strict=True):
@@ -151,11 +146,7 @@ def correlate(grad: Tensor, input: Tensor, rois: Tensor, rule: BoxRule) -> Tenso
     return grad_rois
 
 
-def channels_at_once(on_map: Tensor) -> int:
-    return max(1, _VALUES_AT_ONCE // max(on_map.numel(), 1))
-
-
-def chunks(
+def box_chunks(
     rois: Tensor, input_shape: torch.Size, pooled_hw: tuple[int, int] | torch.Size, rule: BoxRule
 ) -> Iterator[Chunk]:
     """Cut the RoIs of each image into chunks of like size, each with a bounded number of samples to read."""
@@ -165,15 +156,7 @@ def chunks(
     columns = AxisSamples.of_boxes(x1, x2, pooled_hw[1], width, rule.columns, rule)
     grids = rows.grid.clamp(1, 2 * height) * columns.grid.clamp(1, 2 * width)
     sizes = grids * (pooled_hw[0] * pooled_hw[1] * max(channels, 1))
-    images = rois[:, 0].detach().long()
-    for image in images.unique().tolist():
-        members = (images == image).nonzero().flatten()
-        ordered, order = sizes[members].sort()
-        begin = 0
-        for end, size in enumerate([*ordered.tolist()[1:], _VALUES_AT_ONCE], start=1):
-            if size * (end + 1 - begin) > _VALUES_AT_ONCE:
-                chunk = members[order[begin:end]]
-                chunk_rows, chunk_columns = rows[chunk], columns[chunk]
-                taps = Bilinear.of_samples(chunk_rows), Bilinear.of_samples(chunk_columns)
-                yield Chunk(image, chunk, chunk_rows, chunk_columns, *taps)
-                begin = end
+    for image, members in chunks(rois[:, 0].detach().long(), sizes):
+        chunk_rows, chunk_columns = rows[members], columns[members]
+        taps = Bilinear.of_samples(chunk_rows), Bilinear.of_samples(chunk_columns)
+        yield Chunk(image, members, chunk_rows, chunk_columns, *taps)

@@ -27,9 +27,9 @@ class _Axis(NamedTuple):
     def taps(self) -> AxisTaps:
         """The low cells of all samples, then the high ones."""
         low, high, fraction, on_map = (
-            self.bilinear.low,
-            self.bilinear.high,
-            self.bilinear.fraction,
+            self.bilinear.cells.low,
+            self.bilinear.cells.high,
+            self.bilinear.cells.fraction,
             self.bilinear.on_map,
         )
         weight = torch.cat([1 - fraction, fraction], 2) / self.grid

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from roialign.ops.reference.roi_align import Chunk, channels_at_once, chunks
+from roialign.ops.reference.roi_align import Chunk, box_chunks
+from roialign.ops.reference.samples import channels_at_once
 from roialign.ops.reference.sampling import BoxRule
 
 
@@ -36,7 +37,7 @@ def roi_align_max(
     """Pool features [K, C, pooled_height, pooled_width], and the coverage [K] of each RoI."""
     rule, pooled_hw = BoxRule.of_scale(spatial_scale, sampling_ratio, aligned), (pooled_height, pooled_width)
     features, outputs, coverages, order = input.to(rois.dtype), [], [], []
-    for chunk in chunks(rois, input.shape, pooled_hw, rule):
+    for chunk in box_chunks(rois, input.shape, pooled_hw, rule):
         parts = features[chunk.image].split(channels_at_once(chunk.on_map))
         outputs.append(torch.cat([_largest(chunk, planes, corners).value for planes in parts]).transpose(0, 1))
         coverages.append(chunk.coverage())
@@ -53,7 +54,7 @@ def roi_align_max_backward(
     """Gradient [N, C, H, W] with respect to the features."""
     rule, width = BoxRule.of_scale(spatial_scale, sampling_ratio, aligned), input.shape[3]
     features, grad_input = input.to(rois.dtype), rois.new_zeros(input.shape)
-    for chunk in chunks(rois, input.shape, grad.shape[2:], rule):
+    for chunk in box_chunks(rois, input.shape, grad.shape[2:], rule):
         if chunk.on_map.numel() == 0:
             continue
         upstream = grad[chunk.members].to(rois.dtype).transpose(0, 1)
@@ -78,11 +79,11 @@ def roi_align_max_backward_boxes(
     """Gradient [K, 5] with respect to the boxes; the image index gets none."""
     rule = BoxRule.of_scale(spatial_scale, sampling_ratio, aligned)
     features, grad_rois = input.to(rois.dtype), torch.zeros_like(rois)
-    for chunk in chunks(rois, input.shape, grad.shape[2:], rule):
+    for chunk in box_chunks(rois, input.shape, grad.shape[2:], rule):
         if chunk.on_map.numel() == 0:
             continue
         upstream = grad[chunk.members].to(rois.dtype).transpose(0, 1)
-        grad_ly, grad_lx = (torch.zeros_like(taps.fraction) for taps in (chunk.row_taps, chunk.column_taps))
+        grad_ly, grad_lx = (torch.zeros_like(taps.cells.fraction) for taps in (chunk.row_taps, chunk.column_taps))
         step = channels_at_once(chunk.on_map)
         for planes, values in zip(features[chunk.image].split(step), upstream.split(step), strict=True):
             largest = _largest(chunk, planes, corners)
@@ -135,8 +136,8 @@ def _slopes(chunk: Chunk, planes: Tensor, largest: _Largest, corners: bool) -> t
     channel = torch.arange(len(planes), device=planes.device)[:, None, None, None]
     shape = chunk.on_map.shape
     place = largest.place // 4 if corners else largest.place
-    ly = chunk.row_taps.fraction[:, :, None, :, None].expand(shape).flatten(-2)
-    lx = chunk.column_taps.fraction[:, None, :, None, :].expand(shape).flatten(-2)
+    ly = chunk.row_taps.cells.fraction[:, :, None, :, None].expand(shape).flatten(-2)
+    lx = chunk.column_taps.cells.fraction[:, None, :, None, :].expand(shape).flatten(-2)
     ly, lx = (part.expand(len(planes), *part.shape).gather(-1, place[..., None])[..., 0] for part in (ly, lx))
     for number, (row, column, _) in enumerate(_chosen(chunk, largest, corners)):
         value = planes[channel, row, column]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,20 +89,29 @@ class AxisSamples:
         grid = self.grid.clamp(min=1).to(size.dtype)[:, None, None]
         return start + bins[:, None] * size + (samples.to(size.dtype) + 0.5) * size / grid
 
+    def shares(self, samples: Tensor) -> Tensor:
+        """How far along the box the samples with these indices lie, as a share of its size."""
+        bins = torch.arange(self.pooled, device=self.start.device)[:, None]
+        grid = self.grid.clamp(min=1)[:, None, None]
+        return (bins + (samples.to(self.start.dtype) + 0.5) / grid) / self.pooled
+
     def run_on_map(self) -> tuple[Tensor, Tensor]:
-        """First and past-the-last index [K, pooled] of the samples of each bin that are on the map.
+        """First and past-the-last index [K, pooled] of the samples of each bin that are on the map."""
+        return self.run_between(-1, self.extent)
+
+    def run_between(self, lowest: Tensor | float, highest: Tensor | float) -> tuple[Tensor, Tensor]:
+        """First and past-the-last index [K, pooled] of the samples from `lowest` to `highest`.
 
         Positions are monotone in the sample index, rounding included, so those samples are one run.
         Bisection finds it: a box of millions of cells costs no more than its samples on the map.
         """
         ascending = (self.bin >= 0)[:, None, None]
-        extent = self.extent
 
         def reached(position: Tensor) -> Tensor:
-            return torch.where(ascending, position >= -1, position <= extent)
+            return torch.where(ascending, position >= lowest, position <= highest)
 
         def passed(position: Tensor) -> Tensor:
-            return torch.where(ascending, position > extent, position < -1)
+            return torch.where(ascending, position > highest, position < lowest)
 
         return self._first_where(reached), self._first_where(passed)
 
@@ -119,21 +128,52 @@ class AxisSamples:
         return low.squeeze(2)
 
 
-def bilinear(position: Tensor, extent: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The two cells that a sample reads, and the weight of the second. Beyond the centres it reads the border cell."""
-    position = position.clamp(min=0.0)
-    low = position.detach().long().clamp(max=extent - 1)
-    fraction = torch.where(low < extent - 1, position - low, 0.0)
-    return low, (low + 1).clamp(max=extent - 1), fraction
+def is_on_map(position: Tensor, extent: int) -> Tensor:
+    """The closed interval [-1, extent] is on the map."""
+    return (position >= -1) & (position <= extent)
 
 
-def bilinear_to_zero(position: Tensor, extent: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for the surface that falls to zero within one cell beyond the border cells.
+@dataclass(frozen=True)
+class Cells:
+    """The two cells that samples read along one axis, of any shape."""
 
-    It is that of a map with a ring of zeros around it, whose cells -1 and `extent` are none of the map's.
-    """
-    low, high, fraction = bilinear(position + 1.0, extent + 2)
-    return low - 1, high - 1, fraction
+    low: Tensor  # int64
+    high: Tensor  # int64
+    fraction: Tensor  # weight of `high`; differentiable to the positions
+    free: Tensor  # bool, whether moving the sample moves the fraction: not clamped to the border
+
+    @classmethod
+    def at(cls, position: Tensor, on_map: Tensor, extent: int) -> Cells:
+        """Outside [0, extent - 1] the border cell is read; where not `on_map`, whatever lies within bounds."""
+        inside = torch.where(on_map, position, 0.0).clamp(min=0.0)
+        low = inside.detach().long().clamp(max=extent - 1)
+        between = low < extent - 1
+        fraction = torch.where(between, inside - low, 0.0)
+        return cls(low, (low + 1).clamp(max=extent - 1), fraction, on_map & between & (position > 0))
+
+    def __getitem__(self, index: Any) -> Cells:
+        return Cells(self.low[index], self.high[index], self.fraction[index], self.free[index])
+
+    @classmethod
+    def falling_to_zero(cls, position: Tensor, extent: int) -> Cells:
+        """Those of the surface that falls to zero within one cell beyond the border cells.
+
+        It is that of a map with a ring of zeros around it, whose cells -1 and `extent` are none of the map's.
+        """
+        ringed = cls.at(position + 1.0, torch.ones_like(position, dtype=torch.bool), extent + 2)
+        return cls(ringed.low - 1, ringed.high - 1, ringed.fraction, ringed.free)
+
+
+def corners(rows: Cells, columns: Cells) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Row, column and weight of the four cells that samples read, where rows and columns broadcast."""
+    ly, lx = rows.fraction, columns.fraction
+    hy, hx = 1 - ly, 1 - lx
+    return [
+        (rows.low, columns.low, hy * hx),
+        (rows.low, columns.high, hy * lx),
+        (rows.high, columns.low, ly * hx),
+        (rows.high, columns.high, ly * lx),
+    ]
 
 
 @dataclass(frozen=True)
@@ -142,9 +182,7 @@ class Bilinear:
 
     index: Tensor  # int64, which samples of the bin these are
     on_map: Tensor  # bool; elsewhere nothing is read
-    low: Tensor  # int64
-    high: Tensor  # int64
-    fraction: Tensor  # weight of `high`; differentiable to the boxes
+    cells: Cells
 
     @classmethod
     def of_samples(cls, samples: AxisSamples) -> Bilinear:
@@ -154,9 +192,8 @@ class Bilinear:
         steps = torch.arange(int(run.max()) if run.numel() else 0, device=run.device)
         on_map = steps < run[:, :, None]
         index = first[:, :, None] + steps
-        position = samples.positions(index)
-        position = torch.where(on_map, position, 0.0)
-        return cls(index, on_map, *bilinear(position, samples.extent))
+        cells = Cells.at(samples.positions(index), on_map, samples.extent)
+        return cls(index, on_map, cells)
 
     def share(self, samples: AxisSamples) -> Tensor:
         """Share [K] of the axis's samples that are on the map."""
@@ -170,13 +207,9 @@ class Bilinear:
 
         Zero where a sample is off the map or clamped to its border, and where the size is clamped to a cell.
         """
-        position = samples.positions(self.index)
-        free = self.on_map & (position > 0) & (self.low < samples.extent - 1)
-        grad_position = torch.where(free, grad_fraction, 0.0)
-        bins = torch.arange(samples.pooled, device=position.device)[:, None]
-        bins_from_start = bins + (self.index.to(position.dtype) + 0.5) / samples.grid.clamp(min=1)[:, None, None]
+        grad_position = torch.where(self.cells.free, grad_fraction, 0.0)
         grad_start = grad_position.sum((1, 2))
-        grad_size = (grad_position * bins_from_start).sum((1, 2)) / samples.pooled
+        grad_size = (grad_position * samples.shares(self.index)).sum((1, 2))
         if widen:
             grad_size = torch.where(samples.bin * samples.pooled > 1, grad_size, 0.0)
         return (grad_start - grad_size) * scale, grad_size * scale
@@ -216,7 +249,8 @@ class AxisBins:
         low = torch.maximum(first[..., None], cell[..., None] + step)
         high = torch.minimum(last[..., None], cell[..., None] + step + 1)
         length = high - low
-        left, right, fraction = bilinear_to_zero(low + length / 2, self.extent)
+        middle = Cells.falling_to_zero(low + length / 2, self.extent)
+        left, right, fraction = middle.low, middle.high, middle.fraction
         share = length / torch.where(size > 0, size, 1.0)[..., None]
         inside = length > 0
         cells = torch.cat([left, right], 2)
@@ -257,6 +291,6 @@ class AxisBins:
 
     def _surface_at(self, edges: Tensor, of_cells: Tensor) -> Tensor:
         inside = (edges > -1) & (edges < self.extent)
-        low, high, fraction = bilinear_to_zero(torch.where(inside, edges, 0.0), self.extent)
-        values = [of_cells.gather(2, (side + 1)[..., None])[..., 0] for side in (low, high)]
-        return torch.where(inside, values[0].lerp(values[1], fraction), 0.0)
+        cells = Cells.falling_to_zero(torch.where(inside, edges, 0.0), self.extent)
+        low, high = (of_cells.gather(2, (side + 1)[..., None])[..., 0] for side in (cells.low, cells.high))
+        return torch.where(inside, low.lerp(high, cells.fraction), 0.0)

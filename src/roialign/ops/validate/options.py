@@ -1,0 +1,57 @@
+"""Which sizes, scales and ratios an RoI operator accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, cast
+
+import torch
+
+from roialign import errors
+from roialign.ops.validate.words import describe
+
+MAX_SAMPLING_RATIO = 128  # the reference reads all samples of a bin at once
+_MAX_SIDE = 1 << 31
+_MAX_SCALE = 3e38  # of float32
+
+
+def check_options(output_size: Any, spatial_scale: Any, sampling_ratio: Any) -> tuple[tuple[int, int], float, int]:
+    """The output size as (height, width), the scale and the ratio, once all three are found usable."""
+    scale, ratio = check_scale(spatial_scale), check_ratio(sampling_ratio)
+    size_hw = (output_size, output_size) if isinstance(output_size, (Integral, torch.SymInt)) else output_size
+    if not isinstance(size_hw, Sequence) or len(size_hw) != 2 or not all(map(is_side, size_hw)):
+        raise errors.OutputSizeError(
+            "RA506: expected output_size, one integer of at least 1 or a pair (height, width) of them; got "
+            f"{output_size!r}. Use output_size=7 for 7 x 7 bins."
+        )
+    return cast(tuple[int, int], tuple(size_hw)), scale, ratio
+
+
+def check_scale(spatial_scale: Any) -> float:
+    """The scale as a float, once it is found usable."""
+    number = isinstance(spatial_scale, (Real, torch.SymFloat))
+    if not number or not 0 < spatial_scale <= _MAX_SCALE:
+        raise errors.ScaleError(
+            f"RA105: expected spatial_scale, a finite number above zero; got {describe(spatial_scale)}. It is "
+            "1 / stride: cells of the feature map per pixel of the image that the boxes are in, such as 1 / 16."
+        )
+    return cast(float, spatial_scale if isinstance(spatial_scale, (float, torch.SymFloat)) else float(spatial_scale))
+
+
+def check_ratio(sampling_ratio: Any) -> int:
+    """The sampling ratio, -1 where it is adaptive, once it is found usable."""
+    whole = isinstance(sampling_ratio, (Integral, torch.SymInt)) and not isinstance(sampling_ratio, bool)
+    if not whole or sampling_ratio > MAX_SAMPLING_RATIO:
+        raise errors.OutputSizeError(
+            f"RA506: expected sampling_ratio, an integer of at most {MAX_SAMPLING_RATIO}; got "
+            f"{describe(sampling_ratio)}. Use 2, or -1 to let the box's size decide."
+        )
+    ratio = sampling_ratio if isinstance(sampling_ratio, (int, torch.SymInt)) else int(sampling_ratio)
+    return cast(int, max(ratio, -1))
+
+
+def is_side(side: Any) -> bool:
+    """Whether `side` can be a number of bins."""
+    whole = isinstance(side, (Integral, torch.SymInt))
+    return whole and bool(1 <= side < _MAX_SIDE)

@@ -1,0 +1,21 @@
+"""Arguments in messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def describe(value: Any) -> str:
+    """`value` in a message: shape and type of a tensor, type and value of anything else."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} tensor {list(value.shape)}"
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"{type(value).__name__} {value!r}" if isinstance(value, (int, float, str)) else f"a {type(value).__name__}"
+
+
+def row_text(rois: Tensor, row: int) -> str:
+    """A row of `rois` in a message."""
+    return "[" + ", ".join(f"{value:g}" for value in rois[row].tolist()) + "]"
