@@ -134,6 +134,15 @@ def test_large_images_are_pasted_in_parts():
     assert_close(values, by_grid_sample(masks, boxes, (1800, 2500)), scale=torch.ones(1))
 
 
+def test_the_gradient_of_large_images_is_summed_over_the_parts():
+    masks, boxes = torch.rand(1, 9, 9, dtype=torch.float64), torch.tensor([[3.3, 5.5, 4990.2, 290.8]]).double()
+    masks.requires_grad_()
+    values = roialign.paste_masks(masks, boxes, (300, 5000), None)
+    upstream = torch.rand(values.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(values, masks, upstream)
+    assert (gradient * masks).sum().item() == pytest.approx((upstream * values).sum().item(), rel=1e-12)
+
+
 @pytest.mark.parametrize("compat", ["detectron2", "torchvision"])
 def test_finite_differences_agree(compat):
     masks, boxes, _ = random_call(4)
