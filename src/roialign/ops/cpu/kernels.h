@@ -50,8 +50,8 @@ struct CorrelateCall {
   double* of_columns;
 };
 
-// One RoI of whose bins the largest sample counts, forward or backward: what is not null is computed. With `corners` the
-// largest product of a cell and its weight counts, as in ONNX, not the largest sum of a sample's four.
+// One RoI of whose bins the largest sample counts, forward or backward: what is not null is computed. With `corners`
+// the largest product of a cell and its weight counts, as in ONNX, not the largest sum of a sample's four.
 template <typename scalar_t>
 struct MaxCall {
   const scalar_t* map;
