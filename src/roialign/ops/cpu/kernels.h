@@ -85,8 +85,8 @@ struct OwnPlaneScatterCall {
   int64_t image_pitch, width, top, bottom;
 };
 
-// One RoI of whose bins the largest sample counts, forward or backward: what is not null is computed. With `corners` the
-// largest product of a cell and its weight counts, as in ONNX, not the largest sum of a sample's four.
+// One RoI of whose bins the largest sample counts, forward or backward: what is not null is computed. With `corners`
+// the largest product of a cell and its weight counts, as in ONNX, not the largest sum of a sample's four.
 template <typename scalar_t>
 struct MaxSampleCall {
   const scalar_t* map;

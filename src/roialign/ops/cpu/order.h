@@ -11,8 +11,8 @@ namespace roialign {
 // RoIs by image, then from top to bottom, so that neighbours read the same cells.
 class Order {
  public:
-  // `rois` has so many columns. bytes_of(row) estimates the plan of a row of `rois`, or fails where it cannot be used: before any work is done, and
-  // in the order given.
+  // `rois` has so many columns. bytes_of(row) estimates the plan of one of its rows, or fails where it cannot be used:
+  // before any work is done, and in the order given.
   template <typename T, typename BytesOf>
   Order(const T* rois, int64_t columns, std::vector<int64_t> given, const BytesOf& bytes_of)
       : rows(std::move(given)), bounds{0} {

@@ -7,13 +7,12 @@
 namespace roialign {
 namespace {
 
-// The largest sample of a bin: row, column, and with `corners` which of the four cells. None is below 0 where the bin
-// has samples off the map, which are 0 and have no place.
+// The largest sample of a bin, and its place. None is below 0 where the bin has samples off the map, which are 0 and
+// have no place.
 template <typename T>
 struct Best {
   T value;
   int64_t row, column;
-  int corner;
   bool on_map;
 };
 
@@ -39,7 +38,8 @@ template <typename T>
 inline Corner<T> corner_of(const Sparse<T>& taps, int64_t sample, int second) {
   const int64_t first = taps.begin[sample];
   const bool clamped = taps.begin[sample + 1] - first < 2;
-  return {taps.index[clamped ? first : first + second], clamped && second ? T(0) : taps.weight[first + (clamped ? 0 : second)]};
+  const int64_t tap = clamped ? first : first + second;
+  return {taps.index[tap], clamped && second ? T(0) : taps.weight[tap]};
 }
 
 template <int L, typename T>
@@ -132,12 +132,12 @@ template <typename T>
 inline Best<T> best_of(
     const SampleGrid& grid, const T* samples, int64_t row_begin, int64_t row_end, int64_t q) {
   const int64_t columns = grid.samples.width, begin = grid.first_column[q], end = grid.first_column[q + 1];
-  Best<T> best{T(0), 0, 0, 0, false};
+  Best<T> best{T(0), 0, 0, false};
   for (int64_t row = row_begin; row < row_end; ++row) {
     for (int64_t column = begin; column < end; ++column) {
       const T value = samples[row * columns + column];
       if (!best.on_map || exceeds(value, best.value)) {
-        best = {value, row, column, 0, true};
+        best = {value, row, column, true};
       }
     }
   }
@@ -146,34 +146,58 @@ inline Best<T> best_of(
   return best;
 }
 
+// The four cells that a sample reads, and their weights along each axis.
+template <typename T>
+struct Reads {
+  int64_t cell[4];
+  Corner<T> y[2], x[2];
+};
+
+template <int L, typename T>
+inline Reads<T> reads_of(const RoiPlan<T>& plan, int64_t row, int64_t column) {
+  Reads<T> reads{
+      {},
+      {corner_of(plan.rows, row, 0), corner_of(plan.rows, row, 1)},
+      {corner_of(plan.columns, column, 0), corner_of(plan.columns, column, 1)}};
+  for (int corner = 0; corner < 4; ++corner) {
+    reads.cell[corner] = reads.y[corner / 2].index + column_offset<L>(plan, reads.x[corner % 2].index);
+  }
+  return reads;
+}
+
+template <typename scalar_t, typename T>
+inline int largest_corner(const Reads<T>& reads, const scalar_t* map) {
+  int largest = 0;
+  T largest_product = reads.y[0].weight * reads.x[0].weight * widen(map[reads.cell[0]]);
+  for (int corner = 1; corner < 4; ++corner) {
+    const T product = reads.y[corner / 2].weight * reads.x[corner % 2].weight * widen(map[reads.cell[corner]]);
+    if (exceeds(product, largest_product)) {
+      largest = corner;
+      largest_product = product;
+    }
+  }
+  return largest;
+}
+
 // Adds what one bin's upstream gradient gives to the cells that its largest sample reads, or to that sample's place.
 template <int L, typename scalar_t, typename T>
 inline void add_gradient(
     const RoiPlan<T>& plan, const MaxSampleCall<scalar_t>& call, const scalar_t* map, T* plane, const Best<T>& best,
     int64_t row, T upstream) {
-  int largest = 0;
-  T largest_product = 0;
-  for (int corner = 0; corner < 4 && call.corners; ++corner) {
-    const Corner<T> y = corner_of(plan.rows, row, corner / 2), x = corner_of(plan.columns, best.column, corner % 2);
-    const T product = y.weight * x.weight * widen(map[y.index + column_offset<L>(plan, x.index)]);
-    if (corner == 0 || exceeds(product, largest_product)) {
-      largest = corner;
-      largest_product = product;
-    }
-  }
+  const Reads<T> reads = reads_of<L>(plan, row, best.column);
+  const int only = call.corners ? largest_corner(reads, map) : -1;
   for (int corner = 0; corner < 4; ++corner) {
-    if (call.corners && corner != largest) {
+    if (call.corners && corner != only) {
       continue;
     }
-    const Corner<T> y = corner_of(plan.rows, row, corner / 2), x = corner_of(plan.columns, best.column, corner % 2);
-    const int64_t cell = y.index + column_offset<L>(plan, x.index);
-    if (plane != nullptr && (y.weight != 0 || corner < 2) && (x.weight != 0 || corner % 2 == 0)) {
-      plane[cell] += y.weight * x.weight * upstream;
+    const T y = reads.y[corner / 2].weight, x = reads.x[corner % 2].weight;
+    if (plane != nullptr && (y != 0 || corner < 2) && (x != 0 || corner % 2 == 0)) {
+      plane[reads.cell[corner]] += y * x * upstream;
     }
     if (call.of_rows != nullptr) {
-      const T by_cell = upstream * widen(map[cell]);
-      call.of_rows[row] += (corner / 2 ? by_cell : -by_cell) * x.weight;
-      call.of_columns[best.column] += (corner % 2 ? by_cell : -by_cell) * y.weight;
+      const T by_cell = upstream * widen(map[reads.cell[corner]]);
+      call.of_rows[row] += (corner / 2 ? by_cell : -by_cell) * x;
+      call.of_columns[best.column] += (corner % 2 ? by_cell : -by_cell) * y;
     }
   }
 }

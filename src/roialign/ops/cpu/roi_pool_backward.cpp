@@ -23,7 +23,7 @@ void scatter(const Tensor& grad, const Tensor& maxima, const Tensor& rois, const
   const T* roi = rois.const_data_ptr<T>();
   const int32_t* cells = maxima.const_data_ptr<int32_t>();
   const int64_t bins = geometry.pooled.cells();
-  const Order order(roi, all_rows(rois), [&](int64_t row) {
+  const Order order(roi, geometry.box_columns(), all_rows(rois), [&](int64_t row) {
     checked_image(roi[row * 5], row, geometry);
     return 0.0;
   });
