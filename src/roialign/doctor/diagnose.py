@@ -10,7 +10,7 @@ from torch import Tensor
 
 from roialign import errors
 from roialign.doctor import checks
-from roialign.doctor.checks.operators import can_be_said
+from roialign.doctor.checks.operators import has_other_boxes, said_of
 from roialign.doctor.evidence import Caller, Evidence
 from roialign.doctor.facts import FeatureFacts
 from roialign.doctor.findings import Diagnosis, Finding
@@ -91,7 +91,8 @@ def examine(
     """Run all checks on one call; `facts` are what is known of features that cannot be looked at any more."""
     sane, coverage = call.usable(), call.coverage()
     known = Evidence(call.with_(rois=call.rois[sane]), image_size_hw, grid, caller, around, coverage[sane], facts)
-    findings = [finding for check in checks.ROW_CHECKS if (finding := check(call, coverage))]
+    of_rows = [finding for check in checks.ROW_CHECKS if (finding := check(call, coverage))]
+    findings = [said for finding in of_rows if (said := said_of(call, finding))]
     run = around.pyramid if around is not None else None
     if run is not None and run.index == 0 and (no_size := checks.PYRAMID_BOX_CHECK(run, call)):
         findings.append(no_size)
@@ -110,7 +111,8 @@ def examine(
 
 def likely_cause(call: RoICall, coverage: Tensor) -> str:
     """The words of the notice that `roi_align` gives for a call whose RoIs lie off the map."""
-    finding = _cause(Evidence(call)) or checks.boxes.outside(Evidence(call))
+    known = Evidence(call)
+    finding = _cause(known) or next(iter(_found([checks.boxes.outside], known)), None)
     low = int(call.off_the_map(coverage).sum())
     height, width = call.map_size_hw
     code = finding.code if finding else "RA209"
@@ -122,6 +124,8 @@ def likely_cause(call: RoICall, coverage: Tensor) -> str:
         words.append(f"Likely cause: {finding.title}.")
     if finding and finding.fix:
         words.append(f"Write instead: {finding.fix.code}")
+    if has_other_boxes(call):
+        return " ".join(words) + "\nroialign.watch() around the call shows the evidence."
     return " ".join(words) + "\nroialign.diagnose(...) with the same arguments shows the evidence."
 
 
@@ -136,7 +140,7 @@ def _look(known: Evidence) -> list[Finding]:
 def _found(several: Iterable[checks.Check], known: Evidence) -> list[Finding]:
     """What these checks find, of that what can be true of the operator that was called."""
     findings = [finding for check in several if (finding := check(known))]
-    return [finding for finding in findings if can_be_said(finding.code, known.call)]
+    return [said for finding in findings if (said := said_of(known.call, finding))]
 
 
 def _cause(known: Evidence) -> Finding | None:

@@ -17,6 +17,8 @@ from roialign.ops.calls import RoICall
 COMMON_STRIDES = {16: 8.0, 8: 3.0, 32: 3.0, 4: 3.0, 14: 1.0, 2: 0.5, 64: 0.5}
 """Strides of feature maps that boxes are pooled from, and how common they are, for ranking."""
 _MOST_BOXES = 0.95
+_ALIGNED_BY_DEFAULT = {"roi_align": False, "masked_roi_align": True, "roi_align_1d": False, "roi_align_3d": False}
+_TENSORS = {"masked_roi_align": "features, boxes, masks", "roi_align_1d": "features, segments"}
 _BOXES_THAT_COUNT = 8  # more boxes of one image do not make its extent more certain
 
 
@@ -195,8 +197,15 @@ def call_line(call: RoICall) -> str:
         return f"mmcv.ops.RoIAlign({options}, aligned={call.aligned})(features, boxes)"
     if call.operator == "mmcv.ops.RoIPool":
         return f"mmcv.ops.RoIPool({options})(features, boxes)"
-    aligned = ", aligned=True" if call.aligned and call.operator == "roi_align" else ""
-    return f"{call.operator}(features, boxes, {options}{aligned})"
+    further = dict(call.further)
+    if "output_size" in further:
+        options = options.replace(f"output_size={size}", f"output_size={further.pop('output_size')}")
+    if call.aligned != _ALIGNED_BY_DEFAULT.get(call.operator, call.aligned):
+        further = {"aligned": call.aligned, **further}
+    named = "".join(
+        f', {name}="{value}"' if isinstance(value, str) else f", {name}={value}" for name, value in further.items()
+    )
+    return f"{call.operator}({_TENSORS.get(call.operator, 'features, boxes')}, {options}{named})"
 
 
 def nominal_stride_yx(image_size_hw: tuple[float, float], map_size_hw: tuple[int, int]) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._pytree import tree_leaves
 
 from roialign.doctor.bars import Picture, picture_in
+from roialign.doctor.checks.operators import is_of_an_image
 from roialign.doctor.evidence import COMMON_STRIDES, nominal_stride_yx
 from roialign.doctor.model import ModelGrids
 from roialign.doctor.pyramid import Pyramid
@@ -129,6 +130,8 @@ class SeenImages:
 
     def of(self, call: RoICall) -> Seen:
         """What is known of the images that the features of `call` were made of, where that can be told."""
+        if not is_of_an_image(call):
+            return Seen()
         origin = self._origin(call.input)
         photographs = origin.source.photographs if origin and origin.source else None
         pyramid = self._pyramid_of(call)

@@ -38,6 +38,8 @@ class RoICall:
     state: cell = coordinate * scale - shift."""
     channels: int | None = None
     """How many channels the map had, where they were left out."""
+    further: tuple[tuple[str, Any], ...] = ()
+    """Arguments that `roi_align` does not have or has in another form, by name, as they were given."""
 
     @property
     def features_shape(self) -> tuple[int, int, int, int]:
@@ -105,6 +107,11 @@ class RoICall:
     def with_(self, **changes: Any) -> RoICall:
         """The same call with other arguments."""
         return replace(self, **changes)
+
+
+def given(**options: Any) -> tuple[tuple[str, Any], ...]:
+    """Those of `options` that are not None, as `RoICall.further`."""
+    return tuple((name, value) for name, value in options.items() if value is not None)
 
 
 def is_concrete(*tensors: Tensor) -> bool:

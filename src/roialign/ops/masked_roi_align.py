@@ -83,7 +83,8 @@ def masked_roi_align(
     rois = validate.as_rois(boxes, input)
     weights = validate.as_masks(masks, rois)
     options = (*size_hw, scale, ratio, bool(aligned), in_image)
-    call = calls.RoICall(input, rois, size_hw, scale, ratio, bool(aligned), "masked_roi_align")
+    further = calls.given(masks_in=None if in_image else masks_in)
+    call = calls.RoICall(input, rois, size_hw, scale, ratio, bool(aligned), "masked_roi_align", further=further)
     return perform(
         call,
         lambda features, boxes, *rest: _op.masked_roi_align(features, boxes, weights, *rest),

@@ -127,6 +127,8 @@ def _as_call(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampl
 def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any, compat: Any) -> Tensor:
     legacy = check_compat(compat)
     call = _as_call(input, boxes, output_size, spatial_scale, sampling_ratio)
+    if legacy:
+        call = call.with_(further=calls.given(compat=compat))
     options = (call.spatial_scale, call.sampling_ratio, legacy)
     return perform(
         call, _op.ps_roi_align, options, lambda: validate.check_values(call.input.shape[0], call.rois, *call.options)

@@ -122,6 +122,8 @@ def _as_call(input: Any, boxes: Any, output_size: Any, spatial_scale: Any) -> ca
 def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, compat: Any) -> Tensor:
     legacy = check_compat(compat)
     call = _as_call(input, boxes, output_size, spatial_scale)
+    if legacy:
+        call = call.with_(further=calls.given(compat=compat))
     options = (call.spatial_scale, False, legacy)
     return perform(
         call,

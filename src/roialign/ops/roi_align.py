@@ -175,7 +175,7 @@ def _pool_as(
     if mode == "avg":
         return _pool(input, boxes, output_size, spatial_scale, sampling_ratio, preset.aligned)
     call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, preset.aligned)
-
+    call = call.with_(further=calls.given(mode=mode, compat=compat))
     return perform(call, _op.roi_align_max, (*call.options[2:], preset.corners), _checked_values(call))
 
 

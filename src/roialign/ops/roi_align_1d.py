@@ -66,7 +66,10 @@ def roi_align_1d(
     scale, ratio = validate.check_scale(spatial_scale), validate.check_ratio(sampling_ratio)
     bins = _check_size(output_size)
     rois = _one_row_high(validate.as_rois(segments, input, validate.SEGMENTS), scale)
-    call = calls.RoICall(input.unsqueeze(2), rois, (1, bins), scale, ratio, bool(aligned), "roi_align_1d")
+    further = calls.given(output_size=bins)
+    call = calls.RoICall(
+        input.unsqueeze(2), rois, (1, bins), scale, ratio, bool(aligned), "roi_align_1d", further=further
+    )
     output = perform(
         call,
         _op.roi_align,

@@ -72,6 +72,8 @@ def roi_align_3d(
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return cast(Tensor, _op.roi_align_3d(input, rois, *size_dhw, *scales_zyx, ratio, aligned)[0])
     library.say_once_if_slow(rois)
+    for observe in calls.observers if calls.is_concrete(input, rois) else ():
+        observe(_from_the_front(input, rois, size_dhw, scales_zyx, ratio, aligned))
     try:
         output: Tensor
         output, coverage = _op.roi_align_3d(input, rois, *size_dhw, *scales_zyx, ratio, aligned)
@@ -141,6 +143,31 @@ def _check_scales(spatial_scale: Any) -> tuple[float, float, float]:
             f"{spatial_scale!r}. Use (1 / stride_z, 1 / stride_y, 1 / stride_x)."
         )
     return cast(tuple[float, float, float], tuple(map(validate.check_scale, spatial_scale)))
+
+
+def _from_the_front(
+    input: Tensor,
+    rois: Tensor,
+    size_dhw: tuple[int, int, int],
+    scales_zyx: tuple[float, float, float],
+    ratio: int,
+    aligned: bool,
+) -> calls.RoICall:
+    """The call as others look at it: along z, the planes for channels."""
+    shift = 0.5 if aligned else 0.0
+    _, scale_y, scale_x = scales_zyx
+    even = len(set(scales_zyx)) == 1
+    return calls.RoICall(
+        input.flatten(1, 2),
+        rois[:, [0, 1, 2, 4, 5]],
+        size_dhw[1:],
+        scale_y,
+        ratio,
+        aligned,
+        "roi_align_3d",
+        cells=None if even else (scale_y, shift, scale_x, shift),
+        further=calls.given(output_size=size_dhw[0] if len(set(size_dhw)) == 1 else size_dhw),
+    )
 
 
 def _look(input: Tensor, rois: Tensor, scales_zyx: tuple[float, float, float], coverage: Tensor) -> None:

@@ -82,7 +82,8 @@ def roi_align_rotated(
     size_hw, scale, ratio = validate.check_options(output_size, spatial_scale, sampling_ratio)
     rois = validate.as_rois(boxes, input, validate.ROTATED)
     options = (*size_hw, scale, ratio, bool(aligned), bool(clockwise), radians)
-    call = calls.RoICall(input, rois, size_hw, scale, ratio, bool(aligned), "roi_align_rotated")
+    further = calls.given(compat=compat, aligned=aligned, clockwise=clockwise) if radians else ()
+    call = calls.RoICall(input, rois, size_hw, scale, ratio, bool(aligned), "roi_align_rotated", further=further)
     return perform(
         call,
         _op.roi_align_rotated,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from roialign.doctor.checks.letterbox import in_bars, pictures
+from roialign.doctor.checks.operators import has_other_boxes
 from roialign.doctor.evidence import Evidence, rows_where
 from roialign.doctor.findings import Finding
 
@@ -88,7 +89,8 @@ def outside(known: Evidence) -> Finding | None:
 
 def _row(known: Evidence, mask: torch.Tensor) -> str:
     row = int(mask.nonzero()[0])
-    return f"boxes[{row}] = [" + ", ".join(f"{value:g}" for value in known.boxes_xyxy[row].tolist()) + "]"
+    within = ", within " if has_other_boxes(known.call) else " = "
+    return f"boxes[{row}]{within}[" + ", ".join(f"{value:g}" for value in known.boxes_xyxy[row].tolist()) + "]"
 
 
 def _where_they_come_from(known: Evidence) -> str:
@@ -105,7 +107,9 @@ def _where_they_come_from(known: Evidence) -> str:
 def _what_they_become(known: Evidence) -> str:
     if known.call.operator in ("roi_pool", "mmcv.ops.RoIPool"):
         return "They are pooled as one cell at their first corner."
-    if known.call.operator not in ("roi_align", "pool_regions", "mmcv.ops.RoIAlign"):
+    if known.call.operator == "prroi_pool":
+        return "They are pooled as zeros."
+    if known.call.operator not in ("roi_align", "masked_roi_align", "pool_regions", "mmcv.ops.RoIAlign"):
         return "They are pooled as a point at most."
     if known.call.operator == "pool_regions":
         return "They are pooled as a point, flipped, or as zeros."

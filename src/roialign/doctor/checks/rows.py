@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from roialign.doctor.checks.operators import has_other_boxes
 from roialign.doctor.evidence import mean, rows_where
 from roialign.doctor.findings import Finding, Fix
 from roialign.ops.calls import RoICall
@@ -67,4 +68,6 @@ def _replaced(call: RoICall, rois: Tensor, coverage: Tensor, code: str) -> Fix |
 
 def _row(call: RoICall, mask: Tensor) -> str:
     row = int(mask.nonzero()[0])
+    if has_other_boxes(call):
+        return f"row {row}"
     return f"boxes[{row}] = [" + ", ".join(f"{value:g}" for value in call.rois[row].tolist()) + "]"

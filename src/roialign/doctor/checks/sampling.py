@@ -12,6 +12,7 @@ _MOST_UNREAD = 0.85  # of the cells of a box; torchvision's own detectors stay b
 _LEAST_UNDERSAMPLED = 0.25  # of the boxes
 _FAR_SMALLER = 0.25  # of a cell, along both axes
 _LEAST_SMALL = 0.5  # of the boxes
+_ROUNDS_BOXES = ("roi_pool", "ps_roi_pool")
 
 
 def undersampled(known: Evidence) -> Finding | None:
@@ -71,13 +72,19 @@ def smaller_than_a_cell(known: Evidence) -> Finding | None:
 
 def boxes_without_gradient(known: Evidence) -> Finding | None:
     """RA503: boxes require grad but the operator passes none."""
-    caller = known.caller
-    if caller is None or caller.library != "torchvision" or not caller.boxes_require_grad:
+    caller, operator = known.caller, known.call.operator
+    if caller is None or not caller.boxes_require_grad:
+        return None
+    if caller.library == "torchvision":
+        why = "and the call went to torchvision, whose operator computes none for boxes"
+    elif operator in _ROUNDS_BOXES:
+        why = f"and {operator} rounds them to whole cells, which has no gradient; roi_align and prroi_pool pass one"
+    else:
         return None
     count = len(known.call.rois)
     evidence = (
-        f"The {count} boxes of this call require a gradient, and the call went to torchvision, whose operator computes "
-        "none for boxes. What made them learns nothing from this call, and nothing is said about it."
+        f"The {count} boxes of this call require a gradient, {why}. What made them learns nothing from this call, and "
+        "nothing is said about it."
     )
     decide = "If no gradient is meant to reach the boxes, say so: boxes.detach()."
     fix = _same_of_roialign(known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from roialign.doctor.checks.operators import is_of_an_image
 from roialign.doctor.evidence import COMMON_STRIDES, Evidence, number, rows_where
 from roialign.doctor.findings import Finding, Fix
 
@@ -27,10 +28,12 @@ def pixels_unscaled(known: Evidence) -> Finding | None:
         return None
     height, width = known.call.map_size_hw
     x, y = known.furthest_xy
-    evidence = (
-        f"The boxes reach to x = {x:g}, y = {y:g}, but the map has only {width} columns and {height} rows and "
-        f"spatial_scale is 1.0. {_off_the_map(known)} {_stride_sentence(known, fixes[0])}"
+    where = (
+        f"The segments reach to {x:g}, but the sequence has only {width} cells"
+        if known.call.operator == "roi_align_1d"
+        else f"The boxes reach to x = {x:g}, y = {y:g}, but the map has only {width} columns and {height} rows"
     )
+    evidence = f"{where} and spatial_scale is 1.0. {_off_the_map(known)} {_stride_sentence(known, fixes[0])}"
     return Finding("RA101", evidence, rows_where(known.low), fixes[0], fixes[1:], _decide(known, fixes))
 
 
@@ -227,7 +230,11 @@ def _stride_sentence(known: Evidence, fix: Fix) -> str:
 
 
 def _decide(known: Evidence, fixes: tuple[Fix, ...]) -> str | None:
-    return PASS_THE_IMAGE if known.stride_yx is None and len(fixes) > 1 else None
+    if known.stride_yx is not None or len(fixes) < 2:
+        return None
+    if not is_of_an_image(known.call):
+        return "The stride is the product of the strides of the layers before this call."
+    return PASS_THE_IMAGE
 
 
 def _off_the_map(known: Evidence) -> str:

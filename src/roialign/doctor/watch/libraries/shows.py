@@ -56,7 +56,8 @@ class Shows:
     def own_call(self, call: RoICall | RegionsCall) -> None:
         """Show a call of roialign's own functions."""
         if not self.is_within:
-            self._show(call, None)
+            caller = Caller.of("roialign", call.input, call.rois) if isinstance(call, RoICall) else None
+            self._show(call, caller)
             self._thread.rois = weakref.ref(call.rois)
 
     def is_own(self, rois: Tensor) -> bool:
