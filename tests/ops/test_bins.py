@@ -204,6 +204,8 @@ def test_a_gradient_for_other_boxes_or_of_another_type_is_refused(op, grad):
         "ps_roi_align_backward": (grad, rois, 2, 8, 8, 1.0, 2),
         "ps_roi_align_backward_boxes": (grad, MAP, rois, 1.0, 2),
         "ps_roi_pool_backward": (grad, rois, 2, 8, 8, 1.0, True),
+        "prroi_pool_backward": (grad, rois, 2, 8, 8, 1.0),
+        "prroi_pool_backward_boxes": (grad, MAP, rois, 1.0),
     }[op]
     with pytest.raises((RuntimeError, RoIError), match=r"^RA[35]0[56]: "):
         getattr(torch.ops.roialign, op)(*arguments)

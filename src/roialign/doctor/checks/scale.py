@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from roialign.doctor.checks.operators import is_of_an_image
@@ -147,6 +149,8 @@ def _is_no_stride(known: Evidence) -> bool:
     if known.image_size_hw is None:
         return False
     scale, stride = known.call.spatial_scale, 1 / known.call.spatial_scale
+    if not math.isfinite(stride):
+        return False
     pairs = list(zip(known.call.map_size_hw, known.image_size_hw, strict=True))
     ratios = [cells / image for cells, image in pairs]
     ratios += [(cells - 1) / (image - 1) for cells, image in pairs if min(cells, image) > 1]  # as corners are aligned

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from roialign.ops import reference
-from roialign.ops.registered.roi_align import check_grad, refuse_second_derivative
+from roialign.ops.registered.linear import refuse_second_derivative
+from roialign.ops.registered.roi_align import check_grad, size_nhw
 from roialign.ops.validate import check_masked_values, check_operator, check_operator_masks
 
 _OPTIONS = "float spatial_scale, int sampling_ratio, bool aligned, bool masks_in_image"
@@ -55,8 +56,7 @@ def _backward_boxes(grad: Tensor, input: Tensor, rois: Tensor, masks: Tensor, *o
 
 
 def _check(input: Tensor, rois: Tensor, masks: Tensor, options: tuple[Any, ...]) -> None:
-    size_nhw = (input.shape[0], input.shape[2], input.shape[3]) if input.dim() == 4 else (0, 0, 0)
-    check_operator(input, size_nhw, rois, options[:2], *options[2:4])
+    check_operator(input, size_nhw(input), rois, options[:2], *options[2:4])
     check_operator_masks(masks, rois)
     check_masked_values(input.shape[0], rois, *options)
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from roialign.ops import reference
-from roialign.ops.registered.roi_align import check_grad, refuse_second_derivative
+from roialign.ops.registered.linear import refuse_second_derivative
+from roialign.ops.registered.roi_align import check_grad, size_nhw
 from roialign.ops.validate import check_levels, check_maps, check_operator, check_values_of_levels
 
 _BOXES = "Tensor rois, Tensor levels"
@@ -65,7 +66,7 @@ def _multi_scale_roi_align_backward_boxes(
 
 
 def _sizes_nhw(inputs: list[Tensor]) -> list[tuple[int, int, int]]:
-    return [(one.shape[0], one.shape[2], one.shape[3]) if one.dim() == 4 else (0, 0, 0) for one in inputs]
+    return [size_nhw(one) for one in inputs]
 
 
 def _check(
@@ -80,9 +81,9 @@ def _check(
 ) -> None:
     """Raise unless the operator was given what `roialign.ops.multi_scale_roi_align` makes of its arguments."""
     check_maps(maps, cells)
-    for level, (map_like, size_nhw) in enumerate(zip(maps, sizes_nhw, strict=True)):
+    for level, (map_like, size) in enumerate(zip(maps, sizes_nhw, strict=True)):
         for scale in cells[4 * level : 4 * level + 4 : 2]:
-            check_operator(map_like, size_nhw, rois, size_hw, scale, sampling_ratio)
+            check_operator(map_like, size, rois, size_hw, scale, sampling_ratio)
     check_levels(levels, len(maps), rois)
     check_values_of_levels(sizes_nhw[0][0], rois, levels, cells, size_hw, sampling_ratio, widen)
 

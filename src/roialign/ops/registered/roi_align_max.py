@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from roialign.ops import reference
-from roialign.ops.registered.roi_align import check_grad, refuse_second_derivative
+from roialign.ops.registered.linear import refuse_second_derivative
+from roialign.ops.registered.roi_align import check_grad, size_nhw
 from roialign.ops.validate import check_operator, check_values
 
 _OPTIONS = "float spatial_scale, int sampling_ratio, bool aligned, bool corners"
@@ -54,9 +55,8 @@ def _check(
     input: Tensor, rois: Tensor, ph: int, pw: int, scale: float, sampling_ratio: int, aligned: bool, corners: bool
 ) -> None:
     """Raise unless the operator was given what `roialign.roi_align` makes of its arguments."""
-    size_nhw = (input.shape[0], input.shape[2], input.shape[3]) if input.dim() == 4 else (0, 0, 0)
-    check_operator(input, size_nhw, rois, (ph, pw), scale, sampling_ratio)
-    check_values(size_nhw[0], rois, ph, pw, scale, sampling_ratio, aligned)
+    check_operator(input, size_nhw(input), rois, (ph, pw), scale, sampling_ratio)
+    check_values(input.shape[0], rois, ph, pw, scale, sampling_ratio, aligned)
 
 
 @torch.library.register_fake("roialign::roi_align_max")
