@@ -14,6 +14,7 @@ FAMILY = [
     (errors.FrameError, ValueError),
     (errors.BatchIndexError, IndexError),
     (errors.FeatureMapError, ValueError),
+    (errors.MaskError, ValueError),
     (errors.TraceError, ValueError),
     (errors.ScaleError, ValueError),
     (errors.LevelError, ValueError),
