@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from roialign.ops import calls, run, validate
+
+_op: Any = torch.ops.roialign
 
 
 def prroi_pool(
@@ -62,7 +66,7 @@ def prroi_pool(
     call = calls.RoICall(input, rois, size_hw, scale, adaptive, False, "prroi_pool")
     options = (*size_hw, scale)
     return run.pool(
-        call, "prroi_pool", options, lambda: validate.check_values(input.shape[0], rois, *options, 1, False)
+        call, _op.prroi_pool, options, lambda: validate.check_values(input.shape[0], rois, *options, 1, False)
     )
 
 

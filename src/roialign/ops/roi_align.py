@@ -1,6 +1,6 @@
 """RoIAlign: torchvision's names, arguments and numbers."""
 
-from typing import Any, List, Optional, Union, cast  # noqa: UP035  TorchScript knows these names
+from typing import Any, List, Optional, Union  # noqa: UP035  TorchScript knows these names
 
 import torch
 import torch.fx
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.jit.annotations import BroadcastingList2
 
 from roialign.errors import DtypeError
-from roialign.ops import calls, library, notice, presets, run, validate
+from roialign.ops import calls, presets, run, validate
 
 _op: Any = torch.ops.roialign
 
@@ -156,21 +156,7 @@ def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling
     if isinstance(input, Tensor) and input.is_quantized:
         return _pool_quantized(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        output, _ = _op.roi_align(call.input, call.rois, *call.options)
-        return cast(Tensor, output)
-    library.say_once_if_slow(call.input)
-    concrete = call.is_concrete()
-    for observe in calls.observers if concrete else ():
-        observe(call)
-    try:
-        output, coverage = _op.roi_align(call.input, call.rois, *call.options)
-    except RuntimeError:
-        validate.check_values(call.input.shape[0], call.rois, *call.options)
-        raise
-    if concrete:
-        notice.look(call, coverage)
-    return cast(Tensor, output)
+    return run.pool(call, _op.roi_align, call.options, stacklevel=5)
 
 
 def _pool_as(
@@ -187,11 +173,7 @@ def _pool_as(
     if mode == "avg":
         return _pool(input, boxes, output_size, spatial_scale, sampling_ratio, preset.aligned)
     call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, preset.aligned)
-
-    def find_words() -> None:
-        validate.check_values(call.input.shape[0], call.rois, *call.options)
-
-    return run.pool(call, "roi_align_max", (*call.options, preset.corners), find_words, stacklevel=5)
+    return run.pool(call, _op.roi_align_max, (*call.options, preset.corners), stacklevel=5)
 
 
 def _pool_quantized(input: Tensor, boxes: Any, *options: Any) -> Tensor:

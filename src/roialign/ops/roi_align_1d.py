@@ -66,7 +66,7 @@ def roi_align_1d(
     call = calls.RoICall(input.unsqueeze(2), rois, (1, bins), scale, ratio, bool(aligned), "roi_align_1d")
     output = run.pool(
         call,
-        "roi_align",
+        torch.ops.roialign.roi_align,
         call.options,
         lambda: validate.check_values_of_segments(input.shape[0], rois, *call.options),
     )

@@ -8,33 +8,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roialign.ops import calls, library, notice
+from roialign.ops import calls, library, notice, validate
 
 
 def pool(
     call: calls.RoICall,
-    operator: str,
+    operator: Callable[..., tuple[Tensor, Tensor]],
     options: tuple[Any, ...],
-    find_words: Callable[[], None],
+    find_words: Callable[[], None] | None = None,
     stacklevel: int = 4,
 ) -> Tensor:
-    """The features of `call`, by the registered operator of that name.
+    """The features of `call`, by this registered operator with these options.
 
-    When the operator raises, `find_words` looks for what is wrong with the values of its arguments, and raises.
+    When it raises, `find_words` looks for what is wrong with the values of its arguments, and raises; it is
+    `validate.check_values` if none is given.
     """
-    op = getattr(torch.ops.roialign, operator)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        compiled: Tensor = op(call.input, call.rois, *options)[0]
-        return compiled
+        return operator(call.input, call.rois, *options)[0]
     library.say_once_if_slow(call.input, stacklevel)
     concrete = call.is_concrete()
     for observe in calls.observers if concrete else ():
         observe(call)
     try:
-        output: Tensor
-        output, coverage = op(call.input, call.rois, *options)
+        output, coverage = operator(call.input, call.rois, *options)
     except RuntimeError:
-        find_words()
+        if find_words is None:
+            validate.check_values(call.input.shape[0], call.rois, *call.options)
+        else:
+            find_words()
         raise
     if concrete:
         notice.look(call, coverage)
