@@ -19,6 +19,7 @@ FAMILY = [
     (errors.ScaleError, ValueError),
     (errors.LevelError, ValueError),
     (errors.OutputSizeError, ValueError),
+    (errors.OptionError, ValueError),
     (errors.DtypeError, RuntimeError),
     (errors.CoverageError, ValueError),
 ]
