@@ -109,6 +109,8 @@ def _values_note(call: RoICall, place: int | None) -> str:
     """Why there are no values, or none of the operator's own."""
     height, width = call.map_size_hw
     if call.input.shape[1] and place is not None:
+        if dict(call.further).get("mode") == "max":
+            return 'Computed as roi_align does it by default; mode="max" gives other numbers.'
         pools = call.operator not in _ALIGNED
         return f"Computed as roi_align does it; {call.operator} gives other numbers." if pools else ""
     if not call.input.shape[1]:

@@ -21,7 +21,7 @@ from roialign.doctor.watch.sites import CallSites as CallSites
 def watch(model: nn.Module | None = None) -> Iterator[Report]:
     """Examine every RoI call made inside the block, whichever library makes it.
 
-    Seen are calls of roialign (`roi_align`, `pool_regions`), of `torchvision.ops` (`roi_align`, `roi_pool`,
+    Seen are calls of roialign's operators and of `pool_regions`, of `torchvision.ops` (`roi_align`, `roi_pool`,
     `ps_roi_align`, `ps_roi_pool`, their modules, MultiScaleRoIAlign), of what is built on those, such as
     detection models and detectron2, and of mmcv (RoIAlign and RoIPool). Compiled and scripted code is seen too.
 
