@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -86,7 +87,7 @@ class Shows:
                 diagnosis = diagnose(*arguments)
                 for looker in self._lookers():
                     looker.refuse(diagnosis)
-            if features.dim() == 4 and 0 in features.shape[2:]:
+            if features.dim() == 4 and (0 in features.shape[2:] or not math.isfinite(arguments[3])):
                 raise error
             return
         if not call.is_concrete():
