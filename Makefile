@@ -83,7 +83,7 @@ bench-overhead: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 	@$(RUN) -m benchmarks.overhead
 
 bench-doctor: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
-	@$(RUN) -m benchmarks.doctor
+	@$(RUN) -m benchmarks.doctor --seed 8
 
 # On photographs of scikit-image, scikit-learn and deepforest; more of them: make offsets PHOTOGRAPHS=DIR
 offsets: $(VENV)/.stamp-offsets demo/data/.stamp-deepforest

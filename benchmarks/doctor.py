@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from .doctor_cases import Case, check_whole, run_case
+from .doctor_cases import Program, check_whole, run_case
 from .doctor_faults import FAULTS, Fault
 from .doctor_pipelines import Pipeline, Scene, boxes_of, pipelines
 from .doctor_report import page
@@ -34,6 +34,7 @@ from .results import write_all
 RESULTS = Path(__file__).parent / "results"
 _MOST_PIXELS = 800
 _WHOLE = 4
+_PHOTOGRAPHS = 4  # of each program
 _FORMATS = (
     4 / 3,
     3 / 2,
@@ -56,14 +57,16 @@ def photographs(folder: Path | None) -> list[Image.Image]:
     return [photograph.convert("RGB") for photograph in found]
 
 
-def run(cases: int, seed: int, folder: Path | None, workers: int = 1, faults: Sequence[Fault] = FAULTS) -> list[Case]:
-    """`cases` faults, all kinds in turn, each in a pipeline, a photograph and boxes drawn at random."""
-    chosen = [(seed, index, faults[index % len(faults)].name) for index in range(cases)]
+def run(
+    programs: int, seed: int, folder: Path | None, workers: int = 1, faults: Sequence[Fault] = FAULTS
+) -> list[Program]:
+    """`programs` with one fault each, all kinds in turn, in pipelines, photographs and boxes drawn at random."""
+    chosen = [(seed, index, faults[index % len(faults)].name) for index in range(programs)]
     if workers == 1:
         _begin(folder)
-        return [_case(one) for one in chosen]
+        return [_program(one) for one in chosen]
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (folder,)) as pool:
-        return list(pool.map(_case, chosen, chunksize=1))
+        return list(pool.map(_program, chosen, chunksize=1))
 
 
 _held: tuple[list[Pipeline], list[Image.Image]] | None = None  # of one process
@@ -76,7 +79,7 @@ def _begin(folder: Path | None) -> None:
     _held = pipelines(), photographs(folder)
 
 
-def _case(chosen: tuple[int, int, str]) -> Case:
+def _program(chosen: tuple[int, int, str]) -> Program:
     if _held is None:
         raise RuntimeError("nothing was built")
     seed, index, name = chosen
@@ -84,9 +87,11 @@ def _case(chosen: tuple[int, int, str]) -> Case:
     rng = random.Random(f"{seed}/{index}")
     fault = next(one for one in FAULTS if one.name == name)
     pipeline = rng.choice([one for one in built if _can_have(one, fault)])
-    case = run_case(pipeline, fault, _scene(pipeline, pictures, rng), rng.randrange(2**31))
-    print(f"{index + 1}: {case.fault}, {case.pipeline}", file=sys.stderr, flush=True)
-    return case
+    made_with = rng.randrange(2**31)
+    scenes = [_scene(pipeline, pictures, rng) for _ in range(_PHOTOGRAPHS)]
+    program = Program([run_case(pipeline, fault, scene, made_with) for scene in scenes])
+    print(f"{index + 1}: {program.fault}, {pipeline.name}", file=sys.stderr, flush=True)
+    return program
 
 
 def whole_models(seed: int, pictures: Sequence[Image.Image]) -> tuple[int, Counter[str]]:
@@ -121,7 +126,7 @@ def _cropped(photograph: Image.Image, aspect: float) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=602, help="how many faults to make")
+    parser.add_argument("--programs", type=int, default=301, help="how many programs to make a fault in")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="how many processes")
     parser.add_argument("--data", type=Path, help="a folder of more photographs")
@@ -130,15 +135,20 @@ def main() -> None:
     command = " ".join(["python -m benchmarks.doctor", *sys.argv[1:]])
     begin = time.monotonic()
     pictures = photographs(given.data)
-    cases = run(given.cases, given.seed, given.data, given.workers)
+    programs = run(given.programs, given.seed, given.data, given.workers)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         calls, alarms = whole_models(given.seed, pictures)
     facts = {**environment(), "command": command, "seed": str(given.seed)}
     minutes = (time.monotonic() - begin) / 60
-    text = page(cases, calls, alarms, len(pictures), minutes, facts)
+    text = page(programs, calls, alarms, len(pictures), minutes, facts)
     print(text)
-    held = {"facts": facts, "cases": [asdict(case) for case in cases], "whole_calls": calls, "whole_alarms": alarms}
+    held = {
+        "facts": facts,
+        "programs": [asdict(program) for program in programs],
+        "whole_calls": calls,
+        "whole_alarms": alarms,
+    }
     write_all(given.out, {"doctor.md": text.encode(), "doctor.json": (json.dumps(held, indent=1) + "\n").encode()})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from torchvision.ops import poolers
 
 import roialign
 from roialign.doctor import images
+from roialign.doctor.catalogue import CATALOGUE
 from roialign.doctor.findings import Diagnosis, Finding, Fix, Report
 from roialign.doctor.model import ModelGrids
 from roialign.doctor.watch import post_mortem
@@ -68,6 +70,41 @@ class Case:
     @property
     def harmful(self) -> bool:
         return self.change > LEAST_CHANGE
+
+    def verdict(self, mode: str) -> Verdict | None:
+        return self.verdicts.get(mode)
+
+
+@dataclass
+class Program:
+    """One fault in a program that pools from several photographs, by the same line of code."""
+
+    cases: list[Case]
+    """One for each photograph."""
+
+    @property
+    def fault(self) -> str:
+        return self.cases[0].fault
+
+    @property
+    def code(self) -> str:
+        return self.cases[0].code
+
+    @property
+    def harmful(self) -> bool:
+        return any(case.harmful for case in self.cases)
+
+    def verdict(self, mode: str) -> Verdict | None:
+        """What the report of the whole program says: errors first, then what is found in most of its calls."""
+        made = [case.verdicts[mode] for case in self.cases if mode in case.verdicts]
+        if not made:
+            return None
+        counts = Counter(code for verdict in made for code in dict.fromkeys(verdict.codes))
+        codes = sorted(counts, key=lambda code: (CATALOGUE[code].severity != "error", -counts[code]))
+        if not codes:
+            return Verdict()
+        shown = next(verdict for verdict in made if codes[0] in verdict.codes)
+        return replace(shown, codes=codes) if shown.first == codes[0] else Verdict(codes)
 
 
 def run_case(pipeline: Pipeline, fault: Fault, scene: Scene, seed: int) -> Case:

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from .doctor_cases import ALONE, KNOWN, LEAST_CHANGE, MODES, SEEN, Case
+from .doctor_cases import ALONE, KNOWN, LEAST_CHANGE, MODES, SEEN, Case, Program
 from .report import table
 
 _HEAD = """\
@@ -17,11 +17,14 @@ Made by `{command}` in {minutes:.0f} minutes; do not edit it.
 - Seed {seed}; versions: roialign {roialign} at commit {commit}, torch {torch}, torchvision {torchvision}
 - Machine: {machine}; day: {date}
 
-Into healthy programs over {photographs} photographs, one fault each was made at random: {cases} cases of {faults}
-faults, in turn. A case *counts* if the fault does harm: if it changes the features of some RoI by more than
-{change:.0f} % (relative L2), their shape, raises, or withholds a gradient that was wanted: {harmful} cases.
+Into {programs} healthy programs, one fault each was made at random: {faults} faults, in turn, with random parameters.
+A program pools from {each} of {photographs} photographs, drawn at random and cropped to the formats of cameras (one in
+eight is square), with boxes drawn at random, in most pipelines 1 to 30 an image. Photograph by photograph these are
+{cases} calls. A call *counts* if the fault does harm: if it changes the features of some RoI by more than
+{change:.0f} % (relative L2), their shape, raises, or withholds a gradient that was wanted: {harmful} calls. A program
+counts if one of its calls does: {harmful_programs} programs. Every fault weighs the same, however common it is.
 *Found*: the doctor reports something. *Right first*: the first problem of its report has the code of the fault.
-*Fix right*: the output with the proven fix of that problem equals the healthy one, of the cases where it has a fix.
+*Fix right*: the output with the proven fix of that problem equals the healthy one, of those where it has a fix.
 
 The doctor is asked in three ways, which give it more and more evidence:
 
@@ -30,6 +33,7 @@ The doctor is asked in three ways, which give it more and more evidence:
 - *{known}*: the same under `roialign.watch(model)`. RA108 needs a grid with a measured offset, which only
   `roialign.diagnose(..., grid=...)` takes: in this row it was given.
 """
+_COUNTED = ("found", "right first", "fix right")
 _ALARMS = """\
 ## False alarms
 
@@ -44,7 +48,7 @@ Cases that count and that were not found, or under another code first.
 
 
 def page(
-    cases: Sequence[Case],
+    programs: Sequence[Program],
     whole: int,
     whole_alarms: Mapping[str, int],
     photographs: int,
@@ -52,11 +56,17 @@ def page(
     facts: Mapping[str, str],
 ) -> str:
     """All of the results as Markdown."""
+    cases = [case for program in programs for case in program.cases]
     harmful = [case for case in cases if case.harmful]
+    counting = [program for program in programs if program.harmful]
+    missed = [one for one in counting if _first(one, SEEN) != one.code]
     head = _HEAD.format(
         **facts,
         minutes=minutes,
         photographs=photographs,
+        programs=len(programs),
+        each=len(programs[0].cases),
+        harmful_programs=len(counting),
         cases=len(cases),
         faults=len({case.fault for case in cases}),
         change=100 * LEAST_CHANGE,
@@ -70,7 +80,14 @@ def page(
     told = ", ".join(f"{code} {count} times" for code, count in sorted(alarms.items())) or "none"
     parts = [
         head,
-        table(["evidence", "cases", "found", "right first", "fix right"], (_total(harmful, mode) for mode in MODES)),
+        "## Programs\n",
+        table(
+            ["evidence", "programs", "found", "right first", "fix right"], (_total(counting, mode) for mode in MODES)
+        ),
+        "### Programs that are not found, or under another code first, with the image seen\n",
+        "".join(f"- {_missed(program)}\n" for program in missed) or "None.\n",
+        "## Single calls\n",
+        table(["evidence", "calls", *_COUNTED], (_total(harmful, mode) for mode in MODES)),
         _ALARMS.format(healthy=len(cases), whole=whole, alarms=told),
         "## By fault, with the image seen, and with the model known\n",
         _by_fault(harmful),
@@ -93,8 +110,8 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} % ({part} of {whole})" if whole else ""
 
 
-def _total(cases: Iterable[Case], mode: str) -> list[str]:
-    verdicts = [(case.code, case.verdicts[mode]) for case in cases if mode in case.verdicts]
+def _total(made: Iterable[Case | Program], mode: str) -> list[str]:
+    verdicts = [(one.code, verdict) for one in made if (verdict := one.verdict(mode)) is not None]
     offered = [verdict for _, verdict in verdicts if verdict.fix_offered]
     return [
         mode,
@@ -103,6 +120,18 @@ def _total(cases: Iterable[Case], mode: str) -> list[str]:
         _share(sum(verdict.first == code for code, verdict in verdicts), len(verdicts)),
         _share(sum(verdict.fix_right for verdict in offered), len(offered)),
     ]
+
+
+def _first(program: Program, mode: str) -> str:
+    verdict = program.verdict(mode)
+    return verdict.first if verdict else ""
+
+
+def _missed(program: Program) -> str:
+    counts = Counter(case.verdicts[SEEN].first for case in program.cases)
+    said = ", ".join(f"{first} in {count}" for first, count in counts.most_common())
+    known = _first(program, KNOWN)
+    return f"{program.code}, {program.fault}, in {program.cases[0].pipeline}: {said}. With the model: {known}."
 
 
 def _faults(cases: Sequence[Case]) -> list[tuple[str, str]]:
