@@ -45,7 +45,7 @@ def test_a_sample_without_a_place_would_crash(name: str, box: list[float]) -> No
 @pytest.mark.parametrize("scale", [NAN, INF])
 def test_a_scale_that_gives_no_place_would_crash(scale: float) -> None:
     boxes = torch.tensor([[0, 1.0, 1, 9, 9]])
-    with roialign.watch() as report, pytest.raises(roialign.RoIError, match="^RA105: "):
+    with roialign.watch() as report, pytest.raises(roialign.RoIError, match=r"^RA105: "):
         ops.roi_align(features(), boxes, 7, scale, 2)
     assert codes(report) == [["RA105"]]
     with roialign.watch() as report:
