@@ -16,7 +16,7 @@ BUILD_LOG := $(VENV)/build.log
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check check-lint check-format check-types check-layers check-codes check-benchmarks \
-	sanitize bench offsets docs clean
+	sanitize bench bench-overhead bench-doctor offsets docs clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -27,6 +27,8 @@ help:
 	@echo "make check   lint, format, types, layers, page of codes, table of speeds"
 	@echo "make sanitize   the kernels' tests with AddressSanitizer and UndefinedBehaviorSanitizer: about 3 minutes"
 	@echo "make bench   verify, then measure, the operators on this machine: about 20 minutes"
+	@echo "make bench-overhead   what watching costs a Mask R-CNN: about 5 minutes"
+	@echo "make bench-doctor     faults injected into healthy pipelines, and what the doctor says: about 10 minutes"
 	@echo "make offsets measure where cells are centred, and what it is worth, on photographs: about 15 minutes"
 	@echo "make docs    build the documentation into site/"
 	@echo "make clean   remove what was made, .venv included"
@@ -75,6 +77,13 @@ bench: $(VENV)/.stamp-test $(VENV)/.stamp-bench
 	@$(RUN) -m benchmarks.roi_align
 	@$(RUN) -m benchmarks.pool_regions
 	@$(RUN) scripts/make_benchmark_table.py
+
+# On photographs of scikit-image and scikit-learn.
+bench-overhead: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
+	@$(RUN) -m benchmarks.overhead
+
+bench-doctor: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
+	@$(RUN) -m benchmarks.doctor --seed 8
 
 # On photographs of scikit-image, scikit-learn and deepforest; more of them: make offsets PHOTOGRAPHS=DIR
 offsets: $(VENV)/.stamp-offsets demo/data/.stamp-deepforest

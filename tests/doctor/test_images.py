@@ -221,3 +221,16 @@ def test_torchvisions_detectors_are_healthy(name: str, given: bool) -> None:
     assert report.ok, [(finding.code, finding.evidence) for finding in report.findings]
     assert len(report.calls) == (24 if masks else 6)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_tokens_in_a_row_are_of_the_image_whose_patches_they_are(prefix: int) -> None:
+    """A map of patches left a module; what is pooled from is made of it by no module."""
+    patches = torch.nn.Conv2d(3, 32, 16, stride=16)
+    boxes = [torch.tensor([[10.0, 10.0, 200.0, 150.0]])]
+    with roialign.watch() as report, roialign.set_policy("ignore"), torch.no_grad():
+        tokens = patches(torch.rand(1, 3, 192, 224)).flatten(2)
+        tokens = torch.cat([tokens.mean(2, keepdim=True)] * prefix + [tokens], 2)
+        for features in (tokens[:, :, None], tokens[..., None], tokens.transpose(1, 2)[:, None]):
+            roialign.roi_align(features, boxes, 7, 1 / 16)
+    assert [[finding.code for finding in call.findings] for call in report.calls] == [["RA305"]] * 3

@@ -42,6 +42,17 @@ def test_a_sample_without_a_place_would_crash(name: str, box: list[float]) -> No
     assert codes(report) == [["RA205"]]
 
 
+@pytest.mark.parametrize("scale", [NAN, INF])
+def test_a_scale_that_gives_no_place_would_crash(scale: float) -> None:
+    boxes = torch.tensor([[0, 1.0, 1, 9, 9]])
+    with roialign.watch() as report, pytest.raises(roialign.RoIError, match=r"^RA105: "):
+        ops.roi_align(features(), boxes, 7, scale, 2)
+    assert codes(report) == [["RA105"]]
+    with roialign.watch() as report:
+        ops.roi_align(features(), boxes, 7, NAN)  # adaptive: torchvision gives zeros
+    assert codes(report) == [["RA105"]]
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_where_torchvision_serves_them_they_are_served(name: str) -> None:
     boxes = torch.tensor([[0, NAN, 0, 9, 9], [1, 2, 2, 9, 9]])

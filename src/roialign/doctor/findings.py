@@ -166,13 +166,13 @@ class Report:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The findings, those of one code at one line of code taken together, errors first."""
+        """The findings, those of one code at one line of code taken together: errors first, then the commonest."""
         met: dict[tuple[str, str | None], list[tuple[Diagnosis, Finding]]] = {}
         for diagnosis in self.calls:
             for finding in diagnosis.findings:
                 met.setdefault((finding.code, finding.call_site), []).append((diagnosis, finding))
         problems = [Problem(*cases[0], sum(diagnosis.times for diagnosis, _ in cases)) for cases in met.values()]
-        return tuple(sorted(problems, key=lambda problem: problem.finding.severity != "error"))
+        return tuple(sorted(problems, key=lambda problem: (problem.finding.severity != "error", -problem.count)))
 
     def to_dict(self) -> dict[str, Any]:
         """The report as values that JSON can hold."""

@@ -228,7 +228,8 @@ class SeenImages:
                 return None
             return _Origin(source.size_hw, source.images.shape[1], source, tuple(made.module for made in same))
         images, channels, height, width = features.shape
-        for shape in (("map", images, height, width), ("tokens", images, height * width, channels)):
+        shapes: list[_Shape] = [("map", images, height, width), ("tokens", images, height * width, channels)]
+        for shape in shapes + self._shapes_of_tokens(features):
             if shape in self._of_shape:
                 known = self._of_shape[shape]
                 if known is None:
@@ -236,6 +237,16 @@ class SeenImages:
                 module, still_held = known.module(), known.source() if known.source else None
                 return _Origin(known.size_hw, known.channels, still_held, (module,) if module else ())
         return self._origin_by_nesting(features)
+
+    def _shapes_of_tokens(self, features: Tensor) -> list[_Shape]:
+        """Known shapes of as many cells as there are tokens in a map that is one row or column of them."""
+        images, channels, height, width = features.shape
+        if min(channels, height, width) > 1:
+            return []
+        counts = {(height if channels == 1 else height * width) - extra for extra in _EXTRA_TOKENS}
+        known = [shape for shape in self._of_shape if shape[:2] == ("map", images) and shape[2] * shape[3] in counts]
+        sizes = {found.size_hw for shape in known if (found := self._of_shape[shape])}
+        return known if len(sizes) == 1 else []
 
     def _origin_by_nesting(self, features: Tensor) -> _Origin | None:
         running = self._running

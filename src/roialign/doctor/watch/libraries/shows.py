@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -87,7 +88,7 @@ class Shows:
                 diagnosis = diagnose(*arguments)
                 for looker in self._lookers():
                     looker.refuse(diagnosis)
-            if features.dim() == 4 and 0 in features.shape[2:]:
+            if features.dim() == 4 and (0 in features.shape[2:] or _has_no_place(operator, arguments)):
                 raise error
             return
         if not call.is_concrete():
@@ -101,6 +102,11 @@ class Shows:
         with self.within():
             for looker in self._lookers():
                 looker.see(call, caller)
+
+
+def _has_no_place(operator: str, arguments: tuple[Any, ...]) -> bool:
+    """Whether the scale puts samples nowhere."""
+    return operator in _SAMPLED and arguments[4] > 0 and not math.isfinite(arguments[3])
 
 
 def _stop_if_deadly(call: RoICall, library: str) -> None:
