@@ -19,8 +19,8 @@ from typing import TextIO
 from rich.console import Console
 
 from roialign.doctor.findings import Diagnosis, Report
-from roialign.doctor.report import counted
 from roialign.doctor.report.terminal import render
+from roialign.doctor.report.words import counted
 from roialign.doctor.sarif import as_sarif
 from roialign.doctor.saved import load_call
 from roialign.doctor.selection import Selection

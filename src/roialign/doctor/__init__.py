@@ -1,5 +1,6 @@
 """The doctor: why RoIs are zero or wrong, and what to type."""
 
+from roialign.doctor import findings, report
 from roialign.doctor.diagnose import diagnose as diagnose
 from roialign.doctor.diagnose import likely_cause
 from roialign.doctor.findings import Diagnosis as Diagnosis
@@ -10,4 +11,5 @@ from roialign.doctor.saved import save_call as save_call
 from roialign.doctor.watch import watch as watch
 from roialign.ops import notice
 
+findings.presentation = findings.Presentation(report.as_text, report.save)
 notice.explain = likely_cause

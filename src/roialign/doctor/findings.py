@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -13,6 +13,17 @@ from roialign.doctor.catalogue import CATALOGUE
 from roialign.ops.calls import RoICall
 
 Severity = Literal["error", "warning"]
+
+
+class Presentation(NamedTuple):
+    """How reports are shown."""
+
+    as_text: Callable[[Report], str]
+    save: Callable[[Report, str | PathLike[str]], None]
+
+
+presentation: Presentation | None = None
+"""`roialign.doctor` puts its own here."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +143,7 @@ class Diagnosis:
         }
 
     def __str__(self) -> str:
-        from roialign.doctor.report.terminal import as_text
-
-        return as_text(Report((self,)))
+        return str(Report((self,)))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a page with pictures, which needs nothing but itself, to `path`."""
@@ -183,15 +192,13 @@ class Report:
         }
 
     def __str__(self) -> str:
-        from roialign.doctor.report.terminal import as_text
-
-        return as_text(self)
+        return presentation.as_text(self) if presentation else repr(self)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a page with pictures, which needs nothing but itself, to `path`."""
-        from roialign.doctor.report.page import save
-
-        save(self, path)
+        if presentation is None:
+            raise RuntimeError("pages are written once roialign.doctor was imported")
+        presentation.save(self, path)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from roialign.doctor import report as words
 from roialign.doctor.catalogue import CATALOGUE, Entry
 from roialign.doctor.findings import Finding, Fix, Problem, Report
+from roialign.doctor.report import words
 from roialign.version import __version__
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

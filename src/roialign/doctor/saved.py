@@ -107,7 +107,7 @@ def load_call(path: str | os.PathLike[str]) -> SavedCall:
     Raises:
         ValueError: if there is no such file, or it was not written by `save_call`.
     """
-    from roialign.doctor.report import printable
+    from roialign.doctor.report.words import printable
 
     if not os.path.isfile(path):
         raise ValueError(f"there is no file {os.fspath(path)}")

@@ -16,8 +16,8 @@ import pytest
 
 from roialign.doctor.catalogue import CATALOGUE
 from roialign.doctor.findings import Diagnosis, Report
-from roialign.doctor.report import counted
 from roialign.doctor.report.terminal import as_text
+from roialign.doctor.report.words import counted
 from roialign.doctor.selection import Selection, begins_a_code
 from roialign.doctor.watch import CallSites, Examiner, lookers, post_mortem, watching
 from roialign.doctor.watch.log import CallLog

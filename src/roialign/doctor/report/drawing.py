@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from roialign.doctor import report as words
+from roialign.doctor.report import words
 from roialign.doctor.report.exhibit import PANEL_WIDTH, BoxXYXY, Outline, Panel, extent_xyxy
 
 _MAP_LABEL_WIDTH = 300

@@ -11,9 +11,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from roialign.doctor import report as words
 from roialign.doctor.catalogue import CATALOGUE, Entry
 from roialign.doctor.findings import Finding, Fix, Problem, Report
+from roialign.doctor.report import words
 from roialign.doctor.report.drawing import Drawing, drawing
 from roialign.doctor.report.exhibit import PANEL_WIDTH, Exhibit
 from roialign.doctor.report.playground import MAX_BINS, Values, playground

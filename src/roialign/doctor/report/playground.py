@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from roialign.doctor.findings import Problem
-from roialign.doctor.report import scale_text
 from roialign.doctor.report.exhibit import Panel
+from roialign.doctor.report.words import scale_text
 from roialign.ops.calls import RoICall
 
 MAX_BINS = 64  # more along one side cannot be told apart in the figure

@@ -9,8 +9,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from roialign.doctor import report as words
 from roialign.doctor.findings import Finding, Fix, Problem, Report
+from roialign.doctor.report import words
 from roialign.doctor.report.exhibit import concerned_rows
 
 _ROIS_SHOWN = 3
