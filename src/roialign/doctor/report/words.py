@@ -40,13 +40,15 @@ def whereabouts(problem: Problem, examined: int) -> str:
 def call_text(call: RoICall) -> str:
     """The call with its arguments."""
     called = "" if call.operator == "roi_align" else f"{call.operator}: "
-    what = f"{called}{counted(len(call.rois), 'RoI')} on features {list(call.features_shape)}"
+    seen = ", planes for channels" if call.operator == "roi_align_3d" else ""
+    what = f"{called}{counted(len(call.rois), 'RoI')} on features {list(call.features_shape)}{seen}"
     if call.cells is None:
         place = f"spatial_scale={scale_text(call.spatial_scale)}"
         options = f"{place}, sampling_ratio={call.sampling_ratio}, aligned={call.aligned}"
     else:
         options = f"sampling_ratio={call.sampling_ratio}, {grid_text(call.cells)}"
-    return f"{what}, output_size={call.output_size_hw}, {options}"
+    further = "".join(f", {name}={value}" for name, value in call.further if name not in ("aligned", "output_size"))
+    return f"{what}, output_size={call.output_size_hw}, {options}{further}"
 
 
 def grid_text(cells: tuple[float, float, float, float]) -> str:
