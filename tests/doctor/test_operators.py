@@ -173,13 +173,17 @@ def test_rows_that_are_dropped_take_their_masks_along() -> None:
     assert names["masks"].shape == (3, *SIZE_HW)
 
 
-@pytest.mark.parametrize(
-    "operator", [one for one in OPERATORS if "rotated" in one.name or one.name[-1] == "d"], ids=str
-)
+@pytest.mark.parametrize("operator", [one for one in OPERATORS if one.name[-2:] in ("3d", "ed")], ids=str)
 def test_boxes_that_are_shown_as_others_get_no_line_that_changes_them(operator: Operator) -> None:
-    far = [boxes + 5000 for boxes in operator.tensors[1]]
-    report = watched(lambda: operator(tensors=(operator.tensors[0], far, *operator.tensors[2:])))
-    assert all(finding.fix is None or finding.fix.argument != "boxes" for finding in report.findings)
+    features, (boxes, others) = operator.tensors
+    strayed = boxes.clone()
+    strayed[3, :2] += 5000
+    if operator.name == "roi_align_3d":  # both corners, not the centre
+        strayed[3, 3:5] += 5000
+    report = watched(lambda: operator(tensors=(features, [strayed, others])))
+    assert codes(report) == ["RA209"]
+    assert report.findings[0].fix is None
+    assert "boxes[3], within [" in report.findings[0].evidence
 
 
 @pytest.mark.parametrize("name", ["roi_pool", "ps_roi_pool"])
