@@ -1,12 +1,11 @@
 """How well the doctor does: faults made at random in healthy programs. Run by `python -m benchmarks.doctor`.
 
-Writes benchmarks/results/doctor.md and .json.
+Writes benchmarks/results/doctor.md and .csv.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -15,7 +14,6 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from importlib.resources import files
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,7 +24,7 @@ from PIL import Image
 from .doctor_cases import Program, check_whole, run_case
 from .doctor_faults import FAULTS, Fault
 from .doctor_pipelines import Pipeline, Scene, boxes_of, pipelines
-from .doctor_report import page
+from .doctor_report import as_csv, page
 from .environment import environment
 from .photographs import SKIMAGE, SKLEARN, as_tensor, load_folder
 from .results import write_all
@@ -143,13 +141,7 @@ def main() -> None:
     minutes = (time.monotonic() - begin) / 60
     text = page(programs, calls, alarms, len(pictures), minutes, facts)
     print(text)
-    held = {
-        "facts": facts,
-        "programs": [asdict(program) for program in programs],
-        "whole_calls": calls,
-        "whole_alarms": alarms,
-    }
-    write_all(given.out, {"doctor.md": text.encode(), "doctor.json": (json.dumps(held, indent=1) + "\n").encode()})
+    write_all(given.out, {"doctor.md": text.encode(), "doctor.csv": as_csv(programs).encode()})
 
 
 if __name__ == "__main__":

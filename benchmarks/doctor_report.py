@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from .doctor_cases import ALONE, KNOWN, LEAST_CHANGE, MODES, SEEN, Case, Program
+from .doctor_cases import ALONE, KNOWN, LEAST_CHANGE, MODES, SEEN, Case, Program, Verdict
 from .report import table
 
 _HEAD = """\
@@ -104,6 +106,36 @@ def page(
         "".join(f"- {_wrong_fix(case)}\n" for case in harmful if _has_wrong_fix(case)) or "None.\n",
     ]
     return "\n".join(parts)
+
+
+def as_csv(programs: Sequence[Program]) -> str:
+    """One line for each call: the fault, and what comes first in each way of asking."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    asked = [f"{what}, {mode}" for mode in MODES for what in ("first", "fix right")]
+    writer.writerow(["program", "code", "fault", "pipeline", "boxes", "change", *asked])
+    for index, program in enumerate(programs):
+        for case in program.cases:
+            said = [_said(case.verdict(mode)) for mode in MODES]
+            change = f"{case.change:.4g}"
+            writer.writerow(
+                [
+                    index,
+                    case.code,
+                    case.fault,
+                    case.pipeline,
+                    case.boxes,
+                    change,
+                    *(part for one in said for part in one),
+                ]
+            )
+    return text.getvalue()
+
+
+def _said(verdict: Verdict | None) -> tuple[str, str]:
+    if verdict is None:
+        return "", ""
+    return verdict.first, str(verdict.fix_right) if verdict.fix_offered else ""
 
 
 def _share(part: int, whole: int) -> str:
