@@ -16,7 +16,7 @@ BUILD_LOG := $(VENV)/build.log
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check check-lint check-format check-types check-layers check-codes check-benchmarks \
-	sanitize bench bench-overhead bench-doctor offsets docs clean
+	sanitize bench bench-operators bench-overhead bench-doctor offsets docs clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -26,7 +26,8 @@ help:
 	@echo "make test    all tests, doctests included"
 	@echo "make check   lint, format, types, layers, page of codes, table of speeds"
 	@echo "make sanitize   the kernels' tests with AddressSanitizer and UndefinedBehaviorSanitizer: about 3 minutes"
-	@echo "make bench   verify, then measure, the operators on this machine: about 20 minutes"
+	@echo "make bench   verify, then measure, roi_align and pyramids on this machine: about 20 minutes"
+	@echo "make bench-operators  the same of all the other operators: about 10 minutes"
 	@echo "make bench-overhead   what watching costs a Mask R-CNN: about 5 minutes"
 	@echo "make bench-doctor     faults injected into healthy pipelines, and what the doctor says: about 10 minutes"
 	@echo "make offsets measure where cells are centred, and what it is worth, on photographs: about 15 minutes"
@@ -77,6 +78,9 @@ bench: $(VENV)/.stamp-test $(VENV)/.stamp-bench
 	@$(RUN) -m benchmarks.roi_align
 	@$(RUN) -m benchmarks.pool_regions
 	@$(RUN) scripts/make_benchmark_table.py
+
+bench-operators: $(VENV)/.stamp-test $(VENV)/.stamp-bench
+	@$(RUN) -m benchmarks.operators
 
 # On photographs of scikit-image and scikit-learn.
 bench-overhead: $(VENV)/.stamp-test $(VENV)/.stamp-offsets

@@ -19,12 +19,14 @@ ROIALIGN, TORCHVISION, ONNXRUNTIME = "roialign", "torchvision", "onnxruntime"
 FORWARD, BACKWARD = "forward", "backward"
 Call = Callable[[], Sequence[Tensor]]
 
+onnxruntime.set_default_logger_severity(3)  # errors only: it warns that its maximum is another one than it will be
+
 # Opset 16 is the newest for which onnxruntime has a CPU kernel.
 _ONNX_GRAPH = '<ir_version: 8, opset_import: ["": 16]> pool ({inputs}) => ({outputs}) {{ {nodes} }}'
 _ONNX_INPUTS = "float[n{i}, c, h{i}, w{i}] features{i}, float[k{i}, 4] boxes{i}, int64[k{i}] images{i}"
 _ONNX_OUTPUT = "float[k{i}, c, {size}, {size}] output{i}"
 _ONNX_NODE = """
-output{i} = RoiAlign <mode = "avg", output_height = {size}, output_width = {size}, sampling_ratio = {ratio},
+output{i} = RoiAlign <mode = "{mode}", output_height = {size}, output_width = {size}, sampling_ratio = {ratio},
     spatial_scale = {scale}, coordinate_transformation_mode = "output_half_pixel"> (features{i}, boxes{i}, images{i})
 """
 
@@ -60,11 +62,11 @@ def onnxruntime_serves(setting: Setting) -> bool:
     return setting.dtype == "float32" and setting.layout == "NCHW"
 
 
-def onnxruntime_forward(levels: list[Level], setting: Setting, threads: int) -> Call:
+def onnxruntime_forward(levels: list[Level], setting: Setting, threads: int, mode: str = "avg") -> Call:
     """A function that pools all levels in one session of so many threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    model = onnx.parser.parse_model(_onnx_text(levels, setting)).SerializeToString()
+    model = onnx.parser.parse_model(_onnx_text(levels, setting, mode)).SerializeToString()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feed = {}
     for i, level in enumerate(levels):
@@ -74,14 +76,15 @@ def onnxruntime_forward(levels: list[Level], setting: Setting, threads: int) -> 
     return lambda: [torch.from_numpy(output) for output in session.run(None, feed)]
 
 
-def _onnx_text(levels: list[Level], setting: Setting) -> str:
+def _onnx_text(levels: list[Level], setting: Setting, mode: str) -> str:
     """A model in ONNX's text format that pools all levels."""
     size, ratio = setting.workload.output_size, setting.sampling_ratio
     return _ONNX_GRAPH.format(
         inputs=", ".join(_ONNX_INPUTS.format(i=i) for i in range(len(levels))),
         outputs=", ".join(_ONNX_OUTPUT.format(i=i, size=size) for i in range(len(levels))),
         nodes="".join(
-            _ONNX_NODE.format(i=i, size=size, ratio=ratio, scale=level.spatial_scale) for i, level in enumerate(levels)
+            _ONNX_NODE.format(i=i, mode=mode, size=size, ratio=ratio, scale=level.spatial_scale)
+            for i, level in enumerate(levels)
         ),
     )
 

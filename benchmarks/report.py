@@ -9,7 +9,7 @@ from .results import FloorRow, MemoryRow, TimeRow
 from .timing import Times
 
 _PROVENANCE = """\
-Made by `make bench`; do not edit it.
+Made by `{command}`; do not edit it.
 
 - Machine: {cpu} ({cpu_flags}), {machine}; transparent huge pages: {huge_pages}
 - Versions: roialign {roialign} at commit {commit}, torch {torch}, torchvision {torchvision}, onnxruntime {onnxruntime}
@@ -77,9 +77,9 @@ def page(
     return "\n".join(parts)
 
 
-def provenance(environment: Mapping[str, str]) -> str:
+def provenance(environment: Mapping[str, str], command: str = "make bench") -> str:
     """Where the numbers come from, and how to read them."""
-    return _PROVENANCE.format(**environment)
+    return _PROVENANCE.format(command=command, **environment)
 
 
 def _threads(count: int) -> str:
@@ -96,7 +96,7 @@ def times_table(rows: Sequence[TimeRow]) -> str:
     others = [name for name in (TORCHVISION, ONNXRUNTIME) if name in measured]
     lines = []
     for key, by_name in groups.items():
-        cells = [_spread(by_name.get(name)) for name in (ROIALIGN, *others)]
+        cells = [spread(by_name.get(name)) for name in (ROIALIGN, *others)]
         lines.append([*key, *cells, *(_speedup(by_name[ROIALIGN], by_name.get(name)) for name in others)])
     head = ["workload", "pass", "sampling_ratio", "type", "layout", ROIALIGN, *others]
     return table([*head, *(f"to {name}" for name in others)], lines)
@@ -145,7 +145,8 @@ def _ratio_name(sampling_ratio: int) -> str:
     return str(sampling_ratio) if sampling_ratio else "adaptive"
 
 
-def _spread(times: Times | None) -> str:
+def spread(times: Times | None) -> str:
+    """Milliseconds: the median and the quartiles."""
     if times is None:
         return ""
     return f"{_ms(times.median_ms)} ({_ms(times.q1_ms)} to {_ms(times.q3_ms)})"

@@ -28,6 +28,21 @@ class TimeRow:
 
 
 @dataclass(frozen=True)
+class OperatorRow:
+    """The time of one way to compute what an operator computes, for one setting and pass, in float32."""
+
+    operator: str
+    workload: str
+    description: str
+    pass_: str
+    options: str
+    layout: str
+    threads: int
+    implementation: str
+    times: Times
+
+
+@dataclass(frozen=True)
 class MemoryRow:
     """The memory that one call takes above what was resident before, its result included."""
 
@@ -66,7 +81,7 @@ class GrowthRow:
     times: Times
 
 
-Row = TimeRow | MemoryRow | FloorRow | GrowthRow
+Row = TimeRow | OperatorRow | MemoryRow | FloorRow | GrowthRow
 
 
 def as_csv(rows: Sequence[Row], environment: Mapping[str, str]) -> str:

@@ -84,6 +84,11 @@ class Setting:
         return f"{self.workload.name}, sampling_ratio {self.sampling_ratio}, {self.dtype}, {self.layout}"
 
     @property
+    def options(self) -> str:
+        """The sampling ratio in words."""
+        return f"sampling_ratio {self.sampling_ratio}" if self.sampling_ratio else "adaptive"
+
+    @property
     def torch_dtype(self) -> torch.dtype:
         return DTYPES[self.dtype]
 

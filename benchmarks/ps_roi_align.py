@@ -1,6 +1,0 @@
-"""ps_roi_align on the CPU against torchvision's: see `benchmarks/bins.py`."""
-
-from .bins import main
-
-if __name__ == "__main__":
-    main("ps_roi_align")
