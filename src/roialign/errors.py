@@ -56,7 +56,7 @@ class OutputSizeError(RoIError):
 
 
 class OptionError(RoIError):
-    """A mode or a preset that does not exist, or that contradicts other arguments."""
+    """A mode, a preset or another option that does not exist, or that contradicts other arguments."""
 
 
 class DtypeError(RoIError, RuntimeError):

@@ -265,7 +265,7 @@ REFUSED = [
     ("another device", {"masks": MASKS.to("meta")}, r"RA309: .*on meta"),
     ("no tensor", {"masks": MASKS.numpy()}, r"RA309: .*got a ndarray"),
     ("several sizes", {"masks": [MASKS[:1], MASKS[1:, :4]]}, r"RA309: .*several sizes"),
-    ("nowhere", {"masks_in": "map"}, r'RA309: expected masks_in, "image".*got str'),
+    ("nowhere", {"masks_in": "map"}, r'RA506: expected masks_in, "image".*got str'),
     ("no index", {"boxes": ROIS[:, 1:]}, r"RA207: "),
     ("scale", {"spatial_scale": 0}, r"RA105: "),
     ("ratio", {"sampling_ratio": 1000}, r"RA506: "),

@@ -167,8 +167,8 @@ REFUSED = [
     ("NaN", {"boxes_xyxy": BOXES * math.nan}, r"RA205: .*boxes_xyxy\[0\] = \[nan"),
     ("one number", {"image_size": 30}, r"RA307: .*got 30\. .*image\.shape\[-2:\]"),
     ("no pixels", {"image_size": (30, 0)}, r"RA307: "),
-    ("threshold", {"threshold": "0.5"}, r"RA309: expected threshold"),
-    ("compat", {"compat": "mmcv"}, r"RA309: expected compat"),
+    ("threshold", {"threshold": "0.5"}, r"RA506: expected threshold"),
+    ("compat", {"compat": "mmcv"}, r"RA506: expected compat"),
 ]
 
 

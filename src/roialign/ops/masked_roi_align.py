@@ -7,10 +7,11 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.fx
-from torch import Tensor, nn
+from torch import Tensor
 
-from roialign.errors import MaskError
+from roialign.errors import OptionError
 from roialign.ops import calls, validate
+from roialign.ops.modules import RoIModule
 from roialign.ops.perform import perform
 
 MasksIn = Literal["image", "box"]
@@ -93,7 +94,7 @@ def masked_roi_align(
     )
 
 
-class MaskedRoIAlign(nn.Module):
+class MaskedRoIAlign(RoIModule):
     """`masked_roi_align` with its options kept, as a module.
 
     Args:
@@ -133,17 +134,11 @@ class MaskedRoIAlign(nn.Module):
         options = (self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
         return masked_roi_align(input, rois, masks, *options, masks_in=self.masks_in)
 
-    def extra_repr(self) -> str:
-        return (
-            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
-            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}, masks_in={self.masks_in!r}"
-        )
-
 
 def _in_image(masks_in: Any) -> bool:
     if masks_in not in get_args(MasksIn):
-        raise MaskError(
-            f'RA309: expected masks_in, "image" for masks of the whole image or "box" for masks that cover their '
+        raise OptionError(
+            f'RA506: expected masks_in, "image" for masks of the whole image or "box" for masks that cover their '
             f"boxes; got {validate.describe(masks_in)}."
         )
     return bool(masks_in == "image")

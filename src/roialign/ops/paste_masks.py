@@ -7,7 +7,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from roialign.errors import MaskError
+from roialign.errors import OptionError
 from roialign.ops import validate
 
 Compat = Literal["detectron2", "torchvision"]
@@ -57,8 +57,8 @@ def paste_masks(
                  [0, 0, 0, 0]]], dtype=torch.int32)
     """
     if compat not in get_args(Compat):
-        raise MaskError(
-            f'RA309: expected compat, "detectron2" or "torchvision"; got {validate.describe(compat)}. They differ in '
+        raise OptionError(
+            f'RA506: expected compat, "detectron2" or "torchvision"; got {validate.describe(compat)}. They differ in '
             "how boxes are rounded."
         )
     whole, boxes, (height, width) = validate.as_pasting(masks, boxes_xyxy, image_size, threshold)

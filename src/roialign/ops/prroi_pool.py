@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from roialign.ops import calls, validate
+from roialign.ops.modules import RoIModule
 from roialign.ops.perform import perform
 
 _op: Any = torch.ops.roialign
@@ -70,7 +71,7 @@ def prroi_pool(
     )
 
 
-class PrRoIPool(nn.Module):
+class PrRoIPool(RoIModule):
     """`prroi_pool` with its options kept, as a module.
 
     Args:
@@ -92,6 +93,3 @@ class PrRoIPool(nn.Module):
     def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
         """Pool `input` [N, C, H, W] under `rois`, as `prroi_pool` does."""
         return prroi_pool(input, rois, self.output_size, self.spatial_scale)
-
-    def extra_repr(self) -> str:
-        return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"

@@ -4,10 +4,11 @@ from typing import Any, List, Optional, Union  # noqa: UP035  TorchScript knows 
 
 import torch
 import torch.fx
-from torch import Tensor, nn
+from torch import Tensor
 from torch.jit.annotations import BroadcastingList2
 
 from roialign.ops import calls, validate
+from roialign.ops.modules import RoIModule
 from roialign.ops.perform import check_compat, perform
 from roialign.ops.scripting import scripted_rois
 
@@ -52,7 +53,6 @@ def ps_roi_align(
     Raises:
         RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
         CoverageError: under `set_policy("raise")`, when RoIs lie mostly or wholly off the map.
-        ValueError: if `compat` is neither.
 
     Warns:
         RoIWarning: once for each line of code, when RoIs lie mostly or wholly off the map.
@@ -77,7 +77,7 @@ def ps_roi_align(
     return output
 
 
-class PSRoIAlign(nn.Module):
+class PSRoIAlign(RoIModule):
     """`ps_roi_align` with its options kept, as a module; torchvision's constructor and attributes.
 
     Args:
@@ -98,7 +98,8 @@ class PSRoIAlign(nn.Module):
         output_size: BroadcastingList2[int],
         spatial_scale: float,
         sampling_ratio: int,
-        compat: Optional[str] = None,  # noqa: UP045
+        *,
+        compat: str | None = None,
     ) -> None:
         super().__init__()
         self.output_size = output_size
@@ -110,26 +111,18 @@ class PSRoIAlign(nn.Module):
         """Pool `input` [N, C, H, W] under `rois`, as `ps_roi_align` does."""
         return ps_roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.compat)
 
-    def extra_repr(self) -> str:
-        return (
-            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, sampling_ratio={self.sampling_ratio}"
-        )
-
-
-def _as_call(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any) -> calls.RoICall:
-    """The call with its boxes as rois, once shapes, types and options are found usable."""
-    validate.check_input(input)
-    size_hw, scale, ratio = validate.check_options(output_size, spatial_scale, sampling_ratio)
-    validate.check_own_channels(input, size_hw)
-    return calls.RoICall(input, validate.as_rois(boxes, input), size_hw, scale, ratio, True, "ps_roi_align")
-
 
 def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any, compat: Any) -> Tensor:
     legacy = check_compat(compat)
-    call = _as_call(input, boxes, output_size, spatial_scale, sampling_ratio)
+    validate.check_input(input)
+    size_hw, scale, ratio = validate.check_options(output_size, spatial_scale, sampling_ratio)
+    validate.check_own_channels(input, size_hw)
+    call = calls.RoICall(input, validate.as_rois(boxes, input), size_hw, scale, ratio, True, "ps_roi_align")
     if legacy:
         call = call.with_(further=calls.given(compat=compat))
-    options = (call.spatial_scale, call.sampling_ratio, legacy)
     return perform(
-        call, _op.ps_roi_align, options, lambda: validate.check_values(call.input.shape[0], call.rois, *call.options)
+        call,
+        _op.ps_roi_align,
+        (scale, ratio, legacy),
+        lambda: validate.check_values(call.input.shape[0], call.rois, *call.options),
     )

@@ -4,12 +4,11 @@ from typing import Any, List, Optional, Union  # noqa: UP035  TorchScript knows 
 
 import torch
 import torch.fx
-from torch import Tensor, nn
+from torch import Tensor
 from torch.jit.annotations import BroadcastingList2
 
-from roialign.ops import calls, validate
-from roialign.ops.perform import check_compat, perform
 from roialign.ops.scripting import scripted_rois
+from roialign.ops.whole_cells import WholeCellPool, as_call, pool_whole_cells
 
 _op: Any = torch.ops.roialign
 
@@ -52,7 +51,6 @@ def ps_roi_pool(
     Raises:
         RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
         CoverageError: under `set_policy("raise")`, when RoIs lie mostly or wholly off the map.
-        ValueError: if `compat` is neither.
 
     Warns:
         RoIWarning: once for each line of code, when RoIs lie mostly or wholly off the map.
@@ -77,7 +75,7 @@ def ps_roi_pool(
     return output
 
 
-class PSRoIPool(nn.Module):
+class PSRoIPool(WholeCellPool):
     """`ps_roi_pool` with its options kept, as a module; torchvision's constructor and attributes.
 
     Args:
@@ -92,42 +90,11 @@ class PSRoIPool(nn.Module):
         torch.Size([1, 2, 7, 7])
     """
 
-    def __init__(
-        self,
-        output_size: BroadcastingList2[int],
-        spatial_scale: float,
-        compat: Optional[str] = None,  # noqa: UP045
-    ) -> None:
-        super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
-        self.compat = compat
-
     def forward(self, input: Tensor, rois: Union[Tensor, List[Tensor]]) -> Tensor:  # noqa: UP006, UP007
         """Pool `input` [N, C, H, W] under `rois`, as `ps_roi_pool` does."""
         return ps_roi_pool(input, rois, self.output_size, self.spatial_scale, self.compat)
 
-    def extra_repr(self) -> str:
-        return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
-
-
-def _as_call(input: Any, boxes: Any, output_size: Any, spatial_scale: Any) -> calls.RoICall:
-    """The call with its boxes as rois, once shapes, types and options are found usable."""
-    validate.check_input(input)
-    size_hw, scale, _ = validate.check_options(output_size, spatial_scale, -1)
-    validate.check_own_channels(input, size_hw)
-    return calls.RoICall(input, validate.as_rois(boxes, input), size_hw, scale, -1, False, "ps_roi_pool")
-
 
 def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, compat: Any) -> Tensor:
-    legacy = check_compat(compat)
-    call = _as_call(input, boxes, output_size, spatial_scale)
-    if legacy:
-        call = call.with_(further=calls.given(compat=compat))
-    options = (call.spatial_scale, False, legacy)
-    return perform(
-        call,
-        _op.ps_roi_pool,
-        options,
-        lambda: validate.check_values_of_cells(call.input.shape[0], call.rois, call.spatial_scale),
-    )
+    call = as_call("ps_roi_pool", input, boxes, output_size, spatial_scale, compat, own_channels=True)
+    return pool_whole_cells(call, _op.ps_roi_pool, False, compat is not None)

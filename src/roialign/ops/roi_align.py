@@ -5,11 +5,12 @@ from typing import Any, List, Optional, Union  # noqa: UP035  TorchScript knows 
 
 import torch
 import torch.fx
-from torch import Tensor, nn
+from torch import Tensor
 from torch.jit.annotations import BroadcastingList2
 
 from roialign.errors import DtypeError
 from roialign.ops import calls, presets, validate
+from roialign.ops.modules import RoIModule
 from roialign.ops.perform import perform
 from roialign.ops.scripting import scripted_rois
 
@@ -86,7 +87,7 @@ def roi_align(
     return output
 
 
-class RoIAlign(nn.Module):
+class RoIAlign(RoIModule):
     """`roi_align` with its options kept, as a module; torchvision's constructor and attributes.
 
     Args:
@@ -133,14 +134,6 @@ class RoIAlign(nn.Module):
             self.aligned,
             mode=self.mode,
             compat=self.compat,
-        )
-
-    def extra_repr(self) -> str:
-        return (
-            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
-            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
-            + (f", mode={self.mode!r}" if self.mode != "avg" else "")
-            + (f", compat={self.compat!r}" if self.compat is not None else "")
         )
 
 

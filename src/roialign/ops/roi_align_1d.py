@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from roialign import errors
 from roialign.ops import calls, validate
+from roialign.ops.modules import RoIModule
 from roialign.ops.perform import perform
 
 _op: Any = torch.ops.roialign
@@ -79,7 +80,7 @@ def roi_align_1d(
     return output.squeeze(2)
 
 
-class RoIAlign1d(nn.Module):
+class RoIAlign1d(RoIModule):
     """`roi_align_1d` with its options kept, as a module.
 
     Args:
@@ -107,12 +108,6 @@ class RoIAlign1d(nn.Module):
     def forward(self, input: Tensor, segments: Tensor | Sequence[Tensor]) -> Tensor:
         """Pool `input` [N, C, L] under `segments`, as `roi_align_1d` does."""
         return roi_align_1d(input, segments, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
-
-    def extra_repr(self) -> str:
-        return (
-            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
-            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
-        )
 
 
 def _check_size(output_size: Any) -> int:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from roialign.errors import OutputSizeError, ScaleError
 from roialign.ops import calls, library, notice, validate
+from roialign.ops.modules import RoIModule
 
 _op: Any = torch.ops.roialign
 
@@ -84,7 +85,7 @@ def roi_align_3d(
     return output
 
 
-class RoIAlign3d(nn.Module):
+class RoIAlign3d(RoIModule):
     """`roi_align_3d` with its options kept, as a module.
 
     Args:
@@ -116,12 +117,6 @@ class RoIAlign3d(nn.Module):
     def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
         """Pool `input` [N, C, D, H, W] under `rois`, as `roi_align_3d` does."""
         return roi_align_3d(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
-
-    def extra_repr(self) -> str:
-        return (
-            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
-            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
-        )
 
 
 def _check_size(output_size: Any) -> tuple[int, int, int]:

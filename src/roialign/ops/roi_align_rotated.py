@@ -9,10 +9,11 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.fx
-from torch import Tensor, nn
+from torch import Tensor
 
-from roialign.errors import RoIError
+from roialign.errors import OptionError
 from roialign.ops import calls, validate
+from roialign.ops.modules import RoIModule
 from roialign.ops.perform import perform
 
 Compat = Literal["detectron2", "mmcv"]
@@ -93,7 +94,7 @@ def roi_align_rotated(
     )
 
 
-class RoIAlignRotated(nn.Module):
+class RoIAlignRotated(RoIModule):
     """`roi_align_rotated` with its options kept, as a module; detectron2's constructor, and the options of mmcv's.
 
     Args:
@@ -143,20 +144,13 @@ class RoIAlignRotated(nn.Module):
             clockwise=self.clockwise,
         )
 
-    def extra_repr(self) -> str:
-        return (
-            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
-            f"sampling_ratio={self.sampling_ratio}, compat={self.compat!r}, aligned={self.aligned}, "
-            f"clockwise={self.clockwise}"
-        )
-
 
 def _angle_options(compat: Any, aligned: Any, clockwise: Any) -> bool:
     """Whether angles are in radians, once the options are found to go together."""
     if compat not in get_args(Compat):
-        raise RoIError(f'RA506: expected compat, "detectron2" or "mmcv"; got {validate.describe(compat)}.')
+        raise OptionError(f'RA506: expected compat, "detectron2" or "mmcv"; got {validate.describe(compat)}.')
     if compat == "detectron2" and (clockwise or not aligned):
-        raise RoIError(
+        raise OptionError(
             'RA506: expected aligned and clockwise with compat="mmcv" only; got '
             f'aligned={aligned!r}, clockwise={clockwise!r} with compat="detectron2", whose angles are '
             'counter-clockwise. For clockwise degrees negate the angles; or use compat="mmcv" with angles in radians.'

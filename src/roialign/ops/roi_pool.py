@@ -4,12 +4,11 @@ from typing import Any, List, Optional, Union  # noqa: UP035  TorchScript knows 
 
 import torch
 import torch.fx
-from torch import Tensor, nn
+from torch import Tensor
 from torch.jit.annotations import BroadcastingList2
 
-from roialign.ops import calls, validate
-from roialign.ops.perform import check_compat, perform
 from roialign.ops.scripting import scripted_rois
+from roialign.ops.whole_cells import WholeCellPool, as_call, pool_whole_cells
 
 _op: Any = torch.ops.roialign
 
@@ -50,7 +49,6 @@ def roi_pool(
     Raises:
         RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
         CoverageError: under `set_policy("raise")`, when RoIs lie mostly or wholly off the map.
-        ValueError: if `compat` is neither.
 
     Warns:
         RoIWarning: once for each line of code, when RoIs lie mostly or wholly off the map.
@@ -75,7 +73,7 @@ def roi_pool(
     return output
 
 
-class RoIPool(nn.Module):
+class RoIPool(WholeCellPool):
     """`roi_pool` with its options kept, as a module; torchvision's constructor and attributes.
 
     Args:
@@ -90,41 +88,13 @@ class RoIPool(nn.Module):
         torch.Size([1, 8, 7, 7])
     """
 
-    def __init__(
-        self,
-        output_size: BroadcastingList2[int],
-        spatial_scale: float,
-        compat: Optional[str] = None,  # noqa: UP045
-    ) -> None:
-        super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
-        self.compat = compat
-
     def forward(self, input: Tensor, rois: Union[Tensor, List[Tensor]]) -> Tensor:  # noqa: UP006, UP007
         """Pool `input` [N, C, H, W] under `rois`, as `roi_pool` does."""
         return roi_pool(input, rois, self.output_size, self.spatial_scale, self.compat)
 
-    def extra_repr(self) -> str:
-        return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
-
-
-def _as_call(input: Any, boxes: Any, output_size: Any, spatial_scale: Any) -> calls.RoICall:
-    """The call with its boxes as rois, once shapes, types and options are found usable."""
-    validate.check_input(input)
-    size_hw, scale, _ = validate.check_options(output_size, spatial_scale, -1)
-    return calls.RoICall(input, validate.as_rois(boxes, input), size_hw, scale, -1, False, "roi_pool")
-
 
 def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, compat: Any) -> Tensor:
-    legacy = check_compat(compat)
-    call = _as_call(input, boxes, output_size, spatial_scale)
-    if legacy:
-        call = call.with_(further=calls.given(compat=compat))
-    options = (call.spatial_scale, legacy, call.input.requires_grad and torch.is_grad_enabled())
-    return perform(
-        call,
-        _op.roi_pool,
-        options,
-        lambda: validate.check_values_of_cells(call.input.shape[0], call.rois, call.spatial_scale),
+    call = as_call("roi_pool", input, boxes, output_size, spatial_scale, compat, own_channels=False)
+    return pool_whole_cells(
+        call, _op.roi_pool, compat is not None, call.input.requires_grad and torch.is_grad_enabled()
     )

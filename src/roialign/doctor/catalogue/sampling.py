@@ -70,11 +70,11 @@ ENTRIES = (
     ),
     Entry(
         "RA506",
-        "output_size, sampling_ratio, mode or compat cannot be used",
+        "output_size, sampling_ratio or another option cannot be used",
         "error",
         "output_size is a whole number of at least 1, or a pair (height, width) of them. sampling_ratio is a whole "
-        "number of at most 128; 0 or less lets the size of the box decide. mode and compat are those that roi_align "
-        "names, and compat leaves out what the other library has not.",
+        "number of at most 128; 0 or less lets the size of the box decide. mode, compat and the like are words that "
+        "the operator names, and compat leaves out what the other library has not.",
         "Pass output_size=7 and sampling_ratio=2, or -1.",
         f"{STRIDE_16}\n{ONE_BOX}",
         "roi_align(features, boxes, (7, 7, 7), spatial_scale=1 / 16)",

@@ -61,8 +61,8 @@ def as_pasting(masks: Any, boxes_xyxy: Any, image_size: Any, threshold: Any) -> 
             f"RA505: expected floating-point boxes; got {describe(boxes_xyxy)}. Use boxes_xyxy.float()."
         )
     if not (threshold is None or (isinstance(threshold, Real) and not math.isnan(threshold))):
-        raise errors.MaskError(
-            f"RA309: expected threshold, a number, or None for values; got {describe(threshold)}. Use 0.5."
+        raise errors.OptionError(
+            f"RA506: expected threshold, a number, or None for values; got {describe(threshold)}. Use 0.5."
         )
     size = image_size if isinstance(image_size, Sequence) else ()
     if len(size) != 2 or not all(map(is_side, size)):

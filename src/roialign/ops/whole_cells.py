@@ -1,0 +1,50 @@
+"""What roi_pool and ps_roi_pool share: boxes of whole cells, no samples, and torchvision's faults on request."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.jit.annotations import BroadcastingList2
+
+from roialign.ops import calls, validate
+from roialign.ops.modules import RoIModule
+from roialign.ops.perform import check_compat, perform
+
+
+class WholeCellPool(RoIModule):
+    """The constructor and the attributes of the modules."""
+
+    def __init__(
+        self,
+        output_size: BroadcastingList2[int],
+        spatial_scale: float,
+        *,
+        compat: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.compat = compat
+
+
+def as_call(
+    operator: str, input: Any, boxes: Any, output_size: Any, spatial_scale: Any, compat: Any, *, own_channels: bool
+) -> calls.RoICall:
+    """The call with its boxes as rois, once shapes, types and options are found usable."""
+    legacy = check_compat(compat)
+    validate.check_input(input)
+    size_hw, scale, _ = validate.check_options(output_size, spatial_scale, -1)
+    if own_channels:
+        validate.check_own_channels(input, size_hw)
+    call = calls.RoICall(input, validate.as_rois(boxes, input), size_hw, scale, -1, False, operator)
+    return call.with_(further=calls.given(compat=compat)) if legacy else call
+
+
+def pool_whole_cells(call: calls.RoICall, op: Callable[..., Any], *options: bool) -> Tensor:
+    """The features of a call; `options` are the operator's own, which follow the scale."""
+    return perform(
+        call,
+        op,
+        (call.spatial_scale, *options),
+        lambda: validate.check_values_of_cells(call.input.shape[0], call.rois, call.spatial_scale),
+    )
