@@ -211,16 +211,14 @@ def _say_where_it_differs(
     before: Any,
     scales: list[Scale],
 ) -> None:
-    for name, (height, width), stride_yx in zip(names, sizes_hw, strides, strict=True):
-        power = _power_of_two(image_hw[0], height)
-        if stride_yx != (power, power):
-            text = (
-                f"RA403: the map {name!r} of {height} x {width} cells, of an image of {image_hw[0]} x {image_hw[1]} "
-                f"pixels, is pooled at stride {_stride_text(stride_yx)}; torchvision's MultiScaleRoIAlign would take "
-                f"{power:g}. Pass grids=roialign.trace(backbone, image_size=(H, W)), or scales=, to be exact."
-            )
-            notice.say(lambda text=text: text, LevelError)  # type: ignore[misc]
-            return
+    guesses = (
+        _said_of_guess(name, image_hw, size_hw, stride_yx)
+        for name, size_hw, stride_yx in zip(names, sizes_hw, strides, strict=True)
+    )
+    wrong_guess = next(filter(None, guesses), None)
+    if wrong_guess is not None:
+        notice.say(lambda: wrong_guess, LevelError)
+        return
     if before is not None and before != scales:
         notice.say(
             lambda: (
@@ -230,6 +228,20 @@ def _say_where_it_differs(
             ),
             LevelError,
         )
+
+
+def _said_of_guess(
+    name: str, image_hw: tuple[int, int], size_hw: tuple[int, int], stride_yx: tuple[float, float]
+) -> str | None:
+    """What torchvision's guess, a power of two for both axes, does to this map; None where it is right."""
+    power = _power_of_two(image_hw[0], size_hw[0])
+    if stride_yx == (power, power):
+        return None
+    return (
+        f"RA403: the map {name!r} of {size_hw[0]} x {size_hw[1]} cells, of an image of {image_hw[0]} x {image_hw[1]} "
+        f"pixels, is pooled at stride {_stride_text(stride_yx)}; torchvision's MultiScaleRoIAlign would take "
+        f"{power:g}. Pass grids=roialign.trace(backbone, image_size=(H, W)), or scales=, to be exact."
+    )
 
 
 def _stride_text(stride_yx: tuple[float, float]) -> str:

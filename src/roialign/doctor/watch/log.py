@@ -43,6 +43,9 @@ class CallLog:
 class LiveReport(Report):
     """A report that fills while a program is watched."""
 
+    _log: CallLog
+    _catch_up: Callable[[], None]
+
     def __init__(self, log: CallLog, catch_up: Callable[[], None]) -> None:
         object.__setattr__(self, "_log", log)
         object.__setattr__(self, "_catch_up", catch_up)
@@ -50,9 +53,8 @@ class LiveReport(Report):
     @property
     def calls(self) -> list[Diagnosis]:
         """The diagnoses up to now; waits for those that a GPU still works for."""
-        self._catch_up()  # type: ignore[attr-defined]
-        kept: list[Diagnosis] = self._log.all()  # type: ignore[attr-defined]
-        return kept
+        self._catch_up()
+        return self._log.all()
 
     def __repr__(self) -> str:
         return f"Report(calls={self.calls!r})"

@@ -94,17 +94,14 @@ _Spans = Iterator[tuple[_Span | None, _Span | None]]
 def _as_detectron2(boxes_xyxy: Tensor, extents_yx: tuple[int, int], height: int, width: int) -> _Spans:
     """The mask covers its box; half a pixel of the mask fades beyond it, of which a pixel of the image is taken."""
     for x1, y1, x2, y2 in boxes_xyxy.double().tolist():
-        yield tuple(  # type: ignore[misc]
-            _Span(
-                max(math.floor(low) - 1, 0),
-                min(math.ceil(high) + 1, size),
-                0.5 - low * (extent - 2) / (high - low),
-                (extent - 2) / (high - low),
-            )
-            if high > low
-            else None
-            for low, high, size, extent in ((y1, y2, height, extents_yx[0]), (x1, x2, width, extents_yx[1]))
-        )
+        yield _covering(y1, y2, height, extents_yx[0]), _covering(x1, x2, width, extents_yx[1])
+
+
+def _covering(low: float, high: float, size: int, extent: int) -> _Span | None:
+    if not high > low:
+        return None
+    step = (extent - 2) / (high - low)
+    return _Span(max(math.floor(low) - 1, 0), min(math.ceil(high) + 1, size), 0.5 - low * step, step)
 
 
 def _as_torchvision(boxes_xyxy: Tensor, extents_yx: tuple[int, int], height: int, width: int) -> _Spans:
