@@ -16,7 +16,7 @@ BUILD_LOG := $(VENV)/build.log
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check check-lint check-format check-types check-layers check-codes check-benchmarks \
-	sanitize bench bench-operators bench-overhead bench-doctor offsets docs clean
+	sanitize compare-mmcv bench bench-operators bench-overhead bench-doctor offsets docs clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -26,6 +26,7 @@ help:
 	@echo "make test    all tests, doctests included"
 	@echo "make check   lint, format, types, layers, page of codes, table of speeds"
 	@echo "make sanitize   the kernels' tests with AddressSanitizer and UndefinedBehaviorSanitizer: about 3 minutes"
+	@echo "make compare-mmcv  roi_align and roi_align_rotated against mmcv's kernels, compiled for it: about 2 minutes"
 	@echo "make bench   verify, then measure, roi_align and pyramids on this machine: about 20 minutes"
 	@echo "make bench-operators  the same of all the other operators: about 10 minutes"
 	@echo "make bench-overhead   what watching costs a Mask R-CNN: about 5 minutes"
@@ -72,6 +73,10 @@ check-benchmarks: $(VENV)/.stamp-check
 # The kernels are built a second time, in a temporary folder.
 sanitize: $(VENV)/.stamp-test
 	@$(RUN) scripts/sanitize.py
+
+# mmcv's source comes from PyPI, into a temporary folder.
+compare-mmcv: $(VENV)/.stamp-package
+	@$(RUN) scripts/compare_mmcv.py
 
 # About 20 minutes; the results go into the tree, and their table into README.md.
 bench: $(VENV)/.stamp-test $(VENV)/.stamp-bench
