@@ -266,6 +266,9 @@ def test_the_function_and_the_module_script(operator):
     leaf = FEATURES.clone().requires_grad_()
     scripted(leaf, ROIS, list(SIZE), *options[1:]).sum().backward()
     assert leaf.grad.any()
+    assert torch.equal(scripted(FEATURES, ROIS, list(SIZE), *options[1:], compat="torchvision"), expected)
+    with pytest.raises(torch.jit.Error, match=r'RA506: expected compat, None or "torchvision"'):
+        scripted(FEATURES, ROIS, list(SIZE), *options[1:], compat="mmcv")
 
 
 @operators

@@ -10,7 +10,7 @@ from torch.jit.annotations import BroadcastingList2
 from roialign.ops import calls, validate
 from roialign.ops.modules import RoIModule
 from roialign.ops.perform import check_compat, perform
-from roialign.ops.scripting import scripted_rois
+from roialign.ops.scripting import scripted_legacy, scripted_rois
 
 _op: Any = torch.ops.roialign
 
@@ -70,7 +70,7 @@ def ps_roi_align(
     if torch.jit.is_scripting():
         rois = scripted_rois(boxes, input)
         output: Tensor = torch.ops.roialign.ps_roi_align(
-            input, rois, output_size[0], output_size[1], spatial_scale, sampling_ratio, compat is not None
+            input, rois, output_size[0], output_size[1], spatial_scale, sampling_ratio, scripted_legacy(compat)
         )[0]
     else:
         output = _pool(input, boxes, output_size, spatial_scale, sampling_ratio, compat)

@@ -7,7 +7,7 @@ import torch.fx
 from torch import Tensor
 from torch.jit.annotations import BroadcastingList2
 
-from roialign.ops.scripting import scripted_rois
+from roialign.ops.scripting import scripted_legacy, scripted_rois
 from roialign.ops.whole_cells import WholeCellPool, as_call, pool_whole_cells
 
 _op: Any = torch.ops.roialign
@@ -66,7 +66,7 @@ def roi_pool(
     if torch.jit.is_scripting():
         rois = scripted_rois(boxes, input)
         output: Tensor = torch.ops.roialign.roi_pool(
-            input, rois, output_size[0], output_size[1], spatial_scale, compat is not None, input.requires_grad
+            input, rois, output_size[0], output_size[1], spatial_scale, scripted_legacy(compat), input.requires_grad
         )[0]
     else:
         output = _pool(input, boxes, output_size, spatial_scale, compat)

@@ -1,6 +1,6 @@
-"""What scripted calls do in place of `validate.as_rois`: TorchScript cannot compile that."""
+"""What scripted calls do in place of `validate` and `check_compat`: TorchScript cannot compile those."""
 
-from typing import List, Union  # noqa: UP035  TorchScript knows these names
+from typing import List, Optional, Union  # noqa: UP035  TorchScript knows these names
 
 import torch
 from torch import Tensor
@@ -17,3 +17,10 @@ def scripted_rois(boxes: Union[Tensor, List[Tensor]], input: Tensor) -> Tensor: 
             parts.append(torch.cat([images, image_boxes.to(torch.float64)], dim=1))  # exact for any type of boxes
         rois = torch.cat(parts) if len(parts) > 0 else torch.empty(0, 5)
     return rois.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
+
+
+def scripted_legacy(compat: Optional[str]) -> bool:  # noqa: UP045
+    """Whether torchvision's faults are asked for."""
+    if compat is not None and compat != "torchvision":
+        raise RuntimeError('RA506: expected compat, None or "torchvision". Leave it out for none.')
+    return compat is not None
