@@ -23,7 +23,7 @@ struct Best {
 // NaN counts as larger than all else, as in torch.
 template <typename T>
 inline bool exceeds(T value, T largest) {
-  return value > largest || (value != value && largest == largest);
+  return (value > largest) | ((value != value) & (largest == largest));
 }
 
 // Interpolates rows [first, first + rows) of those that the RoI reads at all columns of samples, or takes the larger
@@ -120,18 +120,27 @@ inline void search_bins(
   }
 }
 
-// The largest corner of a sample, as ONNX has it, and which it is.
+template <typename T>
+struct Corner {
+  T value;
+  int number;  // two of the upper row, then two of the lower one
+};
+
+// The largest corner of a sample, as ONNX has it.
 template <typename scalar_t, typename T>
-inline Best<T> largest_corner(const TwoCells<T>& y, const TwoCells<T>& x, const scalar_t* map) {
-  Best<T> best{T(0), 0, 0, false};
+inline Corner<T> largest_corner(const TwoCells<T>& y, const TwoCells<T>& x, const scalar_t* map) {
+  T products[4];
   for (int corner = 0; corner < 4; ++corner) {
-    const int row = corner / 2, column = corner % 2;
-    const T product = y.weight[row] * x.weight[column] * widen(map[y.offset[row] + x.offset[column]]);
-    if (!best.on_map || exceeds(product, best.value)) {
-      best = {product, row, column, true};
-    }
+    const T weight = y.weight[corner / 2] * x.weight[corner % 2];
+    products[corner] = weight * widen(map[y.offset[corner / 2] + x.offset[corner % 2]]);
   }
-  return best;
+  Corner<T> largest{products[0], 0};
+  for (int corner = 1; corner < 4; ++corner) {  // which it is no processor foresees: selected without branches
+    const bool better = exceeds(products[corner], largest.value);
+    largest.value = better ? products[corner] : largest.value;
+    largest.number = better ? corner : largest.number;
+  }
+  return largest;
 }
 
 template <typename scalar_t, typename T>
@@ -173,29 +182,43 @@ inline bool counts(const SamplePlan<T>& plan, const Best<T>& best, int64_t rows,
   return best.on_map && !(off_map && best.value < 0);
 }
 
-// Adds what one bin's upstream gradient gives to the cells that its largest sample reads, or to that sample's place.
-template <typename scalar_t, typename T>
-inline void add_gradient(
-    const MaxSampleCall<scalar_t>& call, const scalar_t* map, T* plane, const Best<T>& best, T upstream) {
-  const TwoCells<T>& y = call.plan.rows[best.row];
-  const TwoCells<T>& x = call.plan.columns[best.column];
-  int first = 0, last = 3;
-  if (call.corners) {
-    const Best<T> only = largest_corner(y, x, map);
-    first = last = static_cast<int>(2 * only.row + only.column);
-  }
-  for (int corner = first; corner <= last; ++corner) {
-    const int64_t row = y.offset[corner / 2], column = x.offset[corner % 2];
-    const T by_y = y.weight[corner / 2], by_x = x.weight[corner % 2], weight = by_y * by_x;
-    if (plane != nullptr && weight != 0 && row >= call.top && row < call.bottom) {
-      plane[row + column - call.top] += weight * upstream;
+// Adds what one bin's upstream gradient gives to the cells that its largest sample reads.
+template <bool kCorners, typename scalar_t, typename T>
+inline void add_to_cells(
+    const MaxSampleCall<scalar_t>& call, const scalar_t* map, T* plane, const TwoCells<T>& y, const TwoCells<T>& x,
+    T upstream) {
+  const auto add = [&](int row, int column) {
+    const T weight = y.weight[row] * x.weight[column];
+    const int64_t offset = y.offset[row];
+    if ((weight != 0) & (offset >= call.top) & (offset < call.bottom)) {
+      plane[offset - call.top + x.offset[column]] += weight * upstream;
     }
-    if (call.of_rows != nullptr) {
-      const T by_cell = upstream * widen(map[row + column]);
-      call.of_rows[best.row] += (corner / 2 ? by_cell : -by_cell) * by_x;
-      call.of_columns[best.column] += (corner % 2 ? by_cell : -by_cell) * by_y;
-    }
+  };
+  if constexpr (kCorners) {
+    const int corner = largest_corner(y, x, map).number;
+    return add(corner / 2, corner % 2);
   }
+  add(0, 0);
+  add(0, 1);
+  add(1, 0);
+  add(1, 1);
+}
+
+// Adds what one bin's upstream gradient gives to the weights of the second cells that its largest sample reads.
+template <bool kCorners, typename scalar_t, typename T>
+inline void add_to_weights(
+    const MaxSampleCall<scalar_t>& call, const scalar_t* map, const Best<T>& best, const TwoCells<T>& y,
+    const TwoCells<T>& x, T upstream) {
+  const int only = kCorners ? largest_corner(y, x, map).number : -1;
+  T of_row = 0, of_column = 0;
+  for (int corner = 0; corner < 4; ++corner) {
+    const T by_cell = upstream * widen(map[y.offset[corner / 2] + x.offset[corner % 2]]);
+    const bool counted = !kCorners || corner == only;
+    of_row += counted ? (corner / 2 ? by_cell : -by_cell) * x.weight[corner % 2] : T(0);
+    of_column += counted ? (corner % 2 ? by_cell : -by_cell) * y.weight[corner / 2] : T(0);
+  }
+  call.of_rows[best.row] += of_row;
+  call.of_columns[best.column] += of_column;
 }
 
 // The bins of one row of a channel, whose samples are those of rows [begin, end).
@@ -235,8 +258,15 @@ inline void scatter_bins(
     const Best<T> best = read == nullptr
         ? search_slowly(call, map, begin, end, q)
         : Best<T>{largest[q], begin + (places[q] >> plan.row_shift), places[q] & mask, some};
-    if (counts(plan, best, end - begin, q)) {
-      add_gradient(call, map, plane, best, T(widen(grad[q * call.grad_column_stride])));
+    if (!counts(plan, best, end - begin, q)) {
+      continue;
+    }
+    const TwoCells<T>&y = plan.rows[best.row], &x = plan.columns[best.column];
+    const T upstream = widen(grad[q * call.grad_column_stride]);
+    if (plane != nullptr) {
+      add_to_cells<kCorners>(call, map, plane, y, x, upstream);
+    } else {
+      add_to_weights<kCorners>(call, map, best, y, x, upstream);
     }
   }
 }
@@ -251,6 +281,9 @@ inline void search_planes(const RoiPlan<T>& roi, const MaxSampleCall<scalar_t>& 
     const scalar_t* map = call.map + channel * call.channel_stride;
     if (channel + kPlanesAhead < call.channels) {
       prefetch<L>(roi, map + kPlanesAhead * call.channel_stride, call.lanes);
+    }
+    if (call.planes != nullptr && channel + 1 < call.channels) {
+      prefetch<L>(roi, call.planes + (channel + 1) * call.plane_size - call.top, call.lanes);
     }
     bool finite = whole && read_columns<L, kCorners>(roi, call, map, 0, roi.rows_read, read);
     for (int64_t p = 0; p < plan.pooled.height; ++p) {
