@@ -158,7 +158,8 @@ struct RoiAlignKernels {
   void (*scatter_to_cells)(const int32_t* cells, const ScatterCall<scalar_t>&);
   void (*pool_own_planes)(const TapBlock<T>&, int64_t begin, int64_t end, const OwnPlanesCall<scalar_t>&);
   void (*scatter_own_plane)(const TapBlock<T>&, const OwnPlaneScatterCall<scalar_t>&);
-  void (*max_samples)(const RoiPlan<T>&, const MaxSampleCall<scalar_t>&);
+  void (*pool_maxima)(const RoiPlan<T>&, const MaxSampleCall<scalar_t>&);
+  void (*scatter_maxima)(const RoiPlan<T>&, const MaxSampleCall<scalar_t>&);
   void (*pool_matrix)(const MatrixPlan<T>&, const MatrixPoolCall<scalar_t>&);
   void (*scatter_matrix)(const MatrixPlan<T>&, const MatrixScatterCall<scalar_t>&);
   void (*correlate_matrix)(const MatrixPlan<T>&, const MatrixCorrelateCall<scalar_t>&);

@@ -21,10 +21,10 @@ Geometry one_by_one(Geometry geometry) {
 template <typename T>
 class SamplePlans {
  public:
-  SamplePlans(const Tensor& rois, const Tensor& input, const Geometry& geometry)
+  SamplePlans(const Tensor& rois, const Tensor& input, const Geometry& geometry, bool backward, bool corners)
       : passes(
             rois.const_data_ptr<T>(), all_rows(rois), geometry, {input.stride(2), 1, vector_lanes<T>(), 0, false}),
-        geometry(geometry) {}
+        geometry(geometry), backward(backward), corners(corners) {}
 
   int64_t count() const { return passes.count(); }
   int64_t size(int64_t pass) const { return passes.size(pass); }
@@ -42,7 +42,7 @@ class SamplePlans {
     owned.resize(size(pass));
     torch::stable::parallel_for(0, size(pass), kRoisPerThread, [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) {
-        owned[k].make((*rois)[k], samples_of((*rois)[k].row), geometry, vector_lanes<T>());
+        owned[k].make((*rois)[k], samples_of((*rois)[k].row), geometry, vector_lanes<T>(), backward, corners);
       }
     });
   }
@@ -52,6 +52,7 @@ class SamplePlans {
 
   Passes<T> passes;
   const Geometry& geometry;
+  bool backward, corners;
   const std::vector<OwnedPlan<T>>* rois = nullptr;
   std::vector<OwnedSamplePlan<T>> owned;
   int64_t held = -1;
@@ -75,7 +76,8 @@ MaxSampleCall<scalar_t> call_for(
   call.corners = corners;
   call.plan = plan;
   call.rows_at_once = rows;
-  call.scratch = scratch.room(rows * values + 2 * (plan.samples.width + lanes + plan.pooled.width));
+  call.scratch = scratch.room(
+      rows * (5 * values + roi.plan.pieces * lanes) + 2 * (plan.samples.width + lanes + plan.pooled.width));
   return call;
 }
 
@@ -94,7 +96,7 @@ void pool(
   using T = compute_t<scalar_t>;
   scalar_t* pooled = static_cast<scalar_t*>(output.mutable_data_ptr());
   const int64_t channels = geometry.channels, cells = geometry.pooled.cells();
-  SamplePlans<T> plans(rois, input, geometry);
+  SamplePlans<T> plans(rois, input, geometry, false, corners);
   for (int64_t pass = 0; pass < plans.count(); ++pass) {
     plans.make(pass);
     const int64_t size = plans.size(pass), blocks = (channels + kChannelsAtOnce - 1) / kChannelsAtOnce;
@@ -111,7 +113,7 @@ void pool(
             input, roi, plans.samples(task % size), corners, channel, std::min(kChannelsAtOnce, channels - channel),
             scratch);
         call.output = pooled + (roi.row * channels + channel) * cells;
-        kernels_for<scalar_t>().max_samples(roi.plan, call);
+        kernels_for<scalar_t>().pool_maxima(roi.plan, call);
       }
     });
   }
@@ -122,7 +124,7 @@ void scatter(
     const Tensor& grad, const Tensor& input, const Tensor& rois, const Geometry& geometry, bool corners,
     Tensor& grad_input) {
   using T = compute_t<scalar_t>;
-  SamplePlans<T> plans(rois, input, geometry);
+  SamplePlans<T> plans(rois, input, geometry, true, corners);
   sum_gradient<scalar_t>(geometry, grad_input, plans.count(), [&](int64_t pass) {
     plans.make(pass);
     const int64_t size = plans.size(pass);
@@ -137,7 +139,7 @@ void scatter(
         call.plane_size = part.plane_size;
         call.top = part.top * geometry.width;
         call.bottom = part.bottom * geometry.width;
-        kernels_for<scalar_t>().max_samples(roi.plan, call);
+        kernels_for<scalar_t>().scatter_maxima(roi.plan, call);
       }
     }};
   });
@@ -173,7 +175,7 @@ void correlate(
     Tensor& grad_rois) {
   using T = compute_t<scalar_t>;
   T* result = grad_rois.mutable_data_ptr<T>();
-  SamplePlans<T> plans(rois, input, geometry);
+  SamplePlans<T> plans(rois, input, geometry, false, corners);
   for (int64_t pass = 0; pass < plans.count(); ++pass) {
     plans.make(pass);
     const int64_t size = plans.size(pass);
@@ -191,7 +193,7 @@ void correlate(
           add_upstream(grad, roi.row, 0, call);
           call.of_rows = of_rows.data();
           call.of_columns = of_columns.data();
-          kernels_for<scalar_t>().max_samples(roi.plan, call);
+          kernels_for<scalar_t>().scatter_maxima(roi.plan, call);
         }
         T* to = result + roi.row * 5;
         const RoiSamples<T> samples = plans.samples_of(roi.row);

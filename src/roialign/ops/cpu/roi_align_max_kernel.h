@@ -27,11 +27,11 @@ inline bool exceeds(T value, T largest) {
 }
 
 // Interpolates rows [first, first + rows) of those that the RoI reads at all columns of samples, or takes the larger
-// product of the two: [rows, groups, L]. False if anything read is not finite.
+// product of the two, and keeps in `right_wins` which it is: [rows, groups, L]. False if anything read is not finite.
 template <int L, bool kCorners, typename scalar_t, typename T>
 inline bool read_columns(
     const RoiPlan<T>& roi, const MaxSampleCall<scalar_t>& call, const scalar_t* map, int64_t first, int64_t rows,
-    T* read) {
+    T* read, typename IndexOf<T>::type* right_wins = nullptr) {
   typedef Vector<typename IndexOf<T>::type, L> Lanes;
   const SamplePlan<T>& plan = call.plan;
   Vector<T, L> probe = {};
@@ -50,7 +50,11 @@ inline bool read_columns(
       const Vector<T, L> by_right = right_weights * lookup<L>(low, high, second < 0, right_lanes);
       const Vector<T, L> sum = by_left + by_right;
       probe += sum;
-      store<L>(read + row * plan.groups * L + left, kCorners ? (by_left > by_right ? by_left : by_right) : sum);
+      if (kCorners && right_wins != nullptr) {
+        const auto wins = by_right > by_left;
+        __builtin_memcpy(right_wins + row * plan.groups * L + left, &wins, sizeof wins);
+      }
+      store<L>(read + row * plan.groups * L + left, kCorners ? (by_right > by_left ? by_right : by_left) : sum);
     }
   }
   return !any_nan(probe * T(0));
@@ -68,7 +72,7 @@ inline Column<L, T> search_rows(
     const TwoCells<T>& cells = plan.rows[row];
     const Vector<T, L> upper = cells.weight[0] * load<L>(read + cells.number[0] * pitch + group * L);
     const Vector<T, L> lower = cells.weight[1] * load<L>(read + cells.number[1] * pitch + group * L);
-    const Vector<T, L> values = kCorners ? (upper > lower ? upper : lower) : upper + lower;
+    const Vector<T, L> values = kCorners ? (lower > upper ? lower : upper) : upper + lower;
     if (row == begin) {
       found.best = values;
       continue;
@@ -80,9 +84,7 @@ inline Column<L, T> search_rows(
   }
   if constexpr (kMaxima) {
     Cells column;
-    for (int lane = 0; lane < L; ++lane) {
-      column[lane] = static_cast<Index>(plan.first_of_group[group] + lane);
-    }
+    __builtin_memcpy(&column, plan.column_of + group * L, sizeof column);
     found.cell = (found.cell << static_cast<Index>(plan.row_shift)) + column;
   }
   return found;
@@ -98,7 +100,7 @@ inline void search_bins(
   if (plan.groups <= 2) {
     const auto first = search_rows<L, kCorners, kMaxima>(plan, read, begin, end, 0);
     const auto second = plan.groups < 2 ? first : search_rows<L, kCorners, kMaxima>(plan, read, begin, end, 1);
-    return search_columns<L, kMaxima>(
+    return search_all_columns<L, kMaxima>(
         first, second, plan.groups < 2, bins, plan.widest, plan.which, largest, places);
   }
   Index* place_of = reinterpret_cast<Index*>(room + plan.samples.width + L);
@@ -182,45 +184,6 @@ inline bool counts(const SamplePlan<T>& plan, const Best<T>& best, int64_t rows,
   return best.on_map && !(off_map && best.value < 0);
 }
 
-// Adds what one bin's upstream gradient gives to the cells that its largest sample reads.
-template <bool kCorners, typename scalar_t, typename T>
-inline void add_to_cells(
-    const MaxSampleCall<scalar_t>& call, const scalar_t* map, T* plane, const TwoCells<T>& y, const TwoCells<T>& x,
-    T upstream) {
-  const auto add = [&](int row, int column) {
-    const T weight = y.weight[row] * x.weight[column];
-    const int64_t offset = y.offset[row];
-    if ((weight != 0) & (offset >= call.top) & (offset < call.bottom)) {
-      plane[offset - call.top + x.offset[column]] += weight * upstream;
-    }
-  };
-  if constexpr (kCorners) {
-    const int corner = largest_corner(y, x, map).number;
-    return add(corner / 2, corner % 2);
-  }
-  add(0, 0);
-  add(0, 1);
-  add(1, 0);
-  add(1, 1);
-}
-
-// Adds what one bin's upstream gradient gives to the weights of the second cells that its largest sample reads.
-template <bool kCorners, typename scalar_t, typename T>
-inline void add_to_weights(
-    const MaxSampleCall<scalar_t>& call, const scalar_t* map, const Best<T>& best, const TwoCells<T>& y,
-    const TwoCells<T>& x, T upstream) {
-  const int only = kCorners ? largest_corner(y, x, map).number : -1;
-  T of_row = 0, of_column = 0;
-  for (int corner = 0; corner < 4; ++corner) {
-    const T by_cell = upstream * widen(map[y.offset[corner / 2] + x.offset[corner % 2]]);
-    const bool counted = !kCorners || corner == only;
-    of_row += counted ? (corner / 2 ? by_cell : -by_cell) * x.weight[corner % 2] : T(0);
-    of_column += counted ? (corner % 2 ? by_cell : -by_cell) * y.weight[corner / 2] : T(0);
-  }
-  call.of_rows[best.row] += of_row;
-  call.of_columns[best.column] += of_column;
-}
-
 // The bins of one row of a channel, whose samples are those of rows [begin, end).
 template <int L, bool kCorners, typename scalar_t, typename T>
 inline void pool_bins(
@@ -242,76 +205,50 @@ inline void pool_bins(
   }
 }
 
-template <int L, bool kCorners, typename scalar_t, typename T>
-inline void scatter_bins(
-    const MaxSampleCall<scalar_t>& call, const scalar_t* map, const T* read, int64_t begin, int64_t end, T* room,
-    const scalar_t* grad, T* plane) {
-  const SamplePlan<T>& plan = call.plan;
-  const int64_t mask = (int64_t{1} << plan.row_shift) - 1;
-  T* largest = room;
-  int32_t* places = reinterpret_cast<int32_t*>(largest + plan.pooled.width);
-  if (read != nullptr) {
-    search_bins<L, kCorners, true>(plan, read, begin, end, room + 2 * plan.pooled.width, largest, places);
+// Rows of the map, by their numbers among those that the RoI reads.
+struct RowsRead {
+  int64_t first, count;
+};
+
+template <typename T>
+inline RowsRead rows_of_bins(const SamplePlan<T>& plan, int64_t p) {
+  if (plan.first_row[p] == plan.first_row[p + 1]) {
+    return {0, 0};
   }
-  for (int64_t q = 0; q < plan.pooled.width; ++q) {
-    const bool some = plan.first_column[q] < plan.first_column[q + 1];
-    const Best<T> best = read == nullptr
-        ? search_slowly(call, map, begin, end, q)
-        : Best<T>{largest[q], begin + (places[q] >> plan.row_shift), places[q] & mask, some};
-    if (!counts(plan, best, end - begin, q)) {
-      continue;
-    }
-    const TwoCells<T>&y = plan.rows[best.row], &x = plan.columns[best.column];
-    const T upstream = widen(grad[q * call.grad_column_stride]);
-    if (plane != nullptr) {
-      add_to_cells<kCorners>(call, map, plane, y, x, upstream);
-    } else {
-      add_to_weights<kCorners>(call, map, best, y, x, upstream);
-    }
-  }
+  const TwoCells<T>&one = plan.rows[plan.first_row[p]], &other = plan.rows[plan.first_row[p + 1] - 1];
+  const int64_t above = smaller(one.number[0], other.number[0]);
+  return {above, (one.number[0] > other.number[0] ? one : other).number[1] + 1 - above};
 }
 
 template <int L, bool kCorners, typename scalar_t, typename T>
-inline void search_planes(const RoiPlan<T>& roi, const MaxSampleCall<scalar_t>& call) {
+inline void pool_planes_of_samples(const RoiPlan<T>& roi, const MaxSampleCall<scalar_t>& call) {
   const SamplePlan<T>& plan = call.plan;
+  const int64_t pitch = plan.groups * L;
   const bool whole = call.rows_at_once >= roi.rows_read;
   T* read = static_cast<T*>(call.scratch);
-  T* room = read + call.rows_at_once * plan.groups * L;
+  T* room = read + call.rows_at_once * pitch;
   for (int64_t channel = 0; channel < call.channels; ++channel) {
     const scalar_t* map = call.map + channel * call.channel_stride;
     if (channel + kPlanesAhead < call.channels) {
       prefetch<L>(roi, map + kPlanesAhead * call.channel_stride, call.lanes);
     }
-    if (call.planes != nullptr && channel + 1 < call.channels) {
-      prefetch<L>(roi, call.planes + (channel + 1) * call.plane_size - call.top, call.lanes);
-    }
-    bool finite = whole && read_columns<L, kCorners>(roi, call, map, 0, roi.rows_read, read);
+    bool finite = false;
     for (int64_t p = 0; p < plan.pooled.height; ++p) {
+      const RowsRead rows = whole ? RowsRead{0, roi.rows_read} : rows_of_bins(plan, p);
+      if (p == 0 || !whole) {
+        finite = plan.groups > 0 && read_columns<L, kCorners>(roi, call, map, rows.first, rows.count, read);
+      }
       const int64_t begin = plan.first_row[p], end = plan.first_row[p + 1];
-      const T* from = read;
-      if (!whole && begin < end) {
-        const TwoCells<T>&one = plan.rows[begin], &other = plan.rows[end - 1];  // the first or the last
-        const int64_t above = smaller(one.number[0], other.number[0]);
-        const int64_t below = one.number[0] > other.number[0] ? one.number[1] : other.number[1];
-        finite = read_columns<L, kCorners>(roi, call, map, above, below + 1 - above, read);
-        from = read - above * plan.groups * L;
-      }
-      from = finite && plan.groups > 0 && begin < end ? from : nullptr;
-      if (call.output != nullptr) {
-        scalar_t* output = call.output + (channel * plan.pooled.height + p) * plan.pooled.width;
-        pool_bins<L, kCorners>(call, map, from, begin, end, room, output);
-      } else {
-        const scalar_t* grad = call.grad + channel * call.grad_channel_stride + p * call.grad_row_stride;
-        T* plane = call.planes == nullptr ? nullptr : call.planes + channel * call.plane_size;
-        scatter_bins<L, kCorners>(call, map, from, begin, end, room, grad, plane);
-      }
+      pool_bins<L, kCorners>(
+          call, map, finite && begin < end ? read - rows.first * pitch : nullptr, begin, end, room,
+          call.output + (channel * plan.pooled.height + p) * plan.pooled.width);
     }
   }
 }
 
 template <int L, typename scalar_t, typename T>
-void max_samples(const RoiPlan<T>& roi, const MaxSampleCall<scalar_t>& call) {
-  call.corners ? search_planes<L, true>(roi, call) : search_planes<L, false>(roi, call);
+void pool_maxima(const RoiPlan<T>& roi, const MaxSampleCall<scalar_t>& call) {
+  call.corners ? pool_planes_of_samples<L, true>(roi, call) : pool_planes_of_samples<L, false>(roi, call);
 }
 
 }  // namespace

@@ -11,11 +11,14 @@ struct OwnedSamplePlan {
   typedef typename IndexOf<T>::type Index;
   SamplePlan<T> plan;
   std::vector<TwoCells<T>> rows, columns;
-  std::vector<int64_t> first_of_group, starts;
-  std::vector<Index> lanes, which;
-  AlignedVector<T> weights;
+  std::vector<int64_t> first_of_group, starts, band_begin, band_input;
+  std::vector<Index> column_of, bin_of, lanes, which;
+  AlignedVector<T> weights, band_weights;
 
-  void make(const OwnedPlan<T>& roi, const RoiSamples<T>& samples, const Geometry& geometry, int64_t lanes_of_vector) {
+  // For the gradient to the features too, with `backward`, or to those that are ONNX's largest corners.
+  void make(
+      const OwnedPlan<T>& roi, const RoiSamples<T>& samples, const Geometry& geometry, int64_t lanes_of_vector,
+      bool backward, bool corners) {
     vector = lanes_of_vector;
     width = geometry.width;
     plan = {};
@@ -29,7 +32,7 @@ struct OwnedSamplePlan {
     read_columns(roi.plan);
     plan.rows = rows.data();
     plan.columns = columns.data();
-    while ((int64_t{1} << plan.row_shift) < plan.samples.width) {
+    while ((int64_t{1} << plan.row_shift) <= plan.samples.width) {
       ++plan.row_shift;
     }
     if ((most(plan.first_row, plan.pooled.height) + 1) << plan.row_shift <= INT32_MAX) {
@@ -38,7 +41,12 @@ struct OwnedSamplePlan {
     plan.widest = most(plan.first_column, plan.pooled.width);
     if (plan.groups == 1 || plan.groups == 2) {
       number_columns();
+      if (backward && plan.pooled.width <= vector) {
+        make_band(roi.plan, corners);
+      }
     }
+    plan.column_of = column_of.data();
+    plan.bin_of = bin_of.data();
     plan.first_of_group = first_of_group.data();
     plan.starts = starts.data();
     plan.lanes = lanes.data();
@@ -117,6 +125,8 @@ struct OwnedSamplePlan {
     first_of_group.push_back(plan.samples.width);
     lanes.resize(2 * plan.groups * vector);
     weights.resize(2 * plan.groups * vector);
+    column_of.assign(plan.groups * vector, -1);
+    bin_of.assign(plan.groups * vector, 0);
     for (int64_t group = 0; group < plan.groups; ++group) {
       fill_group(group);
     }
@@ -125,6 +135,9 @@ struct OwnedSamplePlan {
   void fill_group(int64_t group) {
     const int64_t first = first_of_group[group], last = first_of_group[group + 1] - 1;
     const int64_t start = starts[2 * group], second = starts[2 * group + 1];
+    for (int64_t column = first; column <= last; ++column) {
+      column_of[group * vector + column - first] = static_cast<Index>(column);
+    }
     for (int side = 0; side < 2; ++side) {
       for (int64_t lane = 0; lane < vector; ++lane) {
         const TwoCells<T>& cells = columns[std::min(first + lane, last)];
@@ -143,8 +156,42 @@ struct OwnedSamplePlan {
       for (int64_t j = 0; j < plan.widest && first < end; ++j) {
         const int64_t column = std::min(first + j, end - 1), group = column >= first_of_group[1];
         which[j * pitch + q] = static_cast<Index>(group * vector + column - first_of_group[group]);
+        bin_of[which[j * pitch + q]] = static_cast<Index>(q);
       }
     }
+  }
+
+  // From columns, or from their left cells and then their right ones, to slots.
+  void make_band(const RoiPlan<T>& roi, bool corners) {
+    band_begin.assign(1, 0);
+    band_input.clear();
+    band_weights.clear();
+    const auto add = [&](int64_t piece, int64_t input, int64_t tap, int64_t end) {
+      bool added = false;
+      for (; tap < end; ++tap) {
+        if (roi.columns.index[tap] / vector == piece) {
+          if (!added) {
+            band_input.push_back(input);
+            band_weights.resize(band_weights.size() + vector, T(0));
+            added = true;
+          }
+          band_weights.end()[roi.columns.index[tap] % vector - vector] += roi.columns.weight[tap];
+        }
+      }
+    };
+    for (int64_t piece = 0; piece < roi.pieces; ++piece) {
+      for (int64_t slot = 0; slot < plan.groups * vector; ++slot) {
+        if (column_of[slot] >= 0) {
+          const int64_t begin = roi.columns.begin[column_of[slot]], end = roi.columns.begin[column_of[slot] + 1];
+          add(piece, slot, begin, corners ? begin + 1 : end);
+          if (corners) {
+            add(piece, plan.groups * vector + slot, begin + 1, end);
+          }
+        }
+      }
+      band_begin.push_back(static_cast<int64_t>(band_input.size()));
+    }
+    plan.cells = {roi.pieces, band_begin.data(), band_input.data(), band_weights.data()};
   }
 };
 

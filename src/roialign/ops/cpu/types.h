@@ -159,12 +159,15 @@ struct SamplePlan {
   int64_t row_shift;              // the place of a sample in its row of bins: row << row_shift | column
   int64_t groups;
   const int64_t* first_of_group;  // columns of samples
+  const typename IndexOf<T>::type* column_of;  // [groups, L]; -1 for lanes that are not in use
   const int64_t* starts;          // [groups, 2] of the vectors of cells; the second is -1 where one is enough
   const typename IndexOf<T>::type* lanes;  // [2, groups, L] of the two cells of each column
   const T* weights;                        // likewise
   int64_t widest;                          // columns of samples of the widest bin
   const typename IndexOf<T>::type* which;  // [widest, bins, up to whole vectors]: the lane, in no more than two groups,
                                            // of each column of a bin, of the last one again where it has fewer
+  const typename IndexOf<T>::type* bin_of;     // [groups, L] of each column
+  Band<T> cells;  // backward: slots of the RoI's pieces from columns, or from their left and then their right cells
 };
 
 }  // namespace roialign
