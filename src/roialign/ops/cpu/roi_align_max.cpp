@@ -1,6 +1,6 @@
 // RoIAlign with the largest sample of each bin instead of their mean, and its gradients, on the CPU.
 //
-// The samples of a RoI are Sy * F * Sx^T, as means are, with a row of Sy and of Sx for each sample on the map. The
+// The samples of a RoI are those of the mean, with taps of their own for each row and column of samples on the map. The
 // backward passes compute them again and so know which were the largest.
 #include "levels.h"
 #include "sample_plans.h"
@@ -76,8 +76,8 @@ MaxSampleCall<scalar_t> call_for(
   call.corners = corners;
   call.plan = plan;
   call.rows_at_once = rows;
-  call.scratch = scratch.room(
-      rows * (5 * values + roi.plan.pieces * lanes) + 2 * (plan.samples.width + lanes + plan.pooled.width));
+  const int64_t values_of_row = plan.cells.groups > 0 ? 5 * values + roi.plan.pieces * lanes : values;
+  call.scratch = scratch.room(rows * values_of_row + 2 * (plan.samples.width + lanes + plan.pooled.width));
   return call;
 }
 
@@ -229,7 +229,7 @@ std::tuple<Tensor, Tensor> roi_align_max(
   const Tensor rois = as_contiguous(given_rois);
   const Tensor input = has_dense_rows(given_input) ? given_input : torch::stable::contiguous(given_input);
   auto [output, coverage] = new_output(input, rois, geometry);
-  dispatch(input.scalar_type(), [&](auto scalar) {
+  dispatch(input.scalar_type(), [&, &output = output, &coverage = coverage](auto scalar) {
     pool<decltype(scalar)>(input, rois, geometry, corners, output, coverage);
   });
   return {output, coverage};

@@ -1,9 +1,9 @@
 // The inner loops of RoIAlign's maxima backward, compiled once for each instruction set.
 //
 // The samples are searched again, for their places. For the gradient to the features each bin's upstream gradient goes
-// to its largest sample, the columns of samples still lanes; a row of the map takes from its rows of samples with their
-// weights, and at the end a band takes columns of samples to cells, as in the gradient of the mean. That has no scalar
-// code but for what is not finite and for RoIs of more columns or bins than fit, whose bins follow one another.
+// to its largest sample, columns of samples still being lanes; rows of the map add up those of the rows of samples that
+// read them; and a band takes columns to cells, as in the gradient of the mean. What is not finite, RoIs of more columns
+// than two vectors hold or more bins than one does, and the gradient to the boxes go bin by bin instead.
 #pragma once
 
 #include "roi_align_max_kernel.h"
@@ -50,6 +50,7 @@ inline void add_to_weights(
   call.of_columns[best.column] += of_column;
 }
 
+// The same, or that, for the bins of a row one by one.
 template <int L, bool kCorners, typename scalar_t, typename T>
 inline void scatter_bins(
     const MaxSampleCall<scalar_t>& call, const scalar_t* map, const T* read, int64_t begin, int64_t end, T* room,
@@ -185,7 +186,7 @@ inline void scatter_rows(
   const int64_t pitch = plan.groups * L;
   const bool finite = plan.groups > 0 && read_columns<L, kCorners>(
       roi, call, map, at_once.rows.first, at_once.rows.count, at_once.read, at_once.right_wins);
-  if (finite && plane != nullptr && plan.cells.groups > 0) {
+  if (finite && plan.cells.groups > 0) {
     for (int64_t i = 0; i < at_once.rows.count * pitch * (kCorners ? 2 : 1); i += L) {
       store<L>(at_once.sums + i, Vector<T, L>{});
     }
@@ -214,10 +215,13 @@ inline void scatter_planes_of_samples(const RoiPlan<T>& roi, const MaxSampleCall
   const bool whole = call.rows_at_once >= roi.rows_read;
   RowsAtOnce<T> at_once{};
   at_once.read = static_cast<T*>(call.scratch);
-  at_once.right_wins = reinterpret_cast<typename IndexOf<T>::type*>(at_once.read + values);
-  at_once.sums = at_once.read + 2 * values;
-  at_once.spread = at_once.sums + 2 * values;
-  at_once.room = at_once.spread + call.rows_at_once * roi.pieces * L;
+  at_once.room = at_once.read + values;
+  if (plan.cells.groups > 0) {
+    at_once.right_wins = reinterpret_cast<typename IndexOf<T>::type*>(at_once.room);
+    at_once.sums = at_once.room + values;
+    at_once.spread = at_once.sums + 2 * values;
+    at_once.room = at_once.spread + call.rows_at_once * roi.pieces * L;
+  }
   for (int64_t channel = 0; channel < call.channels; ++channel) {
     const scalar_t* map = call.map + channel * call.channel_stride;
     const scalar_t* grad = call.grad + channel * call.grad_channel_stride;
