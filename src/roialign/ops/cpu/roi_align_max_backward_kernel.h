@@ -2,8 +2,8 @@
 //
 // The samples are searched again, for their places. For the gradient to the features each bin's upstream gradient goes
 // to its largest sample, columns of samples still being lanes; rows of the map add up those of the rows of samples that
-// read them; and a band takes columns to cells, as in the gradient of the mean. What is not finite, RoIs of more columns
-// than two vectors hold or more bins than one does, and the gradient to the boxes go bin by bin instead.
+// read them; and a band takes columns to cells, as in the gradient of the mean. What is not finite, RoIs of more
+// columns than two vectors hold or more bins than one does, and the gradient to the boxes go bin by bin instead.
 #pragma once
 
 #include "roi_align_max_kernel.h"

@@ -148,8 +148,8 @@ inline void store_cells(int32_t* to, V cells, int64_t count) {
   }
 }
 
-// L bins of a row, whose columns fit into two vectors, or one: which[j * pitch] is the lane of column j of the first bin,
-// of `widest` columns at most, and of its last one where it has fewer.
+// L bins of a row, whose columns fit into two vectors, or one: which[j * pitch] is the lane of column j of the first
+// bin, of `widest` columns at most, and of its last one where it has fewer.
 template <int L, bool kMaxima, typename T>
 inline Column<L, T> search_columns(
     const Column<L, T>& first, const Column<L, T>& second, bool one, int64_t widest, int64_t pitch,
