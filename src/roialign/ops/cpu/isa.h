@@ -6,6 +6,7 @@
 #include "roi_align_backward_boxes_kernel.h"
 #include "roi_align_backward_kernel.h"
 #include "roi_align_kernel.h"
+#include "roi_align_max_backward_kernel.h"
 #include "roi_align_max_kernel.h"
 #include "roi_pool_kernel.h"
 
@@ -27,7 +28,8 @@ constexpr RoiAlignKernels<scalar_t> roi_align_kernels() {
       scatter_to_cells<scalar_t>,
       pool_own_planes<scalar_t, compute_t<scalar_t>>,
       scatter_own_plane<scalar_t, compute_t<scalar_t>>,
-      max_samples<L, scalar_t, compute_t<scalar_t>>,
+      pool_maxima<L, scalar_t, compute_t<scalar_t>>,
+      scatter_maxima<L, scalar_t, compute_t<scalar_t>>,
       pool_matrix<L, scalar_t, compute_t<scalar_t>>,
       scatter_matrix<L, scalar_t, compute_t<scalar_t>>,
       correlate_matrix<L, scalar_t, compute_t<scalar_t>>,

@@ -94,14 +94,15 @@ struct MaxSampleCall {
   int64_t channels;
   int64_t lanes;
   bool corners;
-  SampleGrid grid;
-  int64_t rows_at_once;  // of samples; `scratch` has room for them
+  SamplePlan<compute_t<scalar_t>> plan;
+  int64_t rows_at_once;  // of the map; `scratch` has room for them
   void* scratch;
   scalar_t* output;
   const scalar_t* grad;
   int64_t grad_channel_stride, grad_row_stride, grad_column_stride;
-  compute_t<scalar_t>* planes;   // to add the gradient to the features to; the map is then contiguous
-  int64_t plane_size;
+  compute_t<scalar_t>* planes;  // rows of the map from element `top` on and up to `bottom`, to add the gradient to;
+  int64_t plane_size;           // the map is then contiguous
+  int64_t top, bottom;
   double* of_rows;     // the gradient to the weight of the second cell that each row of samples reads
   double* of_columns;
 };
@@ -157,7 +158,8 @@ struct RoiAlignKernels {
   void (*scatter_to_cells)(const int32_t* cells, const ScatterCall<scalar_t>&);
   void (*pool_own_planes)(const TapBlock<T>&, int64_t begin, int64_t end, const OwnPlanesCall<scalar_t>&);
   void (*scatter_own_plane)(const TapBlock<T>&, const OwnPlaneScatterCall<scalar_t>&);
-  void (*max_samples)(const RoiPlan<T>&, const MaxSampleCall<scalar_t>&);
+  void (*pool_maxima)(const RoiPlan<T>&, const MaxSampleCall<scalar_t>&);
+  void (*scatter_maxima)(const RoiPlan<T>&, const MaxSampleCall<scalar_t>&);
   void (*pool_matrix)(const MatrixPlan<T>&, const MatrixPoolCall<scalar_t>&);
   void (*scatter_matrix)(const MatrixPlan<T>&, const MatrixScatterCall<scalar_t>&);
   void (*correlate_matrix)(const MatrixPlan<T>&, const MatrixCorrelateCall<scalar_t>&);

@@ -1,13 +1,15 @@
 // RoIAlign with the largest sample of each bin instead of their mean, and its gradients, on the CPU.
 //
-// The samples of a RoI are Sy * F * Sx^T, as means are, with a row of Sy and of Sx for each sample on the map. The
+// The samples of a RoI are those of the mean, with taps of their own for each row and column of samples on the map. The
 // backward passes compute them again and so know which were the largest.
 #include "levels.h"
+#include "sample_plans.h"
+#include "slabs.h"
 
 namespace roialign {
 namespace {
 
-constexpr int64_t kSamplesAtOnce = 1 << 14;
+constexpr int64_t kValuesAtOnce = 1 << 14;
 constexpr int64_t kChannelsAtOnce = 32;
 
 Geometry one_by_one(Geometry geometry) {
@@ -15,56 +17,68 @@ Geometry one_by_one(Geometry geometry) {
   return geometry;
 }
 
-// Calls the kernel for one RoI, with scratch memory as it needs it.
-template <typename scalar_t>
-class Maxima {
+// The plans of all RoIs, in passes that bound their memory.
+template <typename T>
+class SamplePlans {
  public:
-  typedef compute_t<scalar_t> T;
+  SamplePlans(const Tensor& rois, const Tensor& input, const Geometry& geometry, bool backward, bool corners)
+      : passes(
+            rois.const_data_ptr<T>(), all_rows(rois), geometry, {input.stride(2), 1, vector_lanes<T>(), 0, false}),
+        geometry(geometry), backward(backward), corners(corners) {}
 
-  Maxima(const Tensor& input, const Geometry& geometry, bool corners)
-      : map(values_of<scalar_t>(input)), image_stride(input.stride(0)), channel_stride(input.stride(1)),
-        geometry(geometry), corners(corners) {}
+  int64_t count() const { return passes.count(); }
+  int64_t size(int64_t pass) const { return passes.size(pass); }
+  RoiSamples<T> samples_of(int64_t row) const { return passes.samples_of(row); }
+  const OwnedPlan<T>& roi(int64_t k) const { return (*rois)[k]; }
+  const OwnedSamplePlan<T>& samples(int64_t k) const { return owned[k]; }
 
-  // For the caller to complete: the call for some channels, of which nothing is computed yet.
-  MaxSampleCall<scalar_t> call(
-      const OwnedPlan<T>& owned, const RoiSamples<T>& samples, int64_t channel, int64_t channels) {
-    const int64_t pitch = owned.plan.pieces * vector_lanes<T>();
-    const PooledSize found{owned.first_row_sample.back(), owned.first_column_sample.back()};
-    const SampleGrid grid{
-        geometry.pooled, found, owned.first_row_sample.data(), owned.first_column_sample.data(), samples.rows.grid,
-        samples.columns.grid};
-    const int64_t values = pitch + found.width;
-    int64_t rows = found.height;
-    if (rows * values > kSamplesAtOnce) {  // then one row of bins after the other
-      rows = 0;
-      for (int64_t p = 0; p < geometry.pooled.height; ++p) {
-        rows = std::max(rows, grid.first_row[p + 1] - grid.first_row[p]);
-      }
+  // Makes those of one pass, for roi(k) and samples(k).
+  void make(int64_t pass) {
+    if (held == pass) {
+      return;
     }
-    T* room = scratch.room((rows + kRowLanes + 1) * (values + vector_lanes<T>()));
-    MaxSampleCall<scalar_t> call{};
-    call.map = map + owned.plan.image * image_stride + channel * channel_stride;
-    call.channel_stride = channel_stride;
-    call.channels = channels;
-    call.lanes = std::min(vector_lanes<T>(), geometry.width);
-    call.corners = corners;
-    call.grid = grid;
-    call.rows_at_once = rows;
-    call.scratch = room;
-    return call;
+    held = pass;
+    rois = &passes.plans(pass);
+    owned.resize(size(pass));
+    torch::stable::parallel_for(0, size(pass), kRoisPerThread, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        owned[k].make((*rois)[k], samples_of((*rois)[k].row), geometry, vector_lanes<T>(), backward, corners);
+      }
+    });
   }
 
  private:
-  const scalar_t* map;
-  int64_t image_stride, channel_stride;
+  static constexpr int64_t kRoisPerThread = 256;  // worth waking a thread for
+
+  Passes<T> passes;
   const Geometry& geometry;
-  bool corners;
-  Scratch<T> scratch;
+  bool backward, corners;
+  const std::vector<OwnedPlan<T>>* rois = nullptr;
+  std::vector<OwnedSamplePlan<T>> owned;
+  int64_t held = -1;
 };
 
-template <typename T>
-PlanForm form_of(const Tensor& input) {
-  return {input.stride(2), 1, vector_lanes<T>(), vector_lanes<T>(), false};
+// The call of the kernel for some channels of one RoI, of which nothing is computed yet: for the caller to complete.
+template <typename scalar_t>
+MaxSampleCall<scalar_t> call_for(
+    const Tensor& input, const OwnedPlan<compute_t<scalar_t>>& roi,
+    const OwnedSamplePlan<compute_t<scalar_t>>& samples, bool corners, int64_t channel, int64_t channels,
+    Scratch<compute_t<scalar_t>>& scratch) {
+  using T = compute_t<scalar_t>;
+  const SamplePlan<T>& plan = samples.plan;
+  const int64_t lanes = vector_lanes<T>(), values = plan.groups * lanes;
+  const int64_t rows = roi.plan.rows_read * values <= kValuesAtOnce ? roi.plan.rows_read : samples.most_rows();
+  MaxSampleCall<scalar_t> call{};
+  call.map = values_of<scalar_t>(input) + roi.plan.image * input.stride(0) + channel * input.stride(1);
+  call.channel_stride = input.stride(1);
+  call.channels = channels;
+  call.lanes = std::min(lanes, input.size(3));
+  call.corners = corners;
+  call.plan = plan;
+  call.rows_at_once = rows;
+  const int64_t values_of_row = plan.cells.groups > 0 ? 5 * values + roi.plan.pieces * lanes : values;
+  call.scratch = scratch.room(rows * values_of_row + 2 * (plan.samples.width + lanes + plan.pooled.width));
+  return call;
 }
 
 template <typename scalar_t>
@@ -82,76 +96,53 @@ void pool(
   using T = compute_t<scalar_t>;
   scalar_t* pooled = static_cast<scalar_t*>(output.mutable_data_ptr());
   const int64_t channels = geometry.channels, cells = geometry.pooled.cells();
-  Passes<T> passes(rois.const_data_ptr<T>(), all_rows(rois), geometry, form_of<T>(input));
-  for (int64_t pass = 0; pass < passes.count(); ++pass) {
-    const auto& plans = passes.plans(pass);
-    const int64_t size = passes.size(pass), blocks = (channels + kChannelsAtOnce - 1) / kChannelsAtOnce;
+  SamplePlans<T> plans(rois, input, geometry, false, corners);
+  for (int64_t pass = 0; pass < plans.count(); ++pass) {
+    plans.make(pass);
+    const int64_t size = plans.size(pass), blocks = (channels + kChannelsAtOnce - 1) / kChannelsAtOnce;
     for (int64_t k = 0; k < size; ++k) {
-      coverage.mutable_data_ptr<T>()[plans[k].row] = plans[k].coverage;
+      coverage.mutable_data_ptr<T>()[plans.roi(k).row] = plans.roi(k).coverage;
     }
     const int64_t tasks = blocks * size, grain = tasks_per_thread(tasks, size * channels * cells);
     torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
-      Maxima<scalar_t> maxima(input, geometry, corners);
+      Scratch<T> scratch;
       for (int64_t task = begin; task < end; ++task) {
-        const OwnedPlan<T>& owned = plans[task % size];
+        const OwnedPlan<T>& roi = plans.roi(task % size);
         const int64_t channel = task / size * kChannelsAtOnce;
-        auto call = maxima.call(
-            owned, passes.samples_of(owned.row), channel, std::min(kChannelsAtOnce, channels - channel));
-        call.output = pooled + (owned.row * channels + channel) * cells;
-        kernels_for<scalar_t>().max_samples(owned.plan, call);
+        auto call = call_for<scalar_t>(
+            input, roi, plans.samples(task % size), corners, channel, std::min(kChannelsAtOnce, channels - channel),
+            scratch);
+        call.output = pooled + (roi.row * channels + channel) * cells;
+        kernels_for<scalar_t>().pool_maxima(roi.plan, call);
       }
     });
   }
 }
 
-// Each thread has channels of its own, whose planes it sums up in the order of the plans.
 template <typename scalar_t>
 void scatter(
     const Tensor& grad, const Tensor& input, const Tensor& rois, const Geometry& geometry, bool corners,
     Tensor& grad_input) {
   using T = compute_t<scalar_t>;
-  scalar_t* result = static_cast<scalar_t*>(grad_input.mutable_data_ptr());
-  const int64_t channels = geometry.channels, plane = geometry.height * geometry.width;
-  const int64_t block = channels_at_once(channels, plane * static_cast<int64_t>(sizeof(T)), 1, 1);
-  const int64_t blocks = (channels + block - 1) / block;
-  Passes<T> passes(rois.const_data_ptr<T>(), all_rows(rois), geometry, form_of<T>(input));
-  std::vector<AlignedVector<T>> sums(std::is_same_v<scalar_t, T> ? 0 : blocks);
-  for (int64_t pass = 0; pass < passes.count(); ++pass) {
-    const auto& plans = passes.plans(pass);
-    const int64_t values = rois.size(0) * channels * geometry.pooled.cells() + geometry.images * channels * plane;
-    torch::stable::parallel_for(0, blocks, tasks_per_thread(blocks, values), [&](int64_t begin, int64_t end) {
-      Maxima<scalar_t> maxima(input, geometry, corners);
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t channel = task * block, count = std::min(block, channels - channel);
-        int64_t image_pitch = channels * plane;
-        T* planes;
-        if constexpr (std::is_same_v<scalar_t, T>) {
-          planes = result + channel * plane;
-        } else {
-          image_pitch = count * plane;
-          sums[task].resize(geometry.images * image_pitch);
-          planes = sums[task].data();
-        }
-        for (int64_t image = 0; pass == 0 && image < geometry.images; ++image) {
-          std::fill_n(planes + image * image_pitch, count * plane, T(0));
-        }
-        for (int64_t k = 0; k < passes.size(pass); ++k) {
-          const OwnedPlan<T>& owned = plans[k];
-          auto call = maxima.call(owned, passes.samples_of(owned.row), channel, count);
-          add_upstream(grad, owned.row, channel, call);
-          call.planes = planes + owned.plan.image * image_pitch;
-          call.plane_size = plane;
-          kernels_for<scalar_t>().max_samples(owned.plan, call);
-        }
-        if (!std::is_same_v<scalar_t, T> && pass + 1 == passes.count()) {
-          for (int64_t image = 0; image < geometry.images; ++image) {
-            kernels_for<scalar_t>().narrow(
-                planes + image * image_pitch, count * plane, result + (image * channels + channel) * plane);
-          }
-        }
+  SamplePlans<T> plans(rois, input, geometry, true, corners);
+  sum_gradient<scalar_t>(geometry, grad_input, plans.count(), [&](int64_t pass) {
+    plans.make(pass);
+    const int64_t size = plans.size(pass);
+    return Summands<T>{size, [&, size](const Part<T>& part) {
+      Scratch<T> scratch;
+      for (int64_t k = 0; k < size; ++k) {
+        const OwnedPlan<T>& roi = plans.roi(k);
+        auto call = call_for<scalar_t>(
+            input, roi, plans.samples(k), corners, part.channel, part.channels, scratch);
+        add_upstream(grad, roi.row, part.channel, call);
+        call.planes = part.sums + roi.plan.image * part.image_pitch;
+        call.plane_size = part.plane_size;
+        call.top = part.top * geometry.width;
+        call.bottom = part.bottom * geometry.width;
+        kernels_for<scalar_t>().scatter_maxima(roi.plan, call);
       }
-    });
-  }
+    }};
+  });
 }
 
 // From the gradient to the positions of the rows or columns of samples to that of the box's two sides.
@@ -184,31 +175,32 @@ void correlate(
     Tensor& grad_rois) {
   using T = compute_t<scalar_t>;
   T* result = grad_rois.mutable_data_ptr<T>();
-  Passes<T> passes(rois.const_data_ptr<T>(), all_rows(rois), geometry, form_of<T>(input));
-  for (int64_t pass = 0; pass < passes.count(); ++pass) {
-    const auto& plans = passes.plans(pass);
-    const int64_t size = passes.size(pass);
+  SamplePlans<T> plans(rois, input, geometry, false, corners);
+  for (int64_t pass = 0; pass < plans.count(); ++pass) {
+    plans.make(pass);
+    const int64_t size = plans.size(pass);
     const int64_t grain = tasks_per_thread(size, size * geometry.channels * geometry.pooled.cells());
     torch::stable::parallel_for(0, size, grain, [&](int64_t begin, int64_t end) {
-      Maxima<scalar_t> maxima(input, geometry, corners);
+      Scratch<T> scratch;
       std::vector<double> of_rows, of_columns;
       for (int64_t k = begin; k < end; ++k) {
-        const OwnedPlan<T>& owned = plans[k];
-        const RoiSamples<T> samples = passes.samples_of(owned.row);
-        of_rows.assign(owned.first_row_sample.back(), 0.0);
-        of_columns.assign(owned.first_column_sample.back(), 0.0);
+        const OwnedPlan<T>& roi = plans.roi(k);
+        of_rows.assign(roi.first_row_sample.back(), 0.0);
+        of_columns.assign(roi.first_column_sample.back(), 0.0);
         if (!of_rows.empty() && !of_columns.empty()) {
-          auto call = maxima.call(owned, samples, 0, geometry.channels);
-          add_upstream(grad, owned.row, 0, call);
+          auto call = call_for<scalar_t>(
+              input, roi, plans.samples(k), corners, 0, geometry.channels, scratch);
+          add_upstream(grad, roi.row, 0, call);
           call.of_rows = of_rows.data();
           call.of_columns = of_columns.data();
-          kernels_for<scalar_t>().max_samples(owned.plan, call);
+          kernels_for<scalar_t>().scatter_maxima(roi.plan, call);
         }
-        T* to = result + owned.row * 5;
+        T* to = result + roi.row * 5;
+        const RoiSamples<T> samples = plans.samples_of(roi.row);
         to[0] = T(0);
         write_sides(
-            samples.columns, owned.first_column_sample, of_columns, geometry.columns, geometry.widen, to + 1, to + 3);
-        write_sides(samples.rows, owned.first_row_sample, of_rows, geometry.rows, geometry.widen, to + 2, to + 4);
+            samples.columns, roi.first_column_sample, of_columns, geometry.columns, geometry.widen, to + 1, to + 3);
+        write_sides(samples.rows, roi.first_row_sample, of_rows, geometry.rows, geometry.widen, to + 2, to + 4);
       }
     });
   }
@@ -237,7 +229,7 @@ std::tuple<Tensor, Tensor> roi_align_max(
   const Tensor rois = as_contiguous(given_rois);
   const Tensor input = has_dense_rows(given_input) ? given_input : torch::stable::contiguous(given_input);
   auto [output, coverage] = new_output(input, rois, geometry);
-  dispatch(input.scalar_type(), [&](auto scalar) {
+  dispatch(input.scalar_type(), [&, &output = output, &coverage = coverage](auto scalar) {
     pool<decltype(scalar)>(input, rois, geometry, corners, output, coverage);
   });
   return {output, coverage};
@@ -253,7 +245,6 @@ Tensor roi_align_max_backward(
   const Tensor rois = as_contiguous(given_rois), input = as_contiguous(given_input);
   Tensor grad_input = torch::stable::new_empty(
       input, {geometry.images, geometry.channels, geometry.height, geometry.width});
-  prefer_large_pages(grad_input.mutable_data_ptr(), grad_input.numel() * grad_input.element_size());
   dispatch(input.scalar_type(), [&](auto scalar) {
     scatter<decltype(scalar)>(grad, input, rois, geometry, corners, grad_input);
   });

@@ -19,15 +19,6 @@ inline float lowest_of(Narrow, bool) {
   return -__builtin_inff();
 }
 
-template <typename T>
-struct IndexOf {
-  typedef int32_t type;
-};
-template <>
-struct IndexOf<double> {
-  typedef int64_t type;
-};
-
 // The first cell of the largest value in each bin of a plane, in row-major order; a NaN is larger than any number.
 template <typename scalar_t>
 inline void search_slowly(const MaxPlan& plan, const MaxCall<scalar_t>& call, int64_t channel) {
@@ -157,33 +148,40 @@ inline void store_cells(int32_t* to, V cells, int64_t count) {
   }
 }
 
-// The columns of a row of bins, where they fit into two vectors: which[j * pitch + q] is the lane of column j of bin q,
-// and of its last one where it has fewer.
-template <int L, bool kMaxima, typename scalar_t, typename T>
-inline void search_columns(
-    const MaxPlan& plan, const Column<L, T>& first, const Column<L, T>& second,
-    const typename IndexOf<T>::type* which, scalar_t* output, int32_t* maxima) {
-  typedef typename IndexOf<T>::type Index;
-  const bool one = plan.columns <= L;
-  const int64_t bins = plan.right - plan.left, pitch = (bins + L - 1) / L * L;
-  const auto column = [&](int64_t j, int64_t q) {
+// L bins of a row, whose columns fit into two vectors, or one: which[j * pitch] is the lane of column j of the first
+// bin, of `widest` columns at most, and of its last one where it has fewer.
+template <int L, bool kMaxima, typename T>
+inline Column<L, T> search_columns(
+    const Column<L, T>& first, const Column<L, T>& second, bool one, int64_t widest, int64_t pitch,
+    const typename IndexOf<T>::type* which) {
+  const auto column = [&](int64_t j) {
     typename Column<L, T>::Cells lanes;
-    __builtin_memcpy(&lanes, which + j * pitch + q, sizeof lanes);
+    __builtin_memcpy(&lanes, which + j * pitch, sizeof lanes);
     Column<L, T> found = {lookup<L>(first.best, second.best, one, lanes), {}};
     if constexpr (kMaxima) {
       found.cell = lookup<L>(first.cell, second.cell, one, lanes);
     }
     return found;
   };
+  Column<L, T> found = column(0);
+  for (int64_t j = 1; j < widest; ++j) {
+    take_larger<L, kMaxima>(found, column(j));
+  }
+  return found;
+}
+
+// All bins of a row.
+template <int L, bool kMaxima, typename scalar_t, typename T>
+inline void search_all_columns(
+    const Column<L, T>& first, const Column<L, T>& second, bool one, int64_t bins, int64_t widest,
+    const typename IndexOf<T>::type* which, scalar_t* output, int32_t* maxima) {
+  const int64_t pitch = (bins + L - 1) / L * L;
   for (int64_t q = 0; q < bins; q += L) {
-    Column<L, T> found = column(0, q);
-    for (int64_t j = 1; j < plan.widest; ++j) {
-      take_larger<L, kMaxima>(found, column(j, q));
-    }
+    const auto found = search_columns<L, kMaxima>(first, second, one, widest, pitch, which + q);
     const int64_t lanes = smaller(L, bins - q);
     store_first<L>(output + q, found.best, lanes);
     if constexpr (kMaxima) {
-      store_cells<Index>(maxima + q, found.cell, lanes);
+      store_cells<typename IndexOf<T>::type>(maxima + q, found.cell, lanes);
     }
   }
 }
@@ -215,8 +213,9 @@ inline void search_narrow(const MaxPlan& plan, const MaxCall<scalar_t>& call, T 
         second = search_rows<L, kMaxima>(plan, call, rows, plane, plan.start + after, L, lowest, probe);
       }
       const int64_t bin = channel * call.pooled.cells() + p * call.pooled.width + plan.left;
-      search_columns<L, kMaxima>(
-          plan, first, second, which, call.output + bin, kMaxima ? call.maxima + bin : nullptr);
+      search_all_columns<L, kMaxima>(
+          first, second, plan.columns <= L, bins, plan.widest, which, call.output + bin,
+          kMaxima ? call.maxima + bin : nullptr);
     }
     if (!call.legacy && any_nan(probe * T(0))) {
       search_slowly(plan, call, channel);

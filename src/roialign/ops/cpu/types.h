@@ -125,13 +125,49 @@ struct PooledSize {
   int64_t cells() const { return height * width; }
 };
 
-// The largest sample of each bin of one RoI: which samples those on the map are, and how many a bin has in all.
-struct SampleGrid {
+// Numbers of lanes, and what else goes with a vector of values: integers of their size.
+template <typename T>
+struct IndexOf {
+  typedef int32_t type;
+};
+template <>
+struct IndexOf<double> {
+  typedef int64_t type;
+};
+
+// The two cells along one axis that a sample reads, and their weights. Where it is clamped to the border the second
+// is the first, and weighs nothing.
+template <typename T>
+struct TwoCells {
+  int64_t offset[2];  // in elements of a plane
+  int64_t number[2];  // of a row, among those that the RoI reads
+  T weight[2];
+};
+
+// One RoI of whose bins the largest sample counts: which samples are on the map, and what they read. Columns of samples
+// come in groups of no more than a vector, whose cells lie in two vectors. There are no groups where there are no
+// samples, or too many to be numbered.
+template <typename T>
+struct SamplePlan {
   PooledSize pooled;
-  PooledSize samples;              // on the map, of all bins
-  const int64_t* first_row;        // rows of samples of a row of bins: first_row[p] to first_row[p + 1] - 1
+  PooledSize samples;             // on the map, of all bins
+  const int64_t* first_row;       // rows of samples of a row of bins: first_row[p] to first_row[p + 1] - 1
   const int64_t* first_column;
-  int64_t row_grid, column_grid;   // samples of a bin along each axis, those off the map included
+  int64_t row_grid, column_grid;  // samples of a bin along each axis, those off the map included
+  const TwoCells<T>* rows;        // of each row of samples
+  const TwoCells<T>* columns;
+  int64_t row_shift;              // the place of a sample in its row of bins: row << row_shift | column
+  int64_t groups;
+  const int64_t* first_of_group;  // columns of samples
+  const typename IndexOf<T>::type* column_of;  // [groups, L]; -1 for lanes that are not in use
+  const int64_t* starts;          // [groups, 2] of the vectors of cells; the second is -1 where one is enough
+  const typename IndexOf<T>::type* lanes;  // [2, groups, L] of the two cells of each column
+  const T* weights;                        // likewise
+  int64_t widest;                          // columns of samples of the widest bin
+  const typename IndexOf<T>::type* which;  // [widest, bins, up to whole vectors]: the lane, in no more than two groups,
+                                           // of each column of a bin, of the last one again where it has fewer
+  const typename IndexOf<T>::type* bin_of;     // [groups, L] of each column
+  Band<T> cells;  // backward: slots of the RoI's pieces from columns, or from their left and then their right cells
 };
 
 }  // namespace roialign
