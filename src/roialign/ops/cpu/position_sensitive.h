@@ -23,13 +23,18 @@ struct OwnedAxis {
   std::vector<int64_t> begin, cell, start, windows, first_weight;
   std::vector<T> weight, window_weight;
 
-  void clear() {
-    begin.assign(1, 0);
-    for (auto* values : {&cell, &start, &windows, &first_weight}) {
+  // Empties it, for so many bins.
+  void clear(int64_t bins) {
+    for (auto* values : {&begin, &cell, &start, &windows, &first_weight}) {
       values->clear();
+      values->reserve(bins + 1);
     }
     weight.clear();
     window_weight.clear();
+    cell.reserve(bins * kWindow);
+    weight.reserve(bins * kWindow);
+    window_weight.reserve(bins * kWindow);
+    begin.push_back(0);
   }
 
   // Adds a RoI's, and returns whether each of its bins has one window.
@@ -76,12 +81,12 @@ struct OwnedTapBlock {
   std::vector<uint8_t> small;
   OwnedAxis<T> rows, columns;
 
-  void clear() {
+  void clear(int64_t rois, const PooledSize& pooled) {
     row.clear();
     image.clear();
     small.clear();
-    rows.clear();
-    columns.clear();
+    rows.clear(rois * pooled.height);
+    columns.clear(rois * pooled.width);
   }
 
   TapBlock<T> view(const PooledSize& pooled) const {
@@ -126,13 +131,14 @@ class TapPasses {
 
   double bytes_of(double cells) const {
     const double bins = static_cast<double>(geometry.pooled.height + geometry.pooled.width);
-    return (cells + 3 * bins) * (sizeof(int64_t) + sizeof(T)) + 4 * 8 * bins;
+    return (cells + kWindow * bins) * (sizeof(int64_t) + 2 * sizeof(T)) + 4 * 8 * bins;
   }
 
   void make(int64_t pass, int64_t first, AxisTaps<T>& rows, AxisTaps<T>& columns, OwnedTapBlock<T>& to, T* coverage)
       const {
-    to.clear();
-    for (int64_t place = first; place < std::min(first + kRoisPerBlock, size(pass)); ++place) {
+    const int64_t last = std::min(first + kRoisPerBlock, size(pass));
+    to.clear(last - first, geometry.pooled);
+    for (int64_t place = first; place < last; ++place) {
       const int64_t row = order.row(pass, place);
       const T covered = rule.taps(row, rows, columns);
       if (coverage != nullptr) {

@@ -15,7 +15,7 @@ inline bool is_finite(T value) {
   return value - value == 0;
 }
 
-constexpr int64_t kRoisAhead = 8;
+constexpr int64_t kRoisAhead = 8;  // of the one that is worked on, whose gradient is fetched
 
 // kWindow rows of as many cells, added up with the weights of the rows.
 template <typename scalar_t, typename T>
@@ -129,19 +129,19 @@ void pool_own_planes(const TapBlock<T>& block, int64_t begin, int64_t end, const
   }
 }
 
-// Adds `upstream` to rows [top, bottom) of a plane, which begins with row `top`, cell by cell.
+// Adds `upstream` to rows [top, bottom) of a plane, which begins with row `top`, cell by cell; in the order of
+// multiplications that windows have, for it is up to the number of threads which rows a plane holds.
 template <typename T>
 inline void scatter_taps(
     const BlockTaps<T>& rows, int64_t row_bin, const BlockTaps<T>& columns, int64_t column_bin, T upstream, T* plane,
     int64_t width, int64_t top, int64_t bottom) {
-  for (int64_t y = rows.begin[row_bin]; y < rows.begin[row_bin + 1]; ++y) {
-    if (rows.cell[y] < top || rows.cell[y] >= bottom) {
-      continue;
-    }
-    T* row = plane + (rows.cell[y] - top) * width;
-    const T value = upstream * rows.weight[y];
-    for (int64_t x = columns.begin[column_bin]; x < columns.begin[column_bin + 1]; ++x) {
-      row[columns.cell[x]] += columns.weight[x] * value;
+  for (int64_t x = columns.begin[column_bin]; x < columns.begin[column_bin + 1]; ++x) {
+    T* column = plane + columns.cell[x];
+    const T value = upstream * columns.weight[x];
+    for (int64_t y = rows.begin[row_bin]; y < rows.begin[row_bin + 1]; ++y) {
+      if (rows.cell[y] >= top && rows.cell[y] < bottom) {
+        column[(rows.cell[y] - top) * width] += rows.weight[y] * value;
+      }
     }
   }
 }
