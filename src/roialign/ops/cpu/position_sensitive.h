@@ -201,7 +201,7 @@ std::tuple<Tensor, Tensor> pool_own(const Tensor& given_input, const Tensor& giv
   Geometry of_output = geometry;
   of_output.channels = geometry.channels / pooled.cells();
   auto [output, coverage] = new_output(input, rois, of_output);
-  dispatch(input.scalar_type(), [&](auto scalar) {
+  dispatch(input.scalar_type(), [&, &output = output, &coverage = coverage](auto scalar) {
     using scalar_t = decltype(scalar);
     using T = compute_t<scalar_t>;
     const scalar_t* features = values_of<scalar_t>(input);
