@@ -27,7 +27,7 @@ constexpr RoiAlignKernels<scalar_t> roi_align_kernels() {
       max_channels<L, scalar_t, compute_t<scalar_t>>,
       scatter_to_cells<scalar_t>,
       pool_own_planes<scalar_t, compute_t<scalar_t>>,
-      scatter_own_plane<scalar_t, compute_t<scalar_t>>,
+      scatter_own_planes<scalar_t, compute_t<scalar_t>>,
       pool_maxima<L, scalar_t, compute_t<scalar_t>>,
       scatter_maxima<L, scalar_t, compute_t<scalar_t>>,
       pool_matrix<L, scalar_t, compute_t<scalar_t>>,

@@ -75,14 +75,15 @@ struct OwnPlanesCall {
   int64_t output_stride;  // from one RoI to the next
 };
 
-// The gradient of some RoIs of a position-sensitive operator to rows [top, bottom) of one plane of each image.
+// The gradient of some RoIs of a position-sensitive operator to rows [top, bottom) of neighbouring planes of each image:
+// those of some bins of a row of bins.
 template <typename scalar_t>
-struct OwnPlaneScatterCall {
-  const scalar_t* grad;   // of RoI 0 of `rois`
-  int64_t grad_stride;    // from one RoI to the next
-  int64_t bin_row, bin_column;
-  compute_t<scalar_t>* plane;  // of the first image, from row `top` on
-  int64_t image_pitch, width, top, bottom;
+struct OwnPlanesScatterCall {
+  const scalar_t* grad;   // of RoI 0 of `rois` and the first bin
+  int64_t grad_stride, column_stride;  // from one RoI, and one bin, to the next
+  int64_t bin_row, first_bin, bins;
+  compute_t<scalar_t>* planes;  // of the first image and bin, from row `top` on
+  int64_t plane_size, image_pitch, width, top, bottom;
 };
 
 // One RoI of whose bins the largest sample counts, forward or backward: what is not null is computed. With `corners`
@@ -157,7 +158,7 @@ struct RoiAlignKernels {
   void (*max_channels)(const MaxPlan&, const MaxCall<scalar_t>&);
   void (*scatter_to_cells)(const int32_t* cells, const ScatterCall<scalar_t>&);
   void (*pool_own_planes)(const TapBlock<T>&, int64_t begin, int64_t end, const OwnPlanesCall<scalar_t>&);
-  void (*scatter_own_plane)(const TapBlock<T>&, const OwnPlaneScatterCall<scalar_t>&);
+  void (*scatter_own_planes)(const TapBlock<T>&, const OwnPlanesScatterCall<scalar_t>&);
   void (*pool_maxima)(const RoiPlan<T>&, const MaxSampleCall<scalar_t>&);
   void (*scatter_maxima)(const RoiPlan<T>&, const MaxSampleCall<scalar_t>&);
   void (*pool_matrix)(const MatrixPlan<T>&, const MatrixPoolCall<scalar_t>&);

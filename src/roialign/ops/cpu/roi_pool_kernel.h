@@ -319,20 +319,39 @@ void max_channels(const MaxPlan& plan, const MaxCall<scalar_t>& call) {
   }
 }
 
-// Backward: adds the gradient of each bin of one RoI to its cell, from row [top] on and up to [bottom], in elements.
-template <typename scalar_t>
-void scatter_to_cells(const int32_t* cells, const ScatterCall<scalar_t>& call) {
-  for (int64_t channel = 0; channel < call.channels; ++channel) {
-    const scalar_t* grad = call.grad + channel * call.channel_stride;
-    compute_t<scalar_t>* sums = call.planes + channel * call.plane_size - call.top;
-    for (int64_t p = 0; p < call.pooled.height; ++p) {
-      for (int64_t q = 0; q < call.pooled.width; ++q) {
-        const int64_t cell = *cells++;
-        if (cell >= call.top && cell < call.bottom) {
-          sums[cell] += widen(grad[p * call.row_stride + q * call.column_stride]);
+// Channels whose gradients are added in turn: neighbouring bins often add to one cell, which takes long.
+constexpr int kChannelsAtOnce = 4;
+
+template <int C, typename scalar_t>
+inline void scatter_channels(const int32_t* cells, const ScatterCall<scalar_t>& call, int64_t first_channel) {
+  const scalar_t* grad = call.grad + first_channel * call.channel_stride;
+  compute_t<scalar_t>* sums = call.planes + first_channel * call.plane_size;
+  const int64_t bins = call.pooled.cells(), width = call.pooled.width, plane_size = call.plane_size;
+  const int64_t channel_stride = call.channel_stride, row_stride = call.row_stride;
+  const int64_t column_stride = call.column_stride, top = call.top;
+  const uint64_t held = static_cast<uint64_t>(call.bottom - top);
+  cells += first_channel * bins;
+  for (int64_t row = 0; row < bins; row += width, grad += row_stride) {
+    for (int64_t q = 0; q < width; ++q) {
+      for (int i = 0; i < C; ++i) {
+        const uint64_t cell = static_cast<uint64_t>(cells[i * bins + row + q] - top);  // large where it is before `top`
+        if (cell < held) {
+          sums[i * plane_size + static_cast<int64_t>(cell)] += widen(grad[i * channel_stride + q * column_stride]);
         }
       }
     }
+  }
+}
+
+// Backward: adds the gradient of each bin of one RoI to its cell, from row [top] on and up to [bottom], in elements.
+template <typename scalar_t>
+void scatter_to_cells(const int32_t* cells, const ScatterCall<scalar_t>& call) {
+  int64_t channel = 0;
+  for (; channel + kChannelsAtOnce <= call.channels; channel += kChannelsAtOnce) {
+    scatter_channels<kChannelsAtOnce>(cells, call, channel);
+  }
+  for (; channel < call.channels; ++channel) {
+    scatter_channels<1>(cells, call, channel);
   }
 }
 

@@ -78,32 +78,33 @@ struct MaxPlan {
   const int64_t* end;
 };
 
-// Which cells a block of RoIs reads along one axis, by bins and within a bin by RoIs: bin b of RoI k has the
-// taps begin[b * rois + k] to begin[b * rois + k + 1] - 1.
+// Cells that are read together along each axis, where channels are planes of their own.
+constexpr int kWindow = 4;
+
+// Which cells a block of RoIs reads along one axis, with i = k * bins + b for bin b of RoI k, and in two forms. The
+// taps begin[i] to begin[i + 1] - 1; or windows[i] times kWindow cells from start[i] on, with the weights from
+// first_weight[i] on, zeros among them. No windows where cells are too far from one another, or the map is too small.
 template <typename T>
 struct BlockTaps {
+  int64_t bins;
   const int64_t* begin;
   const int64_t* cell;
   const T* weight;
+  const int64_t* start;
+  const int64_t* windows;
+  const int64_t* first_weight;
+  const T* window_weight;
 };
 
-// Cells that are read together along the columns' axis, where channels are planes of their own.
-constexpr int kWindow = 4;
-
-// Some RoIs of a position-sensitive operator. Columns come in a second form: bin b of RoI k reads windows[b * rois + k]
-// times kWindow cells from starts[b * rois + k] on, with a weight for each, zeros among them. No windows where
-// cells are too far from one another, or the map is too narrow.
+// Some RoIs of a position-sensitive operator.
 template <typename T>
 struct TapBlock {
   int64_t rois;
   const int64_t* row;    // in `rois`, of each
   const int64_t* image;
-  BlockTaps<T> rows;     // padded to whole groups of kRowLanes: the last cell again, with weight 0
+  const uint8_t* small;  // whether each bin has one window along each axis
+  BlockTaps<T> rows;
   BlockTaps<T> columns;
-  const int64_t* starts;
-  const int64_t* windows;
-  const int64_t* first_weight;
-  const T* weights;
 };
 
 // The matrix [bins, cells] of some bins of one RoI, for what does not factor into rows and columns.
