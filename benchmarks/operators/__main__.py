@@ -23,7 +23,7 @@ from . import axes, sampled, torchvisions
 from .comparison import Comparison, measure, speedup
 
 RESULTS = Path(__file__).parents[1] / "results"
-FULL, QUICK = Budget(least_repeats=5, seconds=1.5), Budget(least_repeats=2, seconds=0.0)
+FULL, QUICK = Budget(least_repeats=7, seconds=2.0), Budget(least_repeats=2, seconds=0.0)
 OPERATORS: dict[str, Callable[[bool], Iterator[Comparison]]] = {
     compare.__name__: compare
     for compare in (

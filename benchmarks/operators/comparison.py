@@ -86,19 +86,18 @@ def by_reference(pool: Pool, differentiate: Callable[[Tensor, Tensor], Tensor]) 
 
 
 def measure(operator: str, comparison: Comparison, budget: Budget) -> Iterator[OperatorRow]:
-    """Verify, then time all passes on all threads, and those in NCHW on one as well."""
+    """Verify, then time all passes on all threads, and those in NCHW, but for the reference's, on one as well."""
     comparison.verify()
     threads = torch.get_num_threads()
-    counts = {threads, 1} if comparison.layout == "NCHW" else {threads}
-    for pass_ in comparison.passes:
-        for count in sorted(counts, reverse=True):
-            torch.set_num_threads(count)
-            times = time_in_turn(comparison.calls(pass_), budget)
-            torch.set_num_threads(threads)
-            print(f"{operator}, {pass_} of {comparison}, {count} threads: {_summary(times)}", flush=True)
-            options = (comparison.options, comparison.layout, count)
-            for name, own in times.items():
-                yield OperatorRow(operator, comparison.workload, comparison.description, pass_, *options, name, own)
+    with_one = comparison.layout == "NCHW" and REFERENCE not in comparison.pools
+    for pass_, count in product(comparison.passes, sorted({threads, 1} if with_one else {threads}, reverse=True)):
+        torch.set_num_threads(count)
+        times = time_in_turn(comparison.calls(pass_), budget)
+        torch.set_num_threads(threads)
+        print(f"{operator}, {pass_} of {comparison}, {count} threads: {_summary(times)}", flush=True)
+        options = (comparison.options, comparison.layout, count)
+        for name, own in times.items():
+            yield OperatorRow(operator, comparison.workload, comparison.description, pass_, *options, name, own)
 
 
 def speedup(ours: Times, theirs: Times) -> str:
