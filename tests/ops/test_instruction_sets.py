@@ -35,6 +35,12 @@ def test_operators_whose_rois_have_a_matrix_each(capability):
     run(capability, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "every_type or large_calls")
 
 
+@pytest.mark.parametrize("capability", supported()[:-1])
+def test_maxima_of_samples(capability):
+    chosen = "kernels_equal or taken_at_once or not_finite or off_the_map"
+    run(capability, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/test_roi_align_max.py", "-k", chosen)
+
+
 def test_an_unknown_name_means_the_best():
     script = "from roialign.ops import library; print(library.cpu_capability())"
     assert run("sse9", "-c", script).strip() == supported()[-1]
