@@ -28,7 +28,7 @@ help:
 	@echo "make sanitize   the kernels' tests with AddressSanitizer and UndefinedBehaviorSanitizer: about 3 minutes"
 	@echo "make compare-mmcv  roi_align and roi_align_rotated against mmcv's kernels, compiled for it: about 2 minutes"
 	@echo "make bench   verify, then measure, roi_align and pyramids on this machine: about 20 minutes"
-	@echo "make bench-operators  the same of all the other operators: about 10 minutes"
+	@echo "make bench-operators  the same of all the other operators: about 30 minutes"
 	@echo "make bench-overhead   what watching costs a Mask R-CNN: about 5 minutes"
 	@echo "make bench-doctor     faults injected into healthy pipelines, and what the doctor says: about 10 minutes"
 	@echo "make offsets measure where cells are centred, and what it is worth, on photographs: about 15 minutes"
