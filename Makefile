@@ -22,20 +22,22 @@ BUILD_LOG := $(VENV)/build.log
 .NOTPARALLEL:
 
 help:
-	@echo "make demo    run the demo: RoIs on a real photograph that are all zero, found and put right"
-	@echo "make test    all tests, doctests included"
-	@echo "make check   lint, format, types, layers, page of codes, table of speeds"
-	@echo "make sanitize   the kernels' tests with AddressSanitizer and UndefinedBehaviorSanitizer: about 3 minutes"
-	@echo "make compare-mmcv  roi_align and roi_align_rotated against mmcv's kernels, compiled for it: about 2 minutes"
-	@echo "make bench   verify, then measure, roi_align and pyramids on this machine: about 20 minutes"
-	@echo "make bench-operators  the same of all the other operators: about 30 minutes"
-	@echo "make bench-overhead   what watching costs a Mask R-CNN: about 5 minutes"
-	@echo "make bench-doctor     faults injected into healthy pipelines, and what the doctor says: about 10 minutes"
-	@echo "make offsets measure where cells are centred, and what it is worth, on photographs: about 15 minutes"
-	@echo "make docs    build the documentation into site/"
-	@echo "make clean   remove what was made, .venv included"
+	@echo "make demo             RoIs on a real photograph, all zero, found and put right"
+	@echo "make test             all tests, doctests included"
+	@echo "make check            lint, format, types, layers, codes, table of speeds"
+	@echo "make docs             build the documentation into site/"
+	@echo "make clean            remove what was made, .venv included"
 	@echo
-	@echo "The first run sets up .venv: torch and torchvision, about 6 GB. Another Python: make PYTHON=python3.12 test"
+	@echo "make sanitize         the kernels under ASan and UBSan: 4 minutes"
+	@echo "make compare-mmcv     the presets of mmcv against mmcv's kernels: 2 minutes"
+	@echo "make bench            roi_align and pyramids, verified and timed: 20 minutes"
+	@echo "make bench-operators  all the other operators, likewise: 30 minutes"
+	@echo "make bench-overhead   what watching costs a Mask R-CNN: 5 minutes"
+	@echo "make bench-doctor     faults injected into healthy pipelines: 10 minutes"
+	@echo "make offsets          where cells are centred, on photographs: 15 minutes"
+	@echo
+	@echo "The first run sets up .venv: torch and torchvision, about 6 GB."
+	@echo "Another Python: make PYTHON=python3.12 test"
 
 demo: $(VENV)/.stamp-demo demo/data/.stamp-deepforest
 	@$(RUN) examples/demo/run.py

@@ -48,7 +48,10 @@ NO_SAMPLES = -10000  # mmcv's maximum of none, which is not reproduced
 def build(folder: Path) -> ModuleType:
     """The extension of mmcv's kernels, compiled in `folder`."""
     print(f"fetching {NAME} ...", flush=True)
-    archive = urllib.request.urlopen(f"{URL}{NAME}.tar.gz").read()
+    try:
+        archive = urllib.request.urlopen(f"{URL}{NAME}.tar.gz").read()
+    except OSError as error:
+        sys.exit(f"{NAME}.tar.gz could not be fetched from PyPI: {error}")
     if hashlib.sha256(archive).hexdigest() != SHA256:
         sys.exit(f"{NAME}.tar.gz is not the file that this script was written for")
     (folder / "mmcv.tar.gz").write_bytes(archive)
@@ -133,8 +136,9 @@ def main() -> int:
         mmcv = build(Path(folder))
         for number in range(CONFIGURATIONS):
             compare(mmcv, number, worst)
+    print("configurations and largest difference, relative to the largest value:")
     for what, (count, difference) in sorted(worst.of.items()):
-        print(f"{what:62} {count:4} configurations, largest difference {difference:.1e}")
+        print(f"{what:60}{count:5}{difference:9.1e}")
     return int(any(difference > TOLERANCE for _, difference in worst.of.values()))
 
 

@@ -251,6 +251,7 @@ def test_scripted_code_serves_the_average_alone():
         ({"mode": "mean"}, r'expected mode "avg" or "max"; got \'mean\''),
         ({"compat": "caffe2"}, r"expected compat, one of 'torchvision', 'detectron2', .* got 'caffe2'"),
         ({"compat": "tensorflow"}, r"Use roialign\.crop_and_resize\("),
+        ({"compat": "onnx-max"}, r'Use mode="max", compat="onnx"'),
         ({"compat": "torchvision", "mode": "max"}, r"a mode that torchvision has, 'avg'; got 'max'"),
         ({"compat": "detectron2", "mode": "max"}, r"a mode that detectron2 has"),
         ({"compat": "onnx-10", "aligned": True}, r'expected aligned=False with compat="onnx-10"'),

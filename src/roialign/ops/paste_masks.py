@@ -58,8 +58,8 @@ def paste_masks(
     """
     if compat not in get_args(Compat):
         raise OptionError(
-            f'RA506: expected compat, "detectron2" or "torchvision"; got {validate.describe(compat)}. They differ in '
-            "how boxes are rounded."
+            f'RA506: expected compat, "detectron2" or "torchvision"; got {validate.describe(compat)}. Use '
+            '"detectron2", the default; "torchvision" rounds boxes to whole pixels.'
         )
     whole, boxes, (height, width) = validate.as_pasting(masks, boxes_xyxy, image_size, threshold)
     limit = None if threshold is None else float(threshold)

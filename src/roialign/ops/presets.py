@@ -25,6 +25,13 @@ PRESETS = {
 }
 """By the value of `compat`. "torchvision" has none of its own: it is the default, and `aligned` is as given."""
 
+_SAID_OTHERWISE = {
+    "onnx-max": 'Use mode="max", compat="onnx".',
+    "tensorflow": "Its crop_and_resize takes other boxes and one sample for each bin. Use "
+    "roialign.crop_and_resize(image, boxes, box_indices, crop_size).",
+}
+"""What to type instead of a word that names no preset."""
+
 
 def find(mode: str, compat: str | None, aligned: bool) -> Preset:
     """The options that `compat` stands for.
@@ -36,12 +43,8 @@ def find(mode: str, compat: str | None, aligned: bool) -> Preset:
         raise OptionError(f'RA506: expected mode "avg" or "max"; got {mode!r}. Use mode="avg", the default.')
     if compat is None:
         return Preset(aligned, MODES)
-    if compat == "tensorflow":
-        raise OptionError(
-            'RA506: expected a compat that pools boxes as roi_align does; got "tensorflow", whose crop_and_resize '
-            "takes other boxes and one sample for each bin. Use roialign.crop_and_resize(image, boxes, box_indices, "
-            "crop_size)."
-        )
+    if compat in _SAID_OTHERWISE:
+        raise OptionError(f'RA506: expected compat, a library; got "{compat}". {_SAID_OTHERWISE[compat]}')
     preset = Preset(aligned) if compat == "torchvision" else PRESETS.get(compat)
     if preset is None:
         names = ", ".join(map(repr, ("torchvision", *PRESETS)))

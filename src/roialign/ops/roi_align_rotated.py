@@ -148,7 +148,10 @@ class RoIAlignRotated(RoIModule):
 def _angle_options(compat: Any, aligned: Any, clockwise: Any) -> bool:
     """Whether angles are in radians, once the options are found to go together."""
     if compat not in get_args(Compat):
-        raise OptionError(f'RA506: expected compat, "detectron2" or "mmcv"; got {validate.describe(compat)}.')
+        raise OptionError(
+            f'RA506: expected compat, "detectron2" or "mmcv"; got {validate.describe(compat)}. Use "detectron2", the '
+            'default, for angles in degrees, and "mmcv" for radians.'
+        )
     if compat == "detectron2" and (clockwise or not aligned):
         raise OptionError(
             'RA506: expected aligned and clockwise with compat="mmcv" only; got '
