@@ -74,6 +74,11 @@ class Finding:
     """What to pass or to look at where the evidence does not decide between them."""
     call_site: str | None = None
     """Where the call was made, as "file.py:12", where that is known."""
+    odds: float | None = None
+    """How many times as likely as all other explanations together it is, "nothing is wrong" among them; None for what
+    was seen and need not be weighed."""
+    doubtful: bool = False
+    """Whether it is likely and not sure: a warning, whatever the code."""
 
     @property
     def title(self) -> str:
@@ -81,7 +86,7 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        return CATALOGUE[self.code].severity
+        return "warning" if self.doubtful else CATALOGUE[self.code].severity
 
     def without_features(self) -> Finding:
         alternatives = tuple(fix.without_features() for fix in self.alternatives)
@@ -98,6 +103,7 @@ class Finding:
             "alternatives": [fix.to_dict() for fix in self.alternatives],
             "decide": self.decide,
             "call_site": self.call_site,
+            "odds": self.odds,
         }
 
 
