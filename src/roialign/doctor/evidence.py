@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,15 +12,15 @@ from torch import Tensor
 from roialign.doctor.facts import FeatureFacts
 from roialign.doctor.findings import Fix
 from roialign.doctor.surroundings import Surroundings
-from roialign.geometry import FeatureGrid
+from roialign.geometry import FeatureGrid, Frame
 from roialign.ops.calls import RoICall
 
-COMMON_STRIDES = {16: 8.0, 8: 3.0, 32: 3.0, 4: 3.0, 14: 1.0, 2: 0.5, 64: 0.5}
-"""Strides of feature maps that boxes are pooled from, and how common they are, for ranking."""
+COMMON_STRIDES = {16: 0.4, 8: 0.16, 32: 0.16, 4: 0.15, 14: 0.07, 2: 0.03, 64: 0.03}
+"""Strides of feature maps that boxes are pooled from, and how common they are, where nothing tells which it is."""
 _MOST_BOXES = 0.95
 _ALIGNED_BY_DEFAULT = {"roi_align": False, "masked_roi_align": True, "roi_align_1d": False, "roi_align_3d": False}
 _TENSORS = {"masked_roi_align": "features, boxes, masks", "roi_align_1d": "features, segments"}
-_BOXES_THAT_COUNT = 8  # more boxes of one image do not make its extent more certain
+_SAME_RATIO = 0.004
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,6 @@ class Evidence:
         return self.call.off_the_map(self.coverage) & ~near
 
     @cached_property
-    def misplaced(self) -> bool:
-        """Whether so many RoIs lie off the map, beyond its far edges, that one cause must be behind them.
-
-        Boxes before the near edges have negative coordinates, which no scale explains.
-        """
-        beyond = self.low & (self.boxes_xyxy[:, :2] + self.boxes_xyxy[:, 2:] > 0).all(1)
-        return len(beyond) > 0 and float(beyond.float().mean()) >= 0.25
-
-    @cached_property
     def furthest_xy(self) -> tuple[float, float]:
         """The largest x and y of all boxes."""
         largest = self.boxes_xyxy.amax(0)
@@ -117,11 +109,20 @@ class Evidence:
         return height / self.call.spatial_scale, width / self.call.spatial_scale
 
     @cached_property
+    def ratios_yx(self) -> tuple[float, float] | None:
+        """Pixels of the image for each cell of the map; an axis of one cell tells nothing and is given the other's."""
+        if self.image_size_hw is None or max(self.call.map_size_hw) == 1:
+            return None
+        down, across = (image / cells for image, cells in zip(self.image_size_hw, self.call.map_size_hw, strict=True))
+        height, width = self.call.map_size_hw
+        return (across, across) if height == 1 else (down, down) if width == 1 else (down, across)
+
+    @cached_property
     def stride_yx(self) -> tuple[float, float] | None:
-        """The strides of the map where they are known: from the grid, or from the two sizes."""
+        """The strides of the map where they are sure: from the grid, or from two sizes that no lost border explains."""
         if self.grid is not None:
             return self.grid.stride_yx
-        if self.image_size_hw is None:
+        if self.ratios_yx is None or self.image_size_hw is None:
             return None
         return nominal_stride_yx(self.image_size_hw, self.call.map_size_hw)
 
@@ -134,38 +135,47 @@ class Evidence:
         image_h, image_w = self.image_size_hw or self.frame_hw
         return f"an image of {image_h:g} x {image_w:g} on a map of {height} x {width}"
 
+    @cached_property
+    def scale_is_odd(self) -> bool:
+        """Whether spatial_scale is the inverse of no whole number, and not a ratio of sizes either."""
+        inverse = 1 / self.call.spatial_scale
+        odd = math.isfinite(inverse) and abs(inverse - round(inverse)) > 0.005 * inverse
+        return odd and self.image_size_hw is not None and not self.scale_is_ratio
+
+    @cached_property
+    def scale_is_ratio(self) -> bool:
+        """Whether spatial_scale is cells / pixels of the two sizes, or of their corners."""
+        if self.image_size_hw is None:
+            return False
+        pairs = list(zip(self.call.map_size_hw, self.image_size_hw, strict=True))
+        ratios = [cells / image for cells, image in pairs]
+        ratios += [(cells - 1) / (image - 1) for cells, image in pairs if min(cells, image) > 1]
+        return any(abs(self.call.spatial_scale / ratio - 1) <= _SAME_RATIO for ratio in ratios)
+
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """The frame of each image of the batch, where all were seen."""
+        frames = self.around.frames if self.around is not None else ()
+        seen = tuple(frame for frame in frames if frame is not None)
+        return seen if len(seen) == len(frames) == self.call.input.shape[0] else ()
+
+    @cached_property
+    def pictures(self) -> Tensor | None:
+        """The part (x1, y1, x2, y2) of each image that shows something, [N, 4]; None where every image is full."""
+        found = self.around.pictures if self.around is not None else ()
+        if len(found) != self.call.input.shape[0] or not any(found) or self.image_size_hw is None:
+            return None
+        height, width = self.image_size_hw
+        return torch.tensor([picture or (0.0, 0.0, width, height) for picture in found])
+
     def well_placed(self, call: RoICall) -> bool:
         """Whether nearly all RoIs of `call` lie on the map."""
         return len(call.rois) > 0 and float(call.off_the_map(call.coverage()).float().mean()) <= 1 - _MOST_BOXES
-
-    def fill(self, call: RoICall) -> float:
-        """How far the boxes of `call` reach across the map: 1 where the furthest ends at its far edge."""
-        height, width = call.map_size_hw
-        furthest = call.rois[:, 1:].detach().amax(0) * call.spatial_scale
-        return max(float(max(furthest[0], furthest[2])) / width, float(max(furthest[1], furthest[3])) / height)
-
-    def likelihood(self, call: RoICall) -> float:
-        """How likely boxes of a whole image are to reach as far across the map as in `call`, and no further.
-
-        The furthest of n boxes that end anywhere reaches the fraction f with density n * f ** (n - 1).
-        """
-        boxes = min(len(call.rois), _BOXES_THAT_COUNT)
-        fill = self.fill(call)
-        return boxes * fill ** (boxes - 1) if 0 < fill <= 1.05 else 0.0
 
     def fix(self, argument: str, value: float | None, code: str, call: RoICall) -> Fix:
         """A fix, with the operator run again to prove it."""
         after = call.coverage()
         return Fix(argument, value, code, mean(self.coverage), mean(after), call)
-
-    def scale_fix(self, spatial_scale: float) -> Fix:
-        """The call with another spatial_scale."""
-        call = self.call.with_(spatial_scale=spatial_scale)
-        return self.fix("spatial_scale", spatial_scale, call_line(call), call)
-
-    def boxes_fix(self, boxes_xyxy: Tensor, code: str) -> Fix:
-        """The call with other boxes for the same images."""
-        return self.fix("boxes", None, code, self.call.with_(rois=torch.cat([self.call.rois[:, :1], boxes_xyxy], 1)))
 
 
 def mean(values: Tensor) -> float:
@@ -208,11 +218,11 @@ def call_line(call: RoICall) -> str:
     return f"{call.operator}({_TENSORS.get(call.operator, 'features, boxes')}, {options}{named})"
 
 
-def nominal_stride_yx(image_size_hw: tuple[float, float], map_size_hw: tuple[int, int]) -> tuple[float, float]:
-    """The strides that lead from an image of this size to a map of that size.
+def nominal_stride_yx(image_size_hw: tuple[float, float], map_size_hw: tuple[int, int]) -> tuple[float, float] | None:
+    """The strides that lead from an image of this size to a map of that size; None where the sizes do not tell.
 
-    Sizes are rounded up or down on the way, so their ratio is not the stride; a common stride that explains
-    both sizes is preferred to it.
+    Sizes are rounded up or down on the way, so their ratio is not the stride; a common stride that explains both sizes is
+    preferred to it. A network that loses cells at the border makes a smaller map than its stride explains.
     """
     ratios = [image / cells for image, cells in zip(image_size_hw, map_size_hw, strict=True)]
 
@@ -223,6 +233,9 @@ def nominal_stride_yx(image_size_hw: tuple[float, float], map_size_hw: tuple[int
     if fitting:
         nearest = min(fitting, key=lambda stride: abs(stride - min(ratios, key=lambda r: abs(r - stride))))
         return float(nearest), float(nearest)
-    if explains(round(ratios[0])):
-        return float(round(ratios[0])), float(round(ratios[0]))
-    return ratios[0], ratios[1]
+    whole = max(1, round(ratios[0]))
+    if explains(whole):
+        return float(whole), float(whole)
+    if max(ratios) < 2 or any(abs(ratio - round(ratio)) < 1e-9 for ratio in ratios):  # resized, or of two strides
+        return ratios[0], ratios[1]
+    return None

@@ -254,8 +254,8 @@ class SeenImages:
         if not running.modules or len({one.size_hw for one in running.sources}) != 1 or not sources:
             return None
         source = sources[-1]
-        stride_y, stride_x = nominal_stride_yx(source.size_hw, (features.shape[2], features.shape[3]))
-        if source.images.shape[1] != 3 or stride_y != stride_x or stride_y not in COMMON_STRIDES:
+        stride_yx = nominal_stride_yx(source.size_hw, (features.shape[2], features.shape[3]))
+        if source.images.shape[1] != 3 or stride_yx not in [(stride, stride) for stride in COMMON_STRIDES]:
             return None  # what has another number of channels may be a mask or a feature map
         return _Origin(source.size_hw, 3, source, ())
 

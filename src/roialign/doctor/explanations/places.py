@@ -1,0 +1,311 @@
+"""In which frame the numbers of the boxes may have been meant: as called, or in any of those that people mix up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from roialign.doctor.evidence import Evidence
+from roialign.doctor.explanations import table
+from roialign.doctor.explanations.lattice import Lattice, lattices
+from roialign.geometry import AxisMap, Frame
+
+_FITS = 1.0  # cells off at the far edge of the map: what rounded sizes explain
+_FITS_ODD = 0.25  # the same for a scale that is no inverse of a whole number
+_MOST_FRACTION = 1.5
+
+
+@dataclass(frozen=True)
+class Place:
+    """A frame of boxes: cell = number * scale + shift, along x, y, x, y, where cell 0 covers [0, 1)."""
+
+    name: str
+    code: str | None
+    """None: the frame that the call takes them for."""
+    share: float
+    """How common it is."""
+    scale: Tensor
+    """[K, 4] or [1, 4]."""
+    shift: Tensor
+    lattice: Lattice
+    content: Tensor
+    """The part of the map, [K, 4] in cells, that shows the picture of each box."""
+    frame: Frame | None = None
+    """The frame of the first image, where it was seen."""
+    ratio: float = 1.0
+    """For boxes of another size of the image: what they would have to be multiplied by."""
+    at: Tensor | None = None
+    """The boxes in cells where no rule for all of them tells."""
+    common: bool = False
+    """Whether it goes together with any order of the numbers."""
+
+    @property
+    def log_prior(self) -> float:
+        return math.log(self.share)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A call, of which at most so many boxes are weighed, and what its map may show."""
+
+    known: Evidence
+    rows: Tensor
+    """Which boxes, int64 [K]."""
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        return self.known.boxes_xyxy[self.rows].double()
+
+    @cached_property
+    def images(self) -> Tensor:
+        return self.known.call.rois[self.rows, 0].long()
+
+    @cached_property
+    def lattices(self) -> list[Lattice]:
+        cells = self.known.call.cells
+        if cells is None:
+            return lattices(self.known)
+        return [Lattice((1 / cells[0], 1 / cells[2]), (0.5 - cells[1], 0.5 - cells[3]))]
+
+    @property
+    def scale(self) -> float:
+        return self.known.call.spatial_scale
+
+    def fits(self, lattice: Lattice) -> bool:
+        """Whether the scale is the inverse of this stride."""
+        most = _FITS_ODD if self.known.scale_is_odd else _FITS
+        return lattice.cells_off(self.scale, self.known.call.map_size_hw) <= most
+
+    def to_cells(self, pixels: Tensor, lattice: Lattice) -> Tensor:
+        """Pixels [..., 4] of the image that entered in cells."""
+        return pixels * self.per_pixel(lattice) + self.lead(lattice)
+
+    def per_pixel(self, lattice: Lattice) -> Tensor:
+        stride_y, stride_x = lattice.stride_yx
+        return 1 / self.boxes.new_tensor([[stride_x, stride_y] * 2])
+
+    def lead(self, lattice: Lattice) -> Tensor:
+        return self.boxes.new_tensor([[lattice.lead_yx[1], lattice.lead_yx[0]] * 2])
+
+    def extent(self, lattice: Lattice) -> Tensor:
+        """The whole image in cells, [K, 4]."""
+        height, width = self.known.image_size_hw or (0, 0)
+        if self.known.image_size_hw is None or self.known.call.cells is not None and self.known.grid is None:
+            height, width = self.known.call.map_size_hw
+            return self.boxes.new_tensor([[0.0, 0.0, width, height]]).expand(len(self.boxes), 4)
+        return self.to_cells(self.boxes.new_tensor([[0.0, 0.0, width, height]]), lattice).expand(len(self.boxes), 4)
+
+    def content(self, lattice: Lattice) -> Tensor:
+        """The part of the image that shows something, in cells, [K, 4]."""
+        pictures = self.known.pictures
+        if pictures is None:
+            return self.extent(lattice)
+        return self.to_cells(pictures.to(self.boxes)[self.images], lattice)
+
+    @cached_property
+    def maps(self) -> list[tuple[int, list[AxisMap]]]:
+        """Of each frame before the one that entered, how it leads there, for every image."""
+        frames = self.known.frames
+        depth = len(frames[0].chain) if frames else 0
+        if not frames or any(len(frame.chain) != depth for frame in frames):
+            return []
+        maps = [(index, [frame.chain[index].map_to(frame) for frame in frames]) for index in range(depth - 1)]
+        return [(index, some) for index, some in maps if any(map(_moves, some))]
+
+
+def places(scene: Scene) -> list[Place]:
+    """All frames that are worth weighing for this call."""
+    found = list(_by_scale(scene))
+    first = found[0].lattice
+    if float(scene.boxes.abs().max()) <= _MOST_FRACTION:
+        content = scene.content(first)
+        size = content[:, 2:] - content[:, :2]
+        near = torch.cat([content[:, :2]] * 2, 1)
+        fractions = Place("fractions", "RA103", table.FRACTIONS, torch.cat([size, size], 1), near, first, content)
+        found.append(replace(fractions, common=True))
+    found += _seen(scene, first)
+    found += _of_the_padding(scene, found[0])
+    found += _not_seen(scene, found[0])
+    return found
+
+
+def _by_scale(scene: Scene) -> Iterator[Place]:
+    """As called, and with the other scales that the map may need; the first is as called."""
+    known, scale = scene.known, scene.scale
+    options = scene.lattices
+    total = sum(lattice.weight for lattice in options)
+    fitting = [lattice for lattice in options if scene.fits(lattice)]
+    first = fitting[0] if fitting else options[0]
+    as_called = Place(
+        "as called", None, 1.0, scene.boxes.new_full((1, 4), scale), scene.boxes.new_zeros(1, 4), first,
+        scene.content(first), common=True,
+    )  # fmt: skip
+    if known.call.cells is not None:
+        yield replace(as_called, share=table.SCALE_FITS, scale=scene.per_pixel(first), shift=scene.lead(first))
+        return
+    if first.shifted and not known.call.aligned:
+        as_called = replace(as_called, shift=as_called.shift + 0.5)
+    ignoring = table.OFFSET_TAKEN_OFF[known.call.aligned] if first.shifted else 1.0
+    by_ratio = known.scale_is_ratio
+    near_one = scale == 1.0 and max(first.stride_yx) < 2 and not fitting
+    if fitting:
+        yield replace(as_called, share=table.SCALE_FITS * ignoring)
+    elif scale == 1.0:
+        yield replace(as_called, share=(table.OWN_UNITS if near_one else table.IN_CELLS) * ignoring)
+    else:
+        yield replace(as_called, share=(table.RATIO_OF_SIZES if by_ratio else table.OWN_UNITS) * ignoring)
+    for lattice in options:
+        place = replace(
+            as_called, name="pixels", scale=scene.per_pixel(lattice), shift=scene.lead(lattice), lattice=lattice,
+            content=scene.content(lattice),
+        )  # fmt: skip
+        if lattice.shifted and (lattice in fitting or by_ratio):
+            yield replace(place, code="RA108", share=table.OFFSET_IGNORED)
+            continue
+        if lattice in fitting:
+            continue
+        weight = lattice.weight / total
+        if not lattice.even:
+            yield replace(place, code="RA110", share=table.WRONG_STRIDE * weight)
+        elif near_one:
+            yield replace(place, code="RA106", share=table.NEAR_ONE * weight)
+        elif scale == 1.0:
+            yield replace(place, code="RA101", share=table.LEFT_AT_ONE * weight)
+        elif scale >= 2 and abs(scale / lattice.stride_yx[0] - 1) < 0.02:
+            yield replace(place, code="RA104", share=table.INVERSE)
+        else:
+            yield replace(place, code="RA106", share=table.WRONG_STRIDE * weight)
+    if scale == 1.0 and first.shifted and known.image_size_hw is not None:  # fractions times the size of the map
+        ratio_yx = known.ratios_yx or first.stride_yx
+        ratios = scene.boxes.new_tensor([[ratio_yx[1], ratio_yx[0]] * 2])
+        by_size = ratios * scene.per_pixel(first)
+        yield replace(
+            as_called, name="cells by the ratio of sizes", code="RA108", share=table.OFFSET_IGNORED, scale=by_size,
+            shift=scene.lead(first),
+        )  # fmt: skip
+    if scale != 1.0:
+        yield replace(
+            as_called, name="cells", code="RA102", share=table.SCALED_TWICE, scale=torch.ones_like(as_called.scale),
+            shift=scene.boxes.new_zeros(1, 4),
+        )  # fmt: skip
+
+
+def _seen(scene: Scene, lattice: Lattice) -> Iterator[Place]:
+    """Frames that were seen on the way from the photograph to the network, and products of some of their steps."""
+    known, content, frames = scene.known, scene.content(lattice), scene.known.frames
+    for index, maps in scene.maps:
+        frame = frames[0].chain[index] if frames else None
+        place = _mapped(scene, lattice, maps, content)
+        yield replace(place, name="seen frame", share=table.SEEN_FRAME / len(scene.maps), frame=frame, common=True)
+    if frames and len(frames) == len({id(frame) for frame in frames}):
+        yield from _partly_resized(scene, lattice, content)
+    if known.mosaic is not None:
+        moved = _mosaic(scene, lattice)
+        if moved is not None:
+            yield Place("mosaic", "RA107", table.MOSAIC, scene.per_pixel(lattice), scene.lead(lattice), lattice, content, at=moved)
+
+
+def _partly_resized(scene: Scene, lattice: Lattice, content: Tensor) -> Iterator[Place]:
+    """The photograph's boxes with only some of the resizes of its image, with all of them twice, or undone."""
+    frames = scene.known.frames
+    chain = frames[0].chain if frames else ()
+    steps = [child.parent.map_to(child).scale_yx for child in chain[1:] if child.parent is not None]
+    steps = [step for step in steps if min(step) > 0 and step != (1.0, 1.0)]
+    if not steps or any(frame.map_to(frame.chain[0]) != frames[0].map_to(chain[0]) for frame in frames):
+        return
+    whole = (math.prod(step[0] for step in steps), math.prod(step[1] for step in steps))
+    partial = [("one resize of two", step) for step in steps] if len(steps) > 1 else []
+    for name, done in (*partial, ("resized twice", (whole[0] ** 2, whole[1] ** 2)), ("resized the wrong way", (1 / whole[0], 1 / whole[1]))):
+        left = (whole[0] / done[0], whole[1] / done[1])
+        if max(abs(left[0] - 1), abs(left[1] - 1)) < 0.01:
+            continue
+        place = _mapped(scene, lattice, [AxisMap(left, (0.0, 0.0))] * len(frames), content)
+        yield replace(place, name=name, share=table.PARTLY_RESIZED, frame=chain[0], ratio=left[1])
+
+
+def _of_the_padding(scene: Scene, called: Place) -> Iterator[Place]:
+    """Boxes that take the padded image for the photograph, or leave out the bars before it."""
+    content, extent = called.content, scene.extent(called.lattice)
+    if scene.known.pictures is None:
+        return
+    ratio = (content[:, 2:] - content[:, :2]) / (extent[:, 2:] - extent[:, :2])
+    ratio = torch.cat([ratio, ratio], 1)
+    near, start = torch.cat([content[:, :2]] * 2, 1), torch.cat([extent[:, :2]] * 2, 1)
+    yield replace(
+        called, name="padded size", code="RA107", share=table.PADDED_SIZE, scale=called.scale * ratio,
+        shift=near + (called.shift - start) * ratio, common=False,
+    )  # fmt: skip
+    if bool((content[:, :2] > extent[:, :2] + 1e-6).any()):
+        yield replace(
+            called, name="bars left out", code="RA107", share=table.BARS_LEFT_OUT, shift=called.shift + near - start,
+            common=False,
+        )  # fmt: skip
+
+
+def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
+    """Frames of which nothing was seen: a thousand to the page, another size of the image, a larger picture."""
+    boxes, content = scene.boxes, called.content
+    size = torch.cat([content[:, 2:] - content[:, :2]] * 2, 1)
+    near = torch.cat([content[:, :2]] * 2, 1)
+    if called.code is None and bool((boxes == boxes.round()).all()) and 100 < float(boxes.max()) <= 1000:
+        yield replace(called, name="thousandths", code="RA107", share=table.THOUSANDTHS, scale=size / 1000, shift=near)
+    for ratio in table.RATIOS:
+        if abs(math.log(ratio)) > 0.05:
+            yield replace(
+                called, name="another size", code="RA107", share=called.share * table.OTHER_RATIO / len(table.RATIOS),
+                scale=called.scale * ratio, ratio=ratio, common=False,
+            )  # fmt: skip
+    cells = boxes * called.scale + called.shift
+    low, high = cells[:, :2].amin(0), cells[:, 2:].amax(0)
+    if bool((high > content[0, 2:]).any()) and bool((high - low <= content[0, 2:] - content[0, :2]).all()):
+        middle = (content[0, :2] + content[0, 2:]) / 2 - (low + high) / 2
+        yield replace(
+            called, name="window", code="RA107", share=called.share * table.WINDOW, shift=called.shift + torch.cat([middle, middle]),
+            common=False,
+        )  # fmt: skip
+    typical = near + size * boxes.new_tensor([0.02, 0.02, 0.3, 0.3])
+    typical[::2] = (near + size * boxes.new_tensor([0.7, 0.7, 0.98, 0.98]))[::2]
+    yield replace(called, name="no frame", code="RA209", share=table.NO_FRAME, at=typical, common=False)
+
+
+def _mapped(scene: Scene, lattice: Lattice, maps: Sequence[AxisMap], content: Tensor) -> Place:
+    """Boxes of a frame that a map for each image leads from to the image that entered."""
+    new = scene.boxes.new_tensor
+    scale = new([[m.scale_yx[1], m.scale_yx[0]] * 2 for m in maps])[scene.images]
+    shift = new([[m.shift_yx[1], m.shift_yx[0]] * 2 for m in maps])[scene.images]
+    per_pixel = scene.per_pixel(lattice)
+    return Place(
+        "", "RA107", 1.0, scale * per_pixel, shift * per_pixel + scene.lead(lattice), lattice, content,
+        ratio=float(scale[0, 0]),
+    )  # fmt: skip
+
+
+def _mosaic(scene: Scene, lattice: Lattice) -> Tensor | None:
+    """Boxes of tiles that were moved by the tile's height in x and by its width in y."""
+    mosaic = scene.known.mosaic
+    if mosaic is None or mosaic.tile_hw[0] == mosaic.tile_hw[1]:
+        return None
+    height, width = mosaic.tile_hw
+    boxes = scene.boxes
+    column = _tile(boxes[:, 0], boxes[:, 2], height, width, mosaic.columns)
+    row = _tile(boxes[:, 1], boxes[:, 3], width, height, mosaic.rows)
+    moved = torch.stack([column * (width - height), row * (height - width)] * 2, 1)
+    return scene.to_cells(boxes + moved, lattice)
+
+
+def _tile(low: Tensor, high: Tensor, moved_by: int, side: int, count: int) -> Tensor:
+    """Which tile a box is of, if the tiles are `side` long and its numbers were moved by `moved_by` for each."""
+    first = torch.zeros_like(low)
+    for index in range(1, count):
+        within = (low >= index * moved_by - 1) & (high > (index - 1) * moved_by + side + 1)
+        first = torch.where(within, float(index), first)
+    return first
+
+
+def _moves(one: AxisMap) -> bool:
+    return one.scale_yx != (1.0, 1.0) or one.shift_yx != (0.0, 0.0)

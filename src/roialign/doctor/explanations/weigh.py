@@ -1,0 +1,217 @@
+"""Weighs all explanations of a call against one another, "nothing is wrong" among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roialign.doctor.evidence import Evidence
+from roialign.doctor.explanations import likelihood, orders, table
+from roialign.doctor.explanations.orders import ORDERS, RIGHT, Order
+from roialign.doctor.explanations.places import Place, Scene, places
+
+_MOST_BOXES = 128
+_LOOKED_AT = 8.0  # log-likelihood behind the best up to which the picture is asked
+
+Kind = tuple[str, ...]
+Witness = Callable[[Tensor], Tensor]
+"""The log-likelihood ratios [E] of a picture, of boxes [E, K, 4] in its pixels."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What may have been done to a healthy call to give this one."""
+
+    order: Order
+    place: Place
+    cells: Tensor
+    """The boxes [K, 4] as they were meant, in cells."""
+    log_odds: float
+    """Of it against all explanations of another kind together."""
+    witnessed: float = 0.0
+    """What the picture said of it, against what it said of the boxes as called."""
+
+    @property
+    def kind(self) -> Kind:
+        return kind(self.order, self.place)
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """None where nothing is wrong; two where two things are."""
+        return tuple(code for code in (self.place.code, self.order.code) if code is not None)
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """All explanations of a call, the likeliest of each kind, the likeliest first."""
+
+    scene: Scene
+    explanations: tuple[Explanation, ...]
+    healthy_log_odds: float
+    """Of "nothing is wrong" against all else."""
+    evidence: Mapping[Kind, float]
+    """The log-likelihood of each kind against that of "nothing is wrong", to be added to that of later calls."""
+
+
+def kind(order: Order, place: Place) -> Kind:
+    """What counts as the same explanation: healthy ones are one kind, as are those of one code."""
+    codes = tuple(code for code in (place.code, order.code) if code is not None)
+    return (*codes, order.name) if order.code is not None else codes
+
+
+def weigh(
+    known: Evidence,
+    can_be: Callable[[str], bool],
+    believed: Mapping[Kind, float] | None = None,
+    witness: Callable[[Scene], Witness | None] | None = None,
+) -> Weighed:
+    """Weigh the explanations whose codes `can_be` said of the operator."""
+    count = len(known.boxes_xyxy)
+    rows = torch.arange(count) if count <= _MOST_BOXES else torch.linspace(0, count - 1, _MOST_BOXES).long()
+    scene = Scene(known, rows)
+    of_place = [place for place in places(scene) if place.code is None or can_be(place.code)]
+    pairs = [
+        (o, p)
+        for p, place in enumerate(of_place)
+        for o, order in enumerate(ORDERS)
+        if order is RIGHT
+        or (place.at is None and can_be(order.code or "") and (place.common or order.code == "RA203"))
+    ]
+    cells, content, slack = _cells(scene, of_place, pairs)
+    main = scene.images == scene.images.mode().values if len(scene.images) else scene.images.bool()
+    fit = likelihood.log_likelihood(cells, content, slack, main)
+    clipped = _wrong_clip(scene, of_place[0], can_be)
+    if clipped is not None:
+        of_place.append(clipped)
+        pairs.append((0, len(of_place) - 1))
+        at = torch.stack([clipped.at if clipped.at is not None else cells[0]])
+        cells, content = torch.cat([cells, at]), torch.cat([content, content[:1]])
+        fit = torch.cat([fit, likelihood.log_likelihood(at, content[:1], slack[:1], main)])
+    fit = fit + fit.new_tensor([_seen(scene, of_place[p]) for _, p in pairs])
+    prior = fit.new_tensor([ORDERS[o].log_prior + of_place[p].log_prior for o, p in pairs])
+    kinds = [kind(ORDERS[o], of_place[p]) for o, p in pairs]
+    belief = fit.new_tensor([(believed or {}).get(one, 0.0) for one in kinds])
+    total = fit + prior + belief
+    shown = _witnessed(scene, witness, cells, of_place, pairs, total)
+    total = total + shown
+    return _ranked(scene, of_place, pairs, kinds, cells, total, fit + shown, shown)
+
+
+def _cells(scene: Scene, of_place: list[Place], pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """The boxes in cells and the content of the map, both [E, K, 4], and the slack [E] in cells."""
+    count = len(scene.boxes)
+    corners = orders.stacked(scene.boxes)
+    scale = torch.stack([place.scale.expand(count, 4) for place in of_place])
+    shift = torch.stack([place.shift.expand(count, 4) for place in of_place])
+    contents = torch.stack([place.content for place in of_place])
+    o, p = (torch.tensor(one) for one in zip(*pairs, strict=True))
+    cells, content = corners[o] * scale[p] + shift[p], contents[p]
+    for axis in ("x", "y"):
+        mirrored = torch.tensor([ORDERS[index].mirror == axis for index in o.tolist()])
+        if bool(mirrored.any()):
+            cells[mirrored] = orders.mirrored(cells[mirrored], content[mirrored], axis)
+    for e, index in enumerate(p.tolist()):
+        if (at := of_place[index].at) is not None:
+            cells[e] = at
+    slack = 1.0 if scene.known.image_size_hw is None else 0.0
+    return cells, content, cells.new_full((len(pairs),), slack)
+
+
+def _wrong_clip(scene: Scene, called: Place, can_be: Callable[[str], bool]) -> Place | None:
+    """Boxes that end at the other side's length, which is within the image: what was clipped cannot be said."""
+    if not can_be("RA213") or called.code is not None:
+        return None
+    content = called.content[0]
+    units = (content[2:] - called.shift[0, 2:]) / called.scale[0, 2:]
+    width, height = units.tolist()
+    short, axis = (width, 1) if width < height else (height, 0)
+    ends = scene.boxes[:, [axis, axis + 2]]
+    clipped = ((ends - short).abs() < 1e-3 * short).any(1)
+    if abs(width - height) < 0.02 * short or int(clipped.sum()) < 2 or bool(clipped.all()) or float(ends.max()) > short * 1.001:
+        return None
+    cells = scene.boxes * called.scale + called.shift
+    cells[clipped] = cells[~clipped][torch.arange(int(clipped.sum())) % int((~clipped).sum())]
+    return Place(
+        "clipped by the wrong side", "RA213", table.WRONG_CLIP, called.scale, called.shift, called.lattice,
+        called.content, at=cells,
+    )  # fmt: skip
+
+
+def _seen(scene: Scene, place: Place) -> float:
+    """What was seen happening, besides where boxes lie."""
+    known, value = scene.known, 0.0
+    detected = known.detected_in
+    if detected is not None:
+        here = place.frame if place.name == "seen frame" else known.frames[0] if known.frames and place.code is None else None
+        value += table.DETECTED if here == detected else 0.0
+    resized = known.frames and any(frame.size_hw != known.frames[0].size_hw for frame in known.frames[0].chain)
+    if resized and place.code is None and bool((scene.boxes == scene.boxes.round()).all()):
+        value -= table.WHOLE_NUMBERS
+    return value
+
+
+def _witnessed(
+    scene: Scene,
+    witness: Callable[[Scene], Witness | None] | None,
+    cells: Tensor,
+    of_place: list[Place],
+    pairs: list[tuple[int, int]],
+    total: Tensor,
+) -> Tensor:
+    """What the picture says of those explanations that are not ruled out."""
+    shown = torch.zeros_like(total)
+    asked = (total > total.max() - _LOOKED_AT).nonzero().flatten()
+    asked = asked[[of_place[pairs[e][1]].at is None for e in asked.tolist()]]
+    ask = witness(scene) if witness is not None and len(asked) > 1 else None
+    if ask is None:
+        return shown
+    lattices = [of_place[pairs[e][1]].lattice for e in asked.tolist()]
+    pixels = torch.stack(
+        [(cells[e] - scene.lead(one)) / scene.per_pixel(one) for e, one in zip(asked.tolist(), lattices, strict=True)]
+    )
+    ratios = ask(pixels.float()).to(total)
+    shown[asked] = torch.logaddexp(ratios + math.log(table.DRAWN), ratios.new_tensor(math.log(1 - table.DRAWN)))
+    return shown
+
+
+def _ranked(
+    scene: Scene,
+    of_place: list[Place],
+    pairs: list[tuple[int, int]],
+    kinds: list[Kind],
+    cells: Tensor,
+    total: Tensor,
+    fit: Tensor,
+    shown: Tensor,
+) -> Weighed:
+    groups: dict[Kind, list[int]] = {}
+    for e, one in enumerate(kinds):
+        groups.setdefault(one, []).append(e)
+    sums = {one: float(total[some].logsumexp(0)) for one, some in groups.items()}
+    fits = {one: float(fit[some].max()) for one, some in groups.items()}
+    healthy = fits.get((), -math.inf)
+    found = []
+    for one, some in groups.items():
+        best = max(some, key=lambda e: float(total[e]))
+        others = _logsumexp(value for other, value in sums.items() if other != one)
+        o, p = pairs[best]
+        witnessed = float(shown[best] - shown[groups[()]].max()) if () in groups else 0.0
+        found.append(Explanation(ORDERS[o], of_place[p], cells[best], sums[one] - others, witnessed))
+    found.sort(key=lambda explanation: -explanation.log_odds)
+    others = _logsumexp(value for other, value in sums.items() if other)
+    return Weighed(
+        scene, tuple(found), sums.get((), -math.inf) - others,
+        {one: max(-table.MOST_BELIEVED, min(table.MOST_BELIEVED, fits[one] - healthy)) for one in groups if one},
+    )  # fmt: skip
+
+
+def _logsumexp(values: Iterable[float]) -> float:
+    some = [value for value in values if value > -math.inf]
+    if not some:
+        return -math.inf
+    most = max(some)
+    return most + math.log(sum(math.exp(value - most) for value in some))
