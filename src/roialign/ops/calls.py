@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -40,6 +40,15 @@ class RoICall:
     """How many channels the map had, where they were left out."""
     further: tuple[tuple[str, Any], ...] = ()
     """Arguments that `roi_align` does not have or has in another form, by name, as they were given."""
+    lists: int | None = None
+    """In how many lists, one for each image, the boxes came; None where they came as one tensor of rows."""
+    boxes_dtype: torch.dtype | None = None
+    """The type that the boxes came in, before they were made rows of the type that is computed in."""
+
+    @property
+    def boxes_form(self) -> Literal["list", "rows"]:
+        """Whether the caller holds a list with one tensor [L, 4] for each image, or rows [K, 5]."""
+        return "rows" if self.lists is None and self.operator != "pool_regions" else "list"
 
     @property
     def features_shape(self) -> tuple[int, int, int, int]:
@@ -112,6 +121,13 @@ class RoICall:
 def given(**options: Any) -> tuple[tuple[str, Any], ...]:
     """Those of `options` that are not None, as `RoICall.further`."""
     return tuple((name, value) for name, value in options.items() if value is not None)
+
+
+def form_of(boxes: Any) -> dict[str, Any]:
+    """In which form boxes came, as arguments of `RoICall`."""
+    if isinstance(boxes, Tensor):
+        return {"boxes_dtype": boxes.dtype}
+    return {"lists": len(boxes), "boxes_dtype": boxes[0].dtype if boxes else None}
 
 
 def is_concrete(*tensors: Tensor) -> bool:

@@ -86,6 +86,7 @@ def masked_roi_align(
     options = (*size_hw, scale, ratio, bool(aligned), in_image)
     further = calls.given(masks_in=None if in_image else masks_in)
     call = calls.RoICall(input, rois, size_hw, scale, ratio, bool(aligned), "masked_roi_align", further=further)
+    call = call.with_(**calls.form_of(boxes))
     return perform(
         call,
         lambda features, boxes, *rest: _op.masked_roi_align(features, boxes, weights, *rest),

@@ -65,7 +65,7 @@ def prroi_pool(
     validate.check_input(input)
     size_hw, scale, adaptive = validate.check_options(output_size, spatial_scale, -1)
     rois = validate.as_rois(boxes, input)
-    call = calls.RoICall(input, rois, size_hw, scale, adaptive, False, "prroi_pool")
+    call = calls.RoICall(input, rois, size_hw, scale, adaptive, False, "prroi_pool", **calls.form_of(boxes))
     return perform(
         call, _op.prroi_pool, (scale,), lambda: validate.check_values(input.shape[0], rois, *size_hw, scale, 1, False)
     )

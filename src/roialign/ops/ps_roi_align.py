@@ -117,7 +117,8 @@ def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling
     validate.check_input(input)
     size_hw, scale, ratio = validate.check_options(output_size, spatial_scale, sampling_ratio)
     validate.check_own_channels(input, size_hw)
-    call = calls.RoICall(input, validate.as_rois(boxes, input), size_hw, scale, ratio, True, "ps_roi_align")
+    rois = validate.as_rois(boxes, input)
+    call = calls.RoICall(input, rois, size_hw, scale, ratio, True, "ps_roi_align", **calls.form_of(boxes))
     if legacy:
         call = call.with_(further=calls.given(compat=compat))
     return perform(

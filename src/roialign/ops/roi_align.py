@@ -144,7 +144,7 @@ def as_call(
     validate.check_input(input)
     size_hw, scale, ratio = validate.check_options(output_size, spatial_scale, sampling_ratio)
     rois = validate.as_rois(boxes, input)
-    return calls.RoICall(input, rois, size_hw, scale, ratio, bool(aligned))
+    return calls.RoICall(input, rois, size_hw, scale, ratio, bool(aligned), **calls.form_of(boxes))
 
 
 def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any, aligned: bool) -> Tensor:

@@ -36,7 +36,8 @@ def as_call(
     size_hw, scale, _ = validate.check_options(output_size, spatial_scale, -1)
     if own_channels:
         validate.check_own_channels(input, size_hw)
-    call = calls.RoICall(input, validate.as_rois(boxes, input), size_hw, scale, -1, False, operator)
+    rois = validate.as_rois(boxes, input)
+    call = calls.RoICall(input, rois, size_hw, scale, -1, False, operator, **calls.form_of(boxes))
     return call.with_(further=calls.given(compat=compat)) if legacy else call
 
 

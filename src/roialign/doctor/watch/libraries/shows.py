@@ -76,13 +76,19 @@ class Shows:
         library: str,
         arguments: tuple[Any, ...],
         caller: Caller | None = None,
+        boxes_as_given: Any = None,
     ) -> None:
-        """Show a call, as the arguments of `roi_align`; raise where it would crash or read foreign memory."""
+        """Show a call, as the arguments of `roi_align`; raise where it would crash or read foreign memory.
+
+        `boxes_as_given` are the boxes before the library made rows of them, where that is known.
+        """
         features, boxes = arguments[:2]
         if self.is_within or type(features) not in (Tensor, nn.Parameter) or type(boxes) not in (Tensor, nn.Parameter):
             return
         try:
             call = as_call(*arguments).with_(operator=operator)
+            if isinstance(boxes_as_given, (list, tuple)):
+                call = call.with_(lists=len(boxes_as_given))
         except errors.RoIError as error:
             with self.within(), torch.no_grad():
                 diagnosis = diagnose(*arguments)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -64,7 +66,8 @@ class _WatchedOperator:
             return self._operator(*args, **kwargs)
         arguments = as_roi_align(self._name, args, kwargs)
         if arguments is not None and all(type(one) in (Tensor, nn.Parameter) for one in arguments[:2]):
-            self._shows.call(self._name, "torchvision", arguments, Caller.of("torchvision", *arguments[:2]))
+            caller = Caller.of("torchvision", *arguments[:2])
+            self._shows.call(self._name, "torchvision", arguments, caller, _boxes_as_given(sys._getframe(1)))
         with self._shows.within():
             return self._operator(*args, **kwargs)
 
@@ -78,6 +81,14 @@ class _WatchedOperator:
         self._operator = type(namespace).__getattr__(namespace, self._name)  # which puts itself into the namespace
         namespace.__dict__[self._name] = self
         self._fetched()
+
+
+def _boxes_as_given(frame: FrameType | None) -> Any:
+    """The boxes as the program gave them to torchvision's functions, which make rows of lists."""
+    boxes = None
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("torchvision.ops."):
+        boxes, frame = frame.f_locals.get("boxes", boxes), frame.f_back
+    return boxes
 
 
 # The same ones for every watch: compiled code knows them and would be compiled anew for each, and the JIT knows its

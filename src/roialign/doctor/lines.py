@@ -1,0 +1,53 @@
+"""Lines of code to paste that fit what the caller holds: a list of boxes or rows with an index."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from roialign.ops.calls import RoICall
+
+_BOXES = re.compile(r"\bb\b")
+
+
+def paste(call: RoICall, expression: str, values: Sequence[Any] | None = None) -> str:
+    """The line that gives the boxes of `call` other coordinates.
+
+    Args:
+        call: says in which form the caller holds the boxes.
+        expression: other coordinates, from a tensor `b` [L, 4] of the boxes of one image and, where `values` differ
+            from image to image, those of that image as `v`, which broadcasts against `b`: "b * v".
+        values: one number, or four (one for each coordinate), for each image of the batch.
+    """
+    if call.boxes_form == "list":
+        if values is None:
+            return f"boxes = [{expression} for b in boxes]"
+        each = _in_words(values)
+        return f"boxes = [{_with_values(expression, 'b.new_tensor(v)')} for b, v in zip(boxes, {each})]"
+    before = ""
+    if values is not None:
+        rows = [value if isinstance(value, (list, tuple)) else [value] for value in values]
+        before = f"v = boxes.new_tensor({_in_words(rows)})[boxes[:, 0].long()]  # of the image of each row\n"
+    if len(_BOXES.findall(expression)) > 1:
+        before += "b = boxes[:, 1:]\n"
+    else:
+        expression = _BOXES.sub("boxes[:, 1:]", expression)
+    return f"{before}boxes = torch.cat([boxes[:, :1], {expression}], 1)"
+
+
+def rows_of(rows: Sequence[int], most: int = 8) -> str:
+    """The numbers of rows in words, as "row 3" or "rows 1, 4 and 7"; the first of many."""
+    shown = [str(row) for row in rows[:most]]
+    if len(rows) > most:
+        return f"rows {', '.join(shown)} and {len(rows) - most} more"
+    return f"row {shown[0]}" if len(shown) == 1 else f"rows {', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def _with_values(expression: str, value: str) -> str:
+    return re.sub(r"\bv\b", value, expression)
+
+
+def _in_words(values: Sequence[Any]) -> str:
+    """Numbers, or rows of them, as code."""
+    return f"[{', '.join(_in_words(one) if isinstance(one, (list, tuple)) else f'{one:.6g}' for one in values)}]"
