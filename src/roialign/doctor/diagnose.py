@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from roialign import errors
-from roialign.doctor import checks
-from roialign.doctor.checks.operators import has_other_boxes, said_of
+from roialign.doctor import checks, explanations
+from roialign.doctor.checks.operators import can_be_said, has_other_boxes, said_of
 from roialign.doctor.evidence import Caller, Evidence
 from roialign.doctor.facts import FeatureFacts
 from roialign.doctor.findings import Diagnosis, Finding
@@ -19,6 +19,7 @@ from roialign.geometry import FeatureGrid
 from roialign.ops.calls import RoICall
 from roialign.ops.roi_align import as_call
 
+Believed = dict[explanations.Kind, float]
 _DECIDED_BY_THE_RUN = ("RA106", "RA110")
 """What the pooler's own check says better, from all boxes and the image sizes, or does not say on purpose."""
 
@@ -87,32 +88,42 @@ def examine(
     caller: Caller | None = None,
     around: Surroundings | None = None,
     facts: FeatureFacts | None = None,
+    believed: Believed | None = None,
 ) -> Diagnosis:
-    """Run all checks on one call; `facts` are what is known of features that cannot be looked at any more."""
+    """Look at one call: first for what can be seen, then for what explains where its boxes lie.
+
+    `facts` are what is known of features that cannot be looked at any more; `believed` is what earlier calls of the
+    same line said, to which this one adds.
+    """
     sane, coverage = call.usable(), call.coverage()
     known = Evidence(call.with_(rois=call.rois[sane]), image_size_hw, grid, caller, around, coverage[sane], facts)
-    of_rows = [finding for check in checks.ROW_CHECKS if (finding := check(call, coverage))]
-    findings = [said for finding in of_rows if (said := said_of(call, finding))]
+    found = [finding for check in checks.ROW_CHECKS if (finding := check(call, coverage))]
     run = around.pyramid if around is not None else None
     if run is not None and run.index == 0 and (no_size := checks.PYRAMID_BOX_CHECK(run, call)):
-        findings.append(no_size)
+        found.append(no_size)
     of_the_run = checks.PYRAMID_CHECK(run, call) if run is not None else None
     if run is not None and of_the_run is not None:  # said once; what it does to the calls is no fault of their own
-        findings += [of_the_run] if run.index == run.busiest else []
+        found += [of_the_run] if run.index == run.busiest else []
     elif bool(sane.any()):
-        original_rows = sane.nonzero().flatten().tolist()
-        findings += [
-            replace(finding, rois=tuple(original_rows[row] for row in finding.rois))
-            for finding in _look(known)
-            if run is None or known.stride_yx is None or finding.code not in _DECIDED_BY_THE_RUN
-        ]
-    return Diagnosis(tuple(findings), coverage, call)
+        rows = sane.nonzero().flatten().tolist()
+        if run is None:
+            found += [_of_rows(finding, rows) for finding in _of_boxes(known, believed)]
+        elif run.index == run.busiest:
+            whole = replace(known, call=run.whole(call), coverage_known=None, grid=run.grid_of_the_first())
+            causes = _of_boxes(whole, believed)
+            if causes:
+                call, coverage = whole.call, whole.coverage
+            found += causes
+        found += [_of_rows(finding, rows) for finding in _found(checks.FEATURE_CHECKS, known)]
+    return Diagnosis(tuple(said for finding in found if (said := said_of(call, finding))), coverage, call)
 
 
 def likely_cause(call: RoICall, coverage: Tensor) -> str:
     """The words of the notice that `roi_align` gives for a call whose RoIs lie off the map."""
-    known = Evidence(call)
-    finding = _cause(known) or next(iter(_found([checks.boxes.outside], known)), None)
+    known = Evidence(call, coverage_known=coverage)
+    weighed = explanations.weigh(known, lambda code: can_be_said(code, call))
+    wrong = [one for one in weighed.explanations if one.codes]
+    finding = said_of(call, explanations.tell(weighed, wrong[0], [])) if wrong else None
     low = int(call.off_the_map(coverage).sum())
     height, width = call.map_size_hw
     code = finding.code if finding else "RA209"
@@ -129,31 +140,30 @@ def likely_cause(call: RoICall, coverage: Tensor) -> str:
     return " ".join(words) + "\nroialign.diagnose(...) with the same arguments shows the evidence."
 
 
-def _look(known: Evidence) -> list[Finding]:
-    cause = _cause(known)
-    findings = [cause] if cause else []
-    if cause is None:
-        findings += _found(checks.BOX_CHECKS, known)
-    return findings + _found(checks.FEATURE_CHECKS, known)
+def _of_boxes(known: Evidence, believed: Believed | None) -> list[Finding]:
+    """What is wrong with the axes of the map; or else what explains the boxes; or else what single boxes have."""
+    misread = _found(checks.LAYOUT_CHECKS, known)
+    if misread:
+        return misread[:1]
+    weighed = explanations.weigh(known, lambda code: _can_be(known, code), believed)
+    if believed is not None:
+        weighed.add_to(believed)
+    return explanations.findings(weighed) or _found(checks.BOX_CHECKS, known)
+
+
+def _can_be(known: Evidence, code: str) -> bool:
+    """Whether a code can be said of the operator, and is not the pooler's own check's to say."""
+    of_the_run = known.around is not None and known.around.pyramid is not None and known.stride_yx is not None
+    return can_be_said(code, known.call) and not (of_the_run and code in _DECIDED_BY_THE_RUN)
 
 
 def _found(several: Iterable[checks.Check], known: Evidence) -> list[Finding]:
-    """What these checks find, of that what can be true of the operator that was called."""
-    findings = [finding for check in several if (finding := check(known))]
-    return [said for finding in findings if (said := said_of(known.call, finding))]
+    return [finding for check in several if (finding := check(known))]
 
 
-def _cause(known: Evidence) -> Finding | None:
-    """The surest cause that fits; others that fit too are named in what would decide."""
-    fitting = _found(checks.CAUSE_CHECKS, known)
-    if not fitting:
-        return next(iter(_found([checks.LAST_RESORT], known)), None)
-    other_codes = [finding for finding in fitting[1:] if finding.code != fitting[0].code]
-    if not other_codes:
-        return fitting[0]
-    others = ", ".join(f"{finding.code} ({finding.title})" for finding in other_codes)
-    decide = " ".join(filter(None, [fitting[0].decide, f"The evidence also fits {others}: look at one box."]))
-    return replace(fitting[0], decide=decide)
+def _of_rows(finding: Finding, rows: list[int]) -> Finding:
+    """The finding with the rows that the program passed."""
+    return replace(finding, rois=tuple(rows[row] for row in finding.rois))
 
 
 def _is_misread(call: RoICall, grid: FeatureGrid) -> bool:
@@ -178,6 +188,8 @@ def _with_a_scale(
         return Diagnosis((finding, _of_error(other)), None)
     usable = call.usable()
     if bool(usable.any()):
-        fixes = checks.scale.fitting_scales(Evidence(call.with_(rois=call.rois[usable]), image_size))
-        finding = replace(finding, fix=fixes[0] if fixes else None, alternatives=fixes[1:])
+        known = Evidence(call.with_(rois=call.rois[usable]), image_size)
+        weighed = explanations.weigh(known, lambda code: code == "RA101")
+        scales = explanations.tell(weighed, *explanations.split(weighed))
+        finding = replace(finding, fix=scales.fix, alternatives=scales.alternatives)
     return Diagnosis((finding,), None)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from roialign.doctor.facts import FeatureFacts
 from roialign.doctor.findings import Fix
-from roialign.doctor.surroundings import Surroundings
+from roialign.doctor.surroundings import Mosaic, Surroundings
 from roialign.geometry import FeatureGrid, Frame
 from roialign.ops.calls import RoICall
 
@@ -158,6 +158,15 @@ class Evidence:
         frames = self.around.frames if self.around is not None else ()
         seen = tuple(frame for frame in frames if frame is not None)
         return seen if len(seen) == len(frames) == self.call.input.shape[0] else ()
+
+    @property
+    def mosaic(self) -> Mosaic | None:
+        return self.around.mosaic if self.around is not None else None
+
+    @property
+    def detected_in(self) -> Frame | None:
+        """The frame in which the very boxes of the first image left a detection model, where that was seen."""
+        return next(iter(self.around.detected_in), None) if self.around is not None else None
 
     @cached_property
     def pictures(self) -> Tensor | None:

@@ -117,6 +117,17 @@ class Pyramid:
         down, across = self.grid(index).stride_yx
         return like.with_(input=empty, rois=rois, spatial_scale=1 / down, cells=(1 / down, 0.0, 1 / across, 0.0))
 
+    def whole(self, like: RoICall) -> RoICall:
+        """All boxes on the first map: what the pooler was asked, as one call of `roi_align` without features."""
+        empty = like.input.new_empty(like.input.shape[0], 0, *self.map_sizes_hw[0])
+        rois = self.rois.to(like.input.device)
+        return like.with_(input=empty, rois=rois, spatial_scale=self.scales[0], lists=len(self.boxes))
+
+    def grid_of_the_first(self) -> FeatureGrid | None:
+        """The grid of the first map, where it was traced."""
+        stride_yx = self.strides_yx[0] if self.traced else None
+        return None if stride_yx is None else FeatureGrid(self.map_sizes_hw[0], stride_yx)
+
     @cached_property
     def busiest(self) -> int:
         """The map that most boxes are pooled from."""

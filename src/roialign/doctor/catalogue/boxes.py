@@ -119,4 +119,42 @@ ENTRIES = (
         AT_16,
         "roi_align(features, boxes[None], 7, spatial_scale=1 / 16)",
     ),
+    Entry(
+        "RA211",
+        "corners turned into corners once too often",
+        "error",
+        "The boxes were corners already, x1, y1, x2, y2. They were taken for x, y, width, height, and x1 and y1 were added "
+        "to x2 and y2 once more. The boxes grow the further from the top left they lie.",
+        "Leave the conversion out; of boxes that have it, subtract x1 and y1 from the last two columns.",
+        f"{STRIDE_16}\nboxes = [torch.tensor([[600.0, 100.0, 1240.0, 240.0], [500.0, 700.0, 1080.0, 1480.0]])]",
+        AT_16,
+        "roi_align(features, [torch.cat([boxes[0][:, :2], boxes[0][:, 2:] - boxes[0][:, :2]], 1)], 7, "
+        "spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA212",
+        "coordinates that count from the other edge",
+        "error",
+        "y counts from the bottom, as in PDF files, hOCR, maps and mathematics, or x from the right: the boxes stand "
+        "upside down or mirrored. If the image was flipped, they were not. The numbers fit the image, and the picture "
+        "under them is another one.",
+        "Subtract y from the height (x from the width), and exchange y1 and y2 (x1 and x2) so that y1 < y2.",
+        f"{STRIDE_16}\nboxes = [torch.tensor([[100.0, 900.0, 300.0, 800.0], [400.0, 500.0, 800.0, 250.0]])]",
+        AT_16,
+        "roi_align(features, [boxes[0] * torch.tensor([1, -1, 1, -1]) + torch.tensor([0, 1024, 0, 1024])], 7, "
+        "spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA213",
+        "boxes clipped by the wrong side of the image",
+        "error",
+        "Along the longer side of the image several boxes end at exactly the length of the shorter one: x was clipped to "
+        "the height, or y to the width. What lay beyond was cut off, and cannot be brought back.",
+        "Clip x to the width and y to the height: boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height).",
+        "features = torch.rand(1, 8, 60, 30)  # of an image 960 high, 480 wide: stride 16\n"
+        "boxes = [torch.tensor([[30.0, 40.0, 130.0, 300.0], [200.0, 300.0, 400.0, 480.0], [50.0, 410.0, 90.0, 480.0]])]",
+        AT_16,
+        "roi_align(features, [torch.tensor([[30.0, 40.0, 130.0, 300.0], [200.0, 300.0, 400.0, 620.0], "
+        "[50.0, 410.0, 90.0, 800.0]])], 7, spatial_scale=1 / 16)",
+    ),
 )

@@ -7,15 +7,11 @@ from collections.abc import Callable
 from roialign.doctor.checks import (
     boxes,
     features,
-    formats,
     layout,
-    letterbox,
     levels,
     offset,
-    photographs,
     rows,
     sampling,
-    scale,
 )
 from roialign.doctor.evidence import Evidence
 from roialign.doctor.findings import Finding
@@ -29,37 +25,7 @@ PYRAMID_BOX_CHECK, PYRAMID_CHECK = levels.boxes_without_a_size, levels.fault
 """Of one run of a MultiScaleRoIAlign: (run, call) -> Finding or None."""
 
 LAYOUT_CHECKS: tuple[Check, ...] = (layout.channels_last, layout.transposed, layout.tokens)
-"""Of the axes of the map; where one finds a fault, the sizes that other checks go by mean nothing."""
-
-
-def _of_a_map(check: Check) -> Check:
-    return lambda known: None if layout.misread(known) else check(known)
-
-
-CAUSE_CHECKS: tuple[Check, ...] = (
-    *LAYOUT_CHECKS,
-    *(
-        _of_a_map(check)
-        for check in (
-            scale.normalised,
-            formats.xywh,
-            formats.cxcywh,
-            scale.scaled_twice,
-            letterbox.bars_left_out,
-            boxes.y_first,
-            photographs.of_the_photograph,
-            scale.stride_for_inverse,
-            scale.pixels_unscaled,
-            scale.uneven_strides,
-            scale.wrong_stride,
-            scale.other_frame,
-        )
-    ),
-)
-"""Of one cause that misplaces all boxes, the surest first: (evidence) -> Finding or None."""
-
-LAST_RESORT = scale.wrong_stride_by_boxes
-"""Of a cause that is only concluded where no other fits: (evidence) -> Finding or None."""
+"""Of the axes of the map; where one finds a fault, the sizes that all else goes by mean nothing."""
 
 BOX_CHECKS: tuple[Check, ...] = (
     boxes.degenerate,

@@ -4,46 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from roialign.doctor.checks.letterbox import in_bars, pictures
 from roialign.doctor.checks.operators import has_other_boxes
 from roialign.doctor.evidence import Evidence, rows_where
 from roialign.doctor.findings import Finding
-
-_FAR_BEYOND = 1.1  # of the image: what detectors predict overhangs it by less
-_LEAST_BEYOND = 0.1  # of the boxes
-
-
-def y_first(known: Evidence) -> Finding | None:
-    """RA203: y1, x1, y2, x2 read as x1, y1, x2, y2."""
-    height, width = known.call.map_size_hw
-    frame_h, frame_w = known.image_size_hw or known.frame_hw
-    far = known.boxes_xyxy.new_tensor([frame_w, frame_h]) * _FAR_BEYOND
-    beyond = known.low | ((known.boxes_xyxy[:, 2:] > far).any(1) & (known.nearest >= 0))
-    swapped = known.boxes_xyxy[:, [1, 0, 3, 2]]
-    rects = pictures(known) if known.call.spatial_scale != 1.0 else None
-    if rects is not None:
-        beyond |= in_bars(known.boxes_xyxy, rects)
-    if (height == width and rects is None) or float(beyond.float().mean()) < _LEAST_BEYOND:
-        return None
-    if rects is not None and bool(in_bars(swapped, rects).any()):
-        return None
-    fix = known.boxes_fix(swapped, "boxes[:, -4:] = boxes[:, [-3, -4, -1, -2]]  # y first -> x first")
-    if not known.well_placed(fix.call) or known.fill(fix.call) > 1.05:
-        return None
-    x, y = known.furthest_xy
-    evidence = (
-        f"The boxes reach to x = {x:g}, y = {y:g} on an image of about {frame_w:.4g} columns and {frame_h:.4g} rows. "
-        f"Read y first, all of them fit; as called, {int(beyond.sum())} of {len(beyond)} reach far beyond it"
-        + (" or into the bars of its letterbox." if rects is not None else ".")
-    )
-    decide = None
-    if known.stride_yx is None:
-        decide = (
-            "It may also be RA304, a map whose height and width were swapped: pass image_size=(H, W), the size of the "
-            "tensor that entered the backbone, to roialign.diagnose to decide."
-        )
-    return Finding("RA203", evidence, rows_where(beyond), fix, decide=decide)
-
 
 def degenerate(known: Evidence) -> Finding | None:
     """RA204: boxes without an area."""
@@ -94,14 +57,7 @@ def _row(known: Evidence, mask: torch.Tensor) -> str:
 
 
 def _where_they_come_from(known: Evidence) -> str:
-    if not known.misplaced:
-        return "Look at where these boxes come from; no scale, order or format puts them on the map."
-    height, width = known.call.map_size_hw
-    x, y = known.furthest_xy
-    return (
-        f"To hold them the map of {height} x {width} would need a stride of {max(x / width, y / height):.4g} or more, "
-        "which backbones seldom have: is it the right map, and are the boxes in the frame of its image?"
-    )
+    return "Look at where these boxes come from."
 
 
 def _what_they_become(known: Evidence) -> str:

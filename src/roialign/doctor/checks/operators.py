@@ -44,7 +44,7 @@ def is_of_an_image(call: RoICall) -> bool:
 
 def said_of(call: RoICall, finding: Finding) -> Finding | None:
     """The finding as it can be said of the operator that was called, or None."""
-    if not _can_be_said(finding.code, call):
+    if not can_be_said(finding.code, call):
         return None
     if has_other_boxes(call) and finding.fix is not None and finding.fix.argument == "boxes":
         return replace(finding, fix=None, alternatives=())
@@ -55,7 +55,8 @@ def said_of(call: RoICall, finding: Finding) -> Finding | None:
     return replace(finding, fix=fix)
 
 
-def _can_be_said(code: str, call: RoICall) -> bool:
+def can_be_said(code: str, call: RoICall) -> bool:
+    """Whether a code makes sense for the operator that was called."""
     if code in _NEVER.get(call.operator, ()) or code not in _ONLY.get(call.operator, (code,)):
         return False
     if call.operator == "roi_align_3d" and call.cells is not None:  # no single scale to speak of

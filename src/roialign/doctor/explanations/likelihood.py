@@ -7,6 +7,7 @@ map, content [E, K, 4] the part of the map that shows the picture.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,11 +21,12 @@ def log_likelihood(cells: Tensor, content: Tensor, slack: Tensor, main: Tensor) 
     """The sum of all terms, [E]; `slack` [E] in cells, `main` bool [K]: the boxes of one image."""
     low, size = content[..., :2], content[..., 2:] - content[..., :2]
     near, far = (cells[..., :2] - low) / size, (cells[..., 2:] - low) / size
-    empty = (cells[..., :2] == cells[..., 2:]).any(-1)
     sides = far - near
+    empty, nothing = (sides == 0).any(-1), (sides == 0).all(-1)
     ordered = torch.cat([near.minimum(far), near.maximum(far)], -1)
     return (
-        _inverted((sides < 0).any(-1) & ~empty)
+        _rare((sides < 0).any(-1) & ~empty, table.INVERTED)
+        + _rare(empty & ~nothing, table.EMPTY)
         + _placed(ordered, slack[:, None, None] / size)
         + _reach(ordered)
         + _sizes(sides, cells)
@@ -32,13 +34,14 @@ def log_likelihood(cells: Tensor, content: Tensor, slack: Tensor, main: Tensor) 
     )
 
 
-def _inverted(inverted: Tensor) -> Tensor:
-    count, rows = inverted.sum(1).float(), inverted.shape[1]
+def _rare(rare: Tensor, programs: Sequence[tuple[float, float]]) -> Tensor:
+    """Rows [E, K] as healthy programs seldom have them."""
+    count, rows = rare.sum(1).float(), rare.shape[1]
     terms = [
         math.log(share) + count * math.log(rate) + (rows - count) * math.log(1 - rate)
         if rate
         else torch.where(count > 0, -torch.inf, math.log(share))
-        for share, rate in table.INVERTED
+        for share, rate in programs
     ]
     return torch.stack(terms).logsumexp(0)
 
@@ -50,6 +53,7 @@ def _placed(boxes: Tensor, slack: Tensor) -> Tensor:
     centres = (boxes[..., :2] + boxes[..., 2:]) / 2
     beyond = ((centres - 0.5).abs() - 0.5 - slack).amax(-1).clamp(min=0)
     counts = torch.stack([within.sum(1), (~within & (beyond == 0)).sum(1), (~within & (beyond > 0)).sum(1)], 1).float()
+    counts = counts * min(1.0, table.PLACED_BOXES / boxes.shape[1])
     shares = counts.new_tensor(table.PLACEMENTS)
     placed = (counts @ shares[:, 1:].log().T + shares[:, 0].log()).logsumexp(1)
     return placed - (table.FAR * beyond).sum(1).clamp(max=table.MOST_LOST_FAR)
@@ -75,7 +79,7 @@ def _marks(boxes: Tensor) -> Tensor:
     ends = torch.cat([1 - boxes[..., 2:], boxes[..., :2]], -1)  # [E, K, 4]: how far from the border
     on_border = ends.abs() < _TOUCHES
     gained = (table.TOUCHING[0] * (1.0 + on_border.sum((1, 2))).log2()).clamp(max=table.TOUCHING[1])
-    last = ends[..., :2].amin(1, keepdim=True)
-    repeated = ((ends[..., :2] - last).abs() < 1e-6).sum(1) >= 2
+    last = ends.amin(1, keepdim=True)
+    repeated = ((ends - last).abs() < 1e-6).sum(1) >= 2
     elsewhere = repeated & (last[:, 0].abs() >= 50 * _TOUCHES)
     return gained + math.log(table.CLIPPED_ELSEWHERE) * elsewhere.sum(1)

@@ -29,6 +29,11 @@ class Order:
     """The axis along which the corners are measured from the other edge."""
 
     @property
+    def sorted(self) -> bool:
+        """Whether the numbers come with the smaller one first."""
+        return self.matrix == _EYE
+
+    @property
     def log_prior(self) -> float:
         return math.log(self.share)
 

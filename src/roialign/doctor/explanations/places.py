@@ -18,6 +18,7 @@ from roialign.geometry import AxisMap, Frame
 _FITS = 1.0  # cells off at the far edge of the map: what rounded sizes explain
 _FITS_ODD = 0.25  # the same for a scale that is no inverse of a whole number
 _MOST_FRACTION = 1.5
+_FAR_BEYOND = 4.0  # sizes of the image
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,17 @@ class Place:
     share: float
     """How common it is."""
     scale: Tensor
-    """[K, 4] or [1, 4]."""
+    """[N, 4], of each image, or [1, 4]."""
     shift: Tensor
     lattice: Lattice
     content: Tensor
-    """The part of the map, [K, 4] in cells, that shows the picture of each box."""
+    """The part of the map, [N, 4] or [1, 4] in cells, that shows the picture of each image."""
     frame: Frame | None = None
     """The frame of the first image, where it was seen."""
     ratio: float = 1.0
     """For boxes of another size of the image: what they would have to be multiplied by."""
     at: Tensor | None = None
-    """The boxes in cells where no rule for all of them tells."""
+    """The boxes [K, 4] in cells where no rule for all of them tells."""
     common: bool = False
     """Whether it goes together with any order of the numbers."""
 
@@ -93,19 +94,21 @@ class Scene:
         return self.boxes.new_tensor([[lattice.lead_yx[1], lattice.lead_yx[0]] * 2])
 
     def extent(self, lattice: Lattice) -> Tensor:
-        """The whole image in cells, [K, 4]."""
-        height, width = self.known.image_size_hw or (0, 0)
-        if self.known.image_size_hw is None or self.known.call.cells is not None and self.known.grid is None:
+        """The whole image in cells, [1, 4]."""
+        if self.known.image_size_hw is None:
             height, width = self.known.call.map_size_hw
-            return self.boxes.new_tensor([[0.0, 0.0, width, height]]).expand(len(self.boxes), 4)
-        return self.to_cells(self.boxes.new_tensor([[0.0, 0.0, width, height]]), lattice).expand(len(self.boxes), 4)
+            return self.boxes.new_tensor([[0.0, 0.0, width, height]])
+        image_h, image_w = self.known.image_size_hw
+        return self.to_cells(self.boxes.new_tensor([[0.0, 0.0, image_w, image_h]]), lattice)
 
     def content(self, lattice: Lattice) -> Tensor:
-        """The part of the image that shows something, in cells, [K, 4]."""
+        """The part of each image that shows something, in cells, [N, 4] or [1, 4]."""
         pictures = self.known.pictures
-        if pictures is None:
-            return self.extent(lattice)
-        return self.to_cells(pictures.to(self.boxes)[self.images], lattice)
+        return self.extent(lattice) if pictures is None else self.to_cells(pictures.to(self.boxes), lattice)
+
+    def of_rows(self, values: Tensor) -> Tensor:
+        """Values [N, 4] or [1, 4] of the image of each box, [K, 4]."""
+        return values.expand(len(self.boxes), 4) if len(values) == 1 else values[self.images]
 
     @cached_property
     def maps(self) -> list[tuple[int, list[AxisMap]]]:
@@ -260,24 +263,27 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
                 called, name="another size", code="RA107", share=called.share * table.OTHER_RATIO / len(table.RATIOS),
                 scale=called.scale * ratio, ratio=ratio, common=False,
             )  # fmt: skip
-    cells = boxes * called.scale + called.shift
+    cells = boxes * scene.of_rows(called.scale) + scene.of_rows(called.shift)
     low, high = cells[:, :2].amin(0), cells[:, 2:].amax(0)
-    if bool((high > content[0, 2:]).any()) and bool((high - low <= content[0, 2:] - content[0, :2]).all()):
+    beyond = bool((high > content[0, 2:]).any()) and bool((high - low <= content[0, 2:] - content[0, :2]).all())
+    if beyond and len(content) == 1:
         middle = (content[0, :2] + content[0, 2:]) / 2 - (low + high) / 2
         yield replace(
             called, name="window", code="RA107", share=called.share * table.WINDOW, shift=called.shift + torch.cat([middle, middle]),
             common=False,
         )  # fmt: skip
-    typical = near + size * boxes.new_tensor([0.02, 0.02, 0.3, 0.3])
-    typical[::2] = (near + size * boxes.new_tensor([0.7, 0.7, 0.98, 0.98]))[::2]
-    yield replace(called, name="no frame", code="RA209", share=table.NO_FRAME, at=typical, common=False)
+    beyond = ((cells - scene.of_rows(near)) / scene.of_rows(size) - 0.5).abs().amin(1) > _FAR_BEYOND
+    if float(beyond.double().mean()) > 0.9:
+        corners = boxes.new_tensor([[0.02, 0.02, 0.3, 0.3], [0.7, 0.7, 0.98, 0.98]])
+        typical = scene.of_rows(near) + scene.of_rows(size) * corners[torch.arange(len(boxes)) % 2]
+        yield replace(called, name="no frame", code="RA209", share=table.NO_FRAME, at=typical, common=False)
 
 
 def _mapped(scene: Scene, lattice: Lattice, maps: Sequence[AxisMap], content: Tensor) -> Place:
     """Boxes of a frame that a map for each image leads from to the image that entered."""
     new = scene.boxes.new_tensor
-    scale = new([[m.scale_yx[1], m.scale_yx[0]] * 2 for m in maps])[scene.images]
-    shift = new([[m.shift_yx[1], m.shift_yx[0]] * 2 for m in maps])[scene.images]
+    scale = new([[m.scale_yx[1], m.scale_yx[0]] * 2 for m in maps])
+    shift = new([[m.shift_yx[1], m.shift_yx[0]] * 2 for m in maps])
     per_pixel = scene.per_pixel(lattice)
     return Place(
         "", "RA107", 1.0, scale * per_pixel, shift * per_pixel + scene.lead(lattice), lattice, content,

@@ -31,7 +31,9 @@ class Explanation:
     cells: Tensor
     """The boxes [K, 4] as they were meant, in cells."""
     log_odds: float
-    """Of it against all explanations of another kind together."""
+    """Of its kind against all others together."""
+    weight: float
+    """The logarithm of how likely this one is, up to a constant."""
     witnessed: float = 0.0
     """What the picture said of it, against what it said of the boxes as called."""
 
@@ -47,14 +49,20 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Weighed:
-    """All explanations of a call, the likeliest of each kind, the likeliest first."""
+    """All explanations of a call, the likeliest of each kind and stride, the likeliest first."""
 
     scene: Scene
     explanations: tuple[Explanation, ...]
     healthy_log_odds: float
     """Of "nothing is wrong" against all else."""
     evidence: Mapping[Kind, float]
-    """The log-likelihood of each kind against that of "nothing is wrong", to be added to that of later calls."""
+    """The log-likelihood of each kind against that of "nothing is wrong"."""
+
+    def add_to(self, believed: dict[Kind, float]) -> None:
+        """Add what this call says to what earlier ones of the same line said."""
+        for one in {*believed, *self.evidence}:
+            value = believed.get(one, 0.0) + self.evidence.get(one, -table.MOST_BELIEVED)
+            believed[one] = max(-table.MOST_BELIEVED, min(table.MOST_BELIEVED, value))
 
 
 def kind(order: Order, place: Place) -> Kind:
@@ -92,7 +100,7 @@ def weigh(
         cells, content = torch.cat([cells, at]), torch.cat([content, content[:1]])
         fit = torch.cat([fit, likelihood.log_likelihood(at, content[:1], slack[:1], main)])
     fit = fit + fit.new_tensor([_seen(scene, of_place[p]) for _, p in pairs])
-    prior = fit.new_tensor([ORDERS[o].log_prior + of_place[p].log_prior for o, p in pairs])
+    prior = fit.new_tensor([_log_prior(ORDERS[o], of_place[p]) for o, p in pairs])
     kinds = [kind(ORDERS[o], of_place[p]) for o, p in pairs]
     belief = fit.new_tensor([(believed or {}).get(one, 0.0) for one in kinds])
     total = fit + prior + belief
@@ -101,13 +109,17 @@ def weigh(
     return _ranked(scene, of_place, pairs, kinds, cells, total, fit + shown, shown)
 
 
+def _log_prior(order: Order, place: Place) -> float:
+    both = order.code is not None and place.code is not None
+    return order.log_prior + place.log_prior + (math.log(table.TWO_FAULTS) if both else 0.0)
+
+
 def _cells(scene: Scene, of_place: list[Place], pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
     """The boxes in cells and the content of the map, both [E, K, 4], and the slack [E] in cells."""
-    count = len(scene.boxes)
     corners = orders.stacked(scene.boxes)
-    scale = torch.stack([place.scale.expand(count, 4) for place in of_place])
-    shift = torch.stack([place.shift.expand(count, 4) for place in of_place])
-    contents = torch.stack([place.content for place in of_place])
+    scale = torch.stack([scene.of_rows(place.scale) for place in of_place])
+    shift = torch.stack([scene.of_rows(place.shift) for place in of_place])
+    contents = torch.stack([scene.of_rows(place.content) for place in of_place])
     o, p = (torch.tensor(one) for one in zip(*pairs, strict=True))
     cells, content = corners[o] * scale[p] + shift[p], contents[p]
     for axis in ("x", "y"):
@@ -126,15 +138,19 @@ def _wrong_clip(scene: Scene, called: Place, can_be: Callable[[str], bool]) -> P
     if not can_be("RA213") or called.code is not None:
         return None
     content = called.content[0]
+    if len(called.content) > 1:
+        return None
     units = (content[2:] - called.shift[0, 2:]) / called.scale[0, 2:]
     width, height = units.tolist()
     short, axis = (width, 1) if width < height else (height, 0)
     ends = scene.boxes[:, [axis, axis + 2]]
     clipped = ((ends - short).abs() < 1e-3 * short).any(1)
-    if abs(width - height) < 0.02 * short or int(clipped.sum()) < 2 or bool(clipped.all()) or float(ends.max()) > short * 1.001:
+    if abs(width - height) < 0.02 * short or int(clipped.sum()) < 2 or float(ends.max()) > short * 1.001:
         return None
-    cells = scene.boxes * called.scale + called.shift
-    cells[clipped] = cells[~clipped][torch.arange(int(clipped.sum())) % int((~clipped).sum())]
+    cells = scene.boxes * scene.of_rows(called.scale) + scene.of_rows(called.shift)
+    low, end = content[axis], content[axis + 2]
+    cells[clipped, axis + 2] = low + 0.97 * (end - low)
+    cells[clipped, axis] = cells[clipped, axis].minimum(low + 0.7 * (end - low))
     return Place(
         "clipped by the wrong side", "RA213", table.WRONG_CLIP, called.scale, called.shift, called.lattice,
         called.content, at=cells,
@@ -189,23 +205,25 @@ def _ranked(
     shown: Tensor,
 ) -> Weighed:
     groups: dict[Kind, list[int]] = {}
+    grids: dict[tuple[Kind, tuple[float, float]], list[int]] = {}
     for e, one in enumerate(kinds):
         groups.setdefault(one, []).append(e)
+        grids.setdefault((one, of_place[pairs[e][1]].lattice.stride_yx), []).append(e)
     sums = {one: float(total[some].logsumexp(0)) for one, some in groups.items()}
     fits = {one: float(fit[some].max()) for one, some in groups.items()}
     healthy = fits.get((), -math.inf)
     found = []
-    for one, some in groups.items():
+    for (one, _), some in grids.items():
         best = max(some, key=lambda e: float(total[e]))
         others = _logsumexp(value for other, value in sums.items() if other != one)
         o, p = pairs[best]
         witnessed = float(shown[best] - shown[groups[()]].max()) if () in groups else 0.0
-        found.append(Explanation(ORDERS[o], of_place[p], cells[best], sums[one] - others, witnessed))
-    found.sort(key=lambda explanation: -explanation.log_odds)
+        found.append(Explanation(ORDERS[o], of_place[p], cells[best], sums[one] - others, float(total[best]), witnessed))
+    found.sort(key=lambda explanation: (-explanation.log_odds, -explanation.weight))
     others = _logsumexp(value for other, value in sums.items() if other)
     return Weighed(
         scene, tuple(found), sums.get((), -math.inf) - others,
-        {one: max(-table.MOST_BELIEVED, min(table.MOST_BELIEVED, fits[one] - healthy)) for one in groups if one},
+        {one: fits[one] - healthy for one in groups if one},
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from roialign.doctor.diagnose import examine
+from roialign.doctor.diagnose import Believed, examine
 from roialign.doctor.evidence import Caller
 from roialign.doctor.facts import FactsOfMaps, FeatureFacts
 from roialign.doctor.findings import Diagnosis
@@ -35,6 +35,7 @@ class Examiner:
         self._lock = threading.RLock()
         self._facts = FactsOfMaps()
         self._drawn: set[tuple[str, str]] = set()
+        self._believed: dict[tuple[str, str], Believed] = {}
         self._waiting: deque[later.WaitingCall] = deque()
 
     def see(self, call: RoICall | RegionsCall, caller: Caller | None) -> None:
@@ -109,7 +110,8 @@ class Examiner:
         image_size_hw: tuple[float, float] | None = seen.image_size_hw
         if image_size_hw is None and grid is not None:
             image_size_hw = grid.image_size_hw
-        diagnosis = examine(call, image_size_hw, grid or seen.grid, caller, seen.around, facts)
+        believed = self._believed.setdefault((site, call.operator), {})
+        diagnosis = examine(call, image_size_hw, grid or seen.grid, caller, seen.around, facts, believed)
         picture = None if diagnosis.ok else _picture(seen.images, call)
         diagnosis = diagnosis.at(site, picture)
         problems = {(finding.code, site) for finding in diagnosis.findings}
