@@ -17,8 +17,14 @@ from roialign.doctor.explanations import table
 _TOUCHES = 2e-4  # of the content
 
 
-def log_likelihood(cells: Tensor, content: Tensor, slack: Tensor, main: Tensor) -> Tensor:
-    """The sum of all terms, [E]; `slack` [E] in cells, `main` bool [K]: the boxes of one image."""
+def log_likelihood(
+    cells: Tensor, per_unit: Tensor, content: Tensor, stride: Tensor, slack: Tensor, main: Tensor
+) -> Tensor:
+    """The sum of all terms, [E].
+
+    `per_unit` [E, K, 2] is how many cells one unit of the numbers is, along x and y; `stride` [E] pixels are
+    a cell, `slack` [E] is in cells, and `main` bool [K] are the boxes of one image.
+    """
     low, size = content[..., :2], content[..., 2:] - content[..., :2]
     near, far = (cells[..., :2] - low) / size, (cells[..., 2:] - low) / size
     sides = far - near
@@ -28,8 +34,8 @@ def log_likelihood(cells: Tensor, content: Tensor, slack: Tensor, main: Tensor) 
         _rare((sides < 0).any(-1) & ~empty, table.INVERTED)
         + _rare(empty & ~nothing, table.EMPTY)
         + _placed(ordered, slack[:, None, None] / size)
-        + _reach(ordered)
-        + _sizes(sides, cells)
+        + _crowding(sides, per_unit / size, ordered[0].abs().max(), ~nothing)
+        + _visible(cells, stride)
         + _marks(ordered[:, main])
     )
 
@@ -59,19 +65,34 @@ def _placed(boxes: Tensor, slack: Tensor) -> Tensor:
     return placed - (table.FAR * beyond).sum(1).clamp(max=table.MOST_LOST_FAR)
 
 
-def _reach(boxes: Tensor) -> Tensor:
-    """The furthest of n boxes that end anywhere reaches the fraction f with a density n * f ** n of its logarithm."""
-    n = min(boxes.shape[1], table.REACHING_BOXES)
-    spans = torch.cat([boxes[..., 2:].amax(1), 1 - boxes[..., :2].amin(1)], 1).clamp(1e-6, 1)
-    return ((1 - table.ANYWHERE) * n * spans**n + table.ANYWHERE * spans).log().sum(1)
+def _crowding(sides: Tensor, per_unit: Tensor, reach: Tensor, counted: Tensor) -> Tensor:
+    """The density of healthy boxes at these numbers: anywhere in the content, and of the usual sizes.
+
+    In units of the numbers as they were passed, so that explanations of any scale can be compared: boxes that all lie in a
+    corner, or that are all small, are unlikely at that scale by as much as they are crowded. Some programs have such boxes:
+    no more is lost than so much behind the scale at which the boxes as called, the first explanation, would just fill the
+    content, `reach` times which they do.
+    """
+    density = _density(sides, per_unit)
+    filling = 1 / reach.clamp(min=1e-6)
+    anchor = _density(sides[0] * filling, per_unit[0] * filling)
+    rows = counted.sum(1).clamp(min=1).to(density.dtype)
+    mean = torch.where(counted, density - anchor, 0.0).sum(1) / rows
+    boxes = rows.clamp(max=table.CROWDED_BOXES)
+    return (boxes * mean).clamp(min=-(table.MOST_CROWDED[0] + table.MOST_CROWDED[1] * boxes))
 
 
-def _sizes(sides: Tensor, cells: Tensor) -> Tensor:
-    """Boxes of the usual size in their image, and not far smaller than a cell."""
-    root = sides.abs().prod(-1).sqrt().clamp(min=1e-9).median(1).values
-    spread = (root.log() - math.log(table.RELATIVE_SIZE)) / table.SIZE_SPREAD
+def _density(sides: Tensor, per_unit: Tensor) -> Tensor:
+    area = sides.abs().prod(-1).clamp(min=1e-8)
+    spread = (area.log() / 2 - math.log(table.RELATIVE_SIZE)) / table.SIZE_SPREAD
+    return 2 * per_unit.log().sum(-1) - area.log() - spread**2 / 2
+
+
+def _visible(cells: Tensor, stride: Tensor) -> Tensor:
+    """Boxes are seldom far smaller than a cell, and of a few pixels at least."""
     longer = (cells[..., 2:] - cells[..., :2]).abs().amax(-1).clamp(min=1e-9).median(1).values
-    return -(spread**2) / 2 - table.BELOW * (table.LEAST_CELLS / longer).log2().clamp(min=0)
+    smaller = (table.LEAST_CELLS / longer).log2().clamp(min=0) + (table.LEAST_PX / (longer * stride)).log2().clamp(min=0)
+    return -table.BELOW * smaller
 
 
 def _marks(boxes: Tensor) -> Tensor:

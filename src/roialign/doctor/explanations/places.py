@@ -19,6 +19,7 @@ _FITS = 1.0  # cells off at the far edge of the map: what rounded sizes explain
 _FITS_ODD = 0.25  # the same for a scale that is no inverse of a whole number
 _MOST_FRACTION = 1.5
 _FAR_BEYOND = 4.0  # sizes of the image
+_FURTHEST_WINDOW = 40.0
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,8 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
     cells = boxes * scene.of_rows(called.scale) + scene.of_rows(called.shift)
     low, high = cells[:, :2].amin(0), cells[:, 2:].amax(0)
     beyond = bool((high > content[0, 2:]).any()) and bool((high - low <= content[0, 2:] - content[0, :2]).all())
-    if beyond and len(content) == 1:
+    near_by = float(cells.abs().max()) < _FURTHEST_WINDOW * float(content[0].abs().max())
+    if beyond and near_by and len(content) == 1:
         middle = (content[0, :2] + content[0, 2:]) / 2 - (low + high) / 2
         yield replace(
             called, name="window", code="RA107", share=called.share * table.WINDOW, shift=called.shift + torch.cat([middle, middle]),

@@ -28,7 +28,7 @@ PADDED_SIZE = 0.01  # fractions of the photograph times the size of the padded i
 BARS_LEFT_OUT = 0.02
 THOUSANDTHS = 0.01  # of documents, whose boxes run from 0 to 1000
 MOSAIC = 0.01
-OTHER_RATIO = 0.03  # a frame that was not seen, of any ratio
+OTHER_RATIO = 0.02  # a frame that was not seen, of any ratio
 WINDOW = 0.01  # a window of a larger picture, whose corner was not subtracted
 NO_FRAME = 0.003  # RA209: coordinates of something else, far beyond the image
 
@@ -44,8 +44,8 @@ TWO_FAULTS = 0.3  # how much rarer two faults are together than if each knew not
 
 # Programs whose healthy boxes lie ... and the shares of boxes that are inside, overhang, and are centred outside.
 PLACEMENTS = (
-    (0.86, 0.985, 0.012, 0.003),  # within the image
-    (0.10, 0.60, 0.385, 0.015),  # with context around, or cut into tiles
+    (0.78, 0.985, 0.012, 0.003),  # within the image
+    (0.18, 0.60, 0.385, 0.015),  # with context around, or cut into tiles
     (0.04, 0.70, 0.15, 0.15),  # anchors, strays
 )
 PLACED_BOXES = 10  # more boxes of one program are no further evidence: what moves one moves its neighbours
@@ -57,11 +57,10 @@ INVERTED = ((0.985, 0.0), (0.012, 0.03), (0.003, 0.3))  # programs, and the shar
 
 EMPTY = ((0.97, 0.0), (0.03, 0.1))
 
-REACHING_BOXES = 2  # more boxes of one image do not make its extent more certain
-ANYWHERE = 0.5  # programs whose boxes fill no image: faces, the text at the top of a page
-
+CROWDED_BOXES = 4  # more boxes of one program are no further evidence of its scale
+MOST_CROWDED = (4.0, 2.0)  # log-likelihood lost at most, and for each of these boxes
 RELATIVE_SIZE, SIZE_SPREAD = 0.16, 1.1  # of the median box, root of its area, and the standard deviation of its log
-LEAST_CELLS, BELOW = 0.5, 1.5  # median longer side in cells, and log-likelihood lost for each halving below
+LEAST_CELLS, LEAST_PX, BELOW = 0.5, 4.0, 1.5  # median longer side, and log-likelihood lost for each halving below
 
 CLIPPED_ELSEWHERE = 0.1  # several boxes end at one number that is no border of the image
 TOUCHING = (1.2, 4.0)  # gained for each doubling of the sides that lie exactly on the border, and at most

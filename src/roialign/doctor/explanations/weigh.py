@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -81,7 +81,8 @@ def weigh(
     count = len(known.boxes_xyxy)
     rows = torch.arange(count) if count <= _MOST_BOXES else torch.linspace(0, count - 1, _MOST_BOXES).long()
     scene = Scene(known, rows)
-    of_place = [place for place in places(scene) if place.code is None or can_be(place.code)]
+    of_place = places(scene)
+    of_place = [one for one in [*of_place, *_wrong_clip(scene, of_place[0])] if one.code is None or can_be(one.code)]
     pairs = [
         (o, p)
         for p, place in enumerate(of_place)
@@ -89,16 +90,9 @@ def weigh(
         if order is RIGHT
         or (place.at is None and can_be(order.code or "") and (place.common or order.code == "RA203"))
     ]
-    cells, content, slack = _cells(scene, of_place, pairs)
+    cells, per_unit, content, stride, slack = _cells(scene, of_place, pairs)
     main = scene.images == scene.images.mode().values if len(scene.images) else scene.images.bool()
-    fit = likelihood.log_likelihood(cells, content, slack, main)
-    clipped = _wrong_clip(scene, of_place[0], can_be)
-    if clipped is not None:
-        of_place.append(clipped)
-        pairs.append((0, len(of_place) - 1))
-        at = torch.stack([clipped.at if clipped.at is not None else cells[0]])
-        cells, content = torch.cat([cells, at]), torch.cat([content, content[:1]])
-        fit = torch.cat([fit, likelihood.log_likelihood(at, content[:1], slack[:1], main)])
+    fit = likelihood.log_likelihood(cells, per_unit, content, stride, slack, main)
     fit = fit + fit.new_tensor([_seen(scene, of_place[p]) for _, p in pairs])
     prior = fit.new_tensor([_log_prior(ORDERS[o], of_place[p]) for o, p in pairs])
     kinds = [kind(ORDERS[o], of_place[p]) for o, p in pairs]
@@ -114,8 +108,8 @@ def _log_prior(order: Order, place: Place) -> float:
     return order.log_prior + place.log_prior + (math.log(table.TWO_FAULTS) if both else 0.0)
 
 
-def _cells(scene: Scene, of_place: list[Place], pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """The boxes in cells and the content of the map, both [E, K, 4], and the slack [E] in cells."""
+def _cells(scene: Scene, of_place: list[Place], pairs: list[tuple[int, int]]) -> tuple[Tensor, ...]:
+    """Of each explanation the boxes in cells, cells per unit, the content, the stride, and the slack."""
     corners = orders.stacked(scene.boxes)
     scale = torch.stack([scene.of_rows(place.scale) for place in of_place])
     shift = torch.stack([scene.of_rows(place.shift) for place in of_place])
@@ -130,31 +124,27 @@ def _cells(scene: Scene, of_place: list[Place], pairs: list[tuple[int, int]]) ->
         if (at := of_place[index].at) is not None:
             cells[e] = at
     slack = 1.0 if scene.known.image_size_hw is None else 0.0
-    return cells, content, cells.new_full((len(pairs),), slack)
+    stride = cells.new_tensor([min(of_place[index].lattice.stride_yx) for index in p.tolist()])
+    return cells, scale[p][..., :2], content, stride, torch.full_like(stride, slack)
 
 
-def _wrong_clip(scene: Scene, called: Place, can_be: Callable[[str], bool]) -> Place | None:
+def _wrong_clip(scene: Scene, called: Place) -> list[Place]:
     """Boxes that end at the other side's length, which is within the image: what was clipped cannot be said."""
-    if not can_be("RA213") or called.code is not None:
-        return None
     content = called.content[0]
-    if len(called.content) > 1:
-        return None
+    if called.code is not None or len(called.content) > 1:
+        return []
     units = (content[2:] - called.shift[0, 2:]) / called.scale[0, 2:]
     width, height = units.tolist()
     short, axis = (width, 1) if width < height else (height, 0)
     ends = scene.boxes[:, [axis, axis + 2]]
     clipped = ((ends - short).abs() < 1e-3 * short).any(1)
     if abs(width - height) < 0.02 * short or int(clipped.sum()) < 2 or float(ends.max()) > short * 1.001:
-        return None
+        return []
     cells = scene.boxes * scene.of_rows(called.scale) + scene.of_rows(called.shift)
     low, end = content[axis], content[axis + 2]
     cells[clipped, axis + 2] = low + 0.97 * (end - low)
     cells[clipped, axis] = cells[clipped, axis].minimum(low + 0.7 * (end - low))
-    return Place(
-        "clipped by the wrong side", "RA213", table.WRONG_CLIP, called.scale, called.shift, called.lattice,
-        called.content, at=cells,
-    )  # fmt: skip
+    return [replace(called, name="clipped by the wrong side", code="RA213", share=table.WRONG_CLIP, at=cells, common=False)]
 
 
 def _seen(scene: Scene, place: Place) -> float:
