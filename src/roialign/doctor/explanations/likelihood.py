@@ -34,7 +34,7 @@ def log_likelihood(
         _rare((sides < 0).any(-1) & ~empty, table.INVERTED)
         + _rare(empty & ~nothing, table.EMPTY)
         + _placed(ordered, slack[:, None, None] / size)
-        + _crowding(sides, per_unit / size, ordered[0].abs().max(), ~nothing)
+        + _crowding(sides, per_unit / size, ordered, ~nothing)
         + _visible(cells, stride)
         + _marks(ordered[:, main])
     )
@@ -65,21 +65,22 @@ def _placed(boxes: Tensor, slack: Tensor) -> Tensor:
     return placed - (table.FAR * beyond).sum(1).clamp(max=table.MOST_LOST_FAR)
 
 
-def _crowding(sides: Tensor, per_unit: Tensor, reach: Tensor, counted: Tensor) -> Tensor:
+def _crowding(sides: Tensor, per_unit: Tensor, boxes: Tensor, counted: Tensor) -> Tensor:
     """The density of healthy boxes at these numbers: anywhere in the content, and of the usual sizes.
 
     In units of the numbers as they were passed, so that explanations of any scale can be compared: boxes that all lie in a
     corner, or that are all small, are unlikely at that scale by as much as they are crowded. Some programs have such boxes:
     no more is lost than so much behind the scale at which the boxes as called, the first explanation, would just fill the
-    content, `reach` times which they do.
+    content. Boxes that are centred outside it count for nothing here.
     """
     density = _density(sides, per_unit)
-    filling = 1 / reach.clamp(min=1e-6)
+    filling = 1 / boxes[0].abs().max().clamp(min=1e-6)
     anchor = _density(sides[0] * filling, per_unit[0] * filling)
+    inside = ((boxes[..., :2] + boxes[..., 2:]) / 2 - 0.5).abs().amax(-1) <= 0.5
     rows = counted.sum(1).clamp(min=1).to(density.dtype)
-    mean = torch.where(counted, density - anchor, 0.0).sum(1) / rows
-    boxes = rows.clamp(max=table.CROWDED_BOXES)
-    return (boxes * mean).clamp(min=-(table.MOST_CROWDED[0] + table.MOST_CROWDED[1] * boxes))
+    mean = torch.where(counted & inside, density - anchor, 0.0).sum(1) / rows
+    most = rows.clamp(max=table.CROWDED_BOXES)
+    return (most * mean).clamp(min=-(table.MOST_CROWDED[0] + table.MOST_CROWDED[1] * most))
 
 
 def _density(sides: Tensor, per_unit: Tensor) -> Tensor:
