@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from roialign.doctor.evidence import Caller
 from roialign.doctor.watch.libraries.shows import Shows
+from roialign.ops.calls import unseen
 
 _TENSORS, _SIZES = ("input", "rois"), ("spatial_scale", "pooled_height", "pooled_width")
 OPERATORS = {
@@ -51,8 +52,10 @@ class _WatchedOperator:
         torch.ops.torchvision.__dict__[self._name] = self
 
     def end(self) -> None:
-        """Put the operator back."""
+        """Put the operator back, unless the program has removed it or put another there."""
         namespace, operator = torch.ops.torchvision.__dict__, self._operator
+        if namespace.get(self._name) is not self:
+            return
         del namespace[self._name]
         if operator is not None:
             namespace[self._name] = operator
@@ -64,7 +67,8 @@ class _WatchedOperator:
             return self._operator(*args, **kwargs)
         arguments = as_roi_align(self._name, args, kwargs)
         if arguments is not None and all(type(one) in (Tensor, nn.Parameter) for one in arguments[:2]):
-            self._shows.call(self._name, "torchvision", arguments, Caller.of("torchvision", *arguments[:2]))
+            with unseen():
+                self._shows.call(self._name, "torchvision", arguments, Caller.of("torchvision", *arguments[:2]))
         with self._shows.within():
             return self._operator(*args, **kwargs)
 
