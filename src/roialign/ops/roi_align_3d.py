@@ -68,7 +68,7 @@ def roi_align_3d(
     """
     validate.check_features(input, "N, C, D, H, W")
     size_dhw, scales_zyx = _check_size(output_size), _check_scales(spatial_scale)
-    ratio, aligned = validate.check_ratio(sampling_ratio), bool(aligned)
+    ratio, aligned = validate.check_ratio(sampling_ratio), validate.check_aligned(aligned)
     rois = validate.as_rois(boxes, input, validate.BOXES_3D)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return cast(Tensor, _op.roi_align_3d(input, rois, *size_dhw, *scales_zyx, ratio, aligned)[0])

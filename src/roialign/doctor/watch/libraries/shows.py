@@ -20,6 +20,7 @@ from roialign.doctor.findings import Finding
 from roialign.doctor.watch import later
 from roialign.ops.calls import RoICall, unseen
 from roialign.ops.roi_align import as_call
+from roialign.ops.validate import is_dense
 from roialign.regions.pool import RegionsCall
 
 _SAMPLED = ("roi_align", "ps_roi_align", "mmcv.ops.RoIAlign")
@@ -90,7 +91,11 @@ class Shows:
                 diagnosis = diagnose(*arguments)
                 for looker in self._lookers():
                     looker.refuse(diagnosis)
-            if features.dim() == 4 and (0 in features.shape[2:] or _has_no_place(operator, arguments)):
+            if (
+                is_dense(features)
+                and features.dim() == 4
+                and (0 in features.shape[2:] or _has_no_place(operator, arguments))
+            ):
                 raise error
             return
         if not call.is_concrete():
