@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import onnxruntime
@@ -32,7 +32,7 @@ def environment() -> dict[str, str]:
         "onnxruntime": onnxruntime.__version__,
         "roialign": roialign.__version__,
         "commit": _commit(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
     }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,109 @@ def test_files_that_are_no_saved_call_are_refused(tmp_path: Path) -> None:
     path.write_text("nothing of the kind")
     with pytest.raises(ValueError, match="is not a call"):
         load_call(path)
+
+
+def rewritten(path: Path, held: object, compression: int = zipfile.ZIP_STORED) -> Path:
+    """The file as `torch.save` would write `held`, its parts compressed or not."""
+    torch.save(held, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return path
+
+
+def held_call(**arguments: object) -> dict[str, object]:
+    call = {"input": features(), "boxes": [BOXES], "output_size": 7, "spatial_scale": 1.0, "sampling_ratio": -1}
+    held = {"format": "roialign call 1", "about": "", "image_size": None, "call_site": "here.py:1"}
+    return held | {"arguments": call | {"aligned": False} | arguments}
+
+
+def test_a_file_that_unpacks_to_more_than_it_is_is_refused(tmp_path: Path) -> None:
+    large = held_call(input=torch.zeros(1, 64, 1024, 1024))
+    path = rewritten(tmp_path / "call.pt", large, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 1_000_000
+    torch.load(path, weights_only=True)  # which would have taken it
+    with pytest.raises(ValueError, match="would unpack to more than it is"):
+        load_call(path)
+    assert load_call(rewritten(path, held_call())).diagnose().findings[0].code == "RA101"
+
+
+NESTED_LISTS: list[object] = [7]
+for _ in range(40):
+    NESTED_LISTS = [NESTED_LISTS, NESTED_LISTS]
+DEEP_LISTS: list[object] = [7]
+for _ in range(5000):
+    DEEP_LISTS = [DEEP_LISTS]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"input": torch.ones(()).expand(1, 2**10, 2**20, 2**20)},
+        {"boxes": [BOXES.repeat(1000, 1)] * 2000},
+        {"boxes": torch.ones(1, 5).expand(2**32, 5)},
+        {"output_size": NESTED_LISTS},
+        {"output_size": DEEP_LISTS},
+        {"input": torch.empty(1, 8, 64, 64, device="meta")},
+        {"input": {"shape": [1, 2**20, 2**20, 2**20], "dtype": "float32"}},
+        {"input": {"shape": [0, 2**70], "dtype": "float32"}},
+    ],
+    ids=[
+        "one number, expanded",
+        "one tensor many times",
+        "one box, expanded",
+        "shared lists",
+        "lists in lists",
+        "no memory",
+        "shape only",
+        "shape beyond numbers",
+    ],
+)
+def test_a_small_file_cannot_ask_for_large_work(tmp_path: Path, arguments: dict[str, object]) -> None:
+    path = tmp_path / "call.pt"
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)
+    try:
+        torch.save(held_call(**arguments), path)
+    finally:
+        sys.setrecursionlimit(limit)
+    with pytest.raises(ValueError, match=r"is not a call that roialign\.save_call wrote"):
+        load_call(path)
+
+
+@pytest.mark.parametrize("size", [2**31, (2**31 - 1, 1), 2**24])
+def test_a_size_without_room_is_said_and_not_tried(tmp_path: Path, size: object) -> None:
+    roialign.save_call(tmp_path / "call.pt", features(), [BOXES], size)
+    assert [finding.code for finding in load_call(tmp_path / "call.pt").diagnose().findings] == ["RA506"]
+
+
+def test_features_that_are_left_out_are_not_copied_first(tmp_path: Path) -> None:
+    class Uncopied(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            assert "to" not in getattr(func, "__name__", ""), "copied"
+            return super().__torch_function__(func, types, args, kwargs)
+
+    one_number = torch.ones(()).expand(4, 1024, 1024, 1024)  # a copy would take 16 GB
+    for map_like in (one_number, features().as_subclass(Uncopied)):
+        roialign.save_call(tmp_path / "call.pt", map_like, [BOXES], 7, features=False)
+        assert load_call(tmp_path / "call.pt").arguments["input"].shape == map_like.shape
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        ("RA505", {"boxes": torch.tensor([[0.0, 1.0, 1.0, 9.0, 9.0]]).to_sparse()}),
+        ("RA505", {"input": features().to_sparse()}),
+        ("RA506", {"aligned": torch.tensor([True, False])}),
+    ],
+)
+def test_what_the_dispatcher_would_refuse_can_be_saved(tmp_path: Path, code: str, arguments: dict[str, object]) -> None:
+    call = {"input": features(), "boxes": [BOXES], "output_size": 7, **arguments}
+    roialign.save_call(tmp_path / "call.pt", **call)  # type: ignore[arg-type]
+    assert load_call(tmp_path / "call.pt").diagnose().findings[0].code == code
 
 
 @pytest.mark.parametrize(

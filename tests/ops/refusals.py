@@ -11,6 +11,7 @@ ASTRONOMICAL = 1e30  # adaptive sampling cannot count the cells of a box of this
 MAP = torch.rand(2, 3, 8, 8)
 ROIS = torch.tensor([[0.0, 1, 1, 5, 5], [1, 2, 2, 6, 6]])
 BOXES = ROIS[:1, 1:]
+NESTED = torch.nested.nested_tensor([BOXES, ROIS[:, 1:]], layout=torch.jagged)
 
 
 def rois_with(row: int, column: int, value: float, dtype=torch.float32) -> torch.Tensor:
@@ -123,7 +124,7 @@ REFUSED = [
         {"output_size": 0},
         {"output_size": 1},
         errors.OutputSizeError,
-        r"RA506: expected output_size.*at least 1.*got 0\. Use output_size=7",
+        r"RA506: expected output_size.*from 1 to.*got 0\. Use output_size=7",
     ),
     (
         "size negative",
@@ -140,6 +141,62 @@ REFUSED = [
         r"RA506: .*pair \(height, width\).*got \(2, 2, 2\)",
     ),
     ("size a float", {"output_size": 7.0}, {"output_size": 7}, errors.OutputSizeError, r"RA506: .*got 7\.0"),
+    (
+        "more bins along an axis than float32 counts",
+        {"output_size": (2**24 + 1, 1)},
+        {"output_size": (2**10, 1)},
+        errors.OutputSizeError,
+        r"RA506: expected output_size, one integer from 1 to 16777216 .*got \(16777217, 1\)",
+    ),
+    (
+        "more bins than an index has room for",
+        {"output_size": 2**16},
+        {"output_size": 2**6},
+        errors.OutputSizeError,
+        r"RA506: expected output_size of at most 2147483647 bins; got 65536",
+    ),
+    (
+        "sparse boxes",
+        {"boxes": ROIS.to_sparse()},
+        {"boxes": ROIS.to_sparse().to_dense()},
+        errors.DtypeError,
+        r"RA505: expected dense boxes; got sparse_coo float32 tensor of 2 axes\. Use boxes\.to_dense\(\)",
+    ),
+    (
+        "a list of sparse boxes",
+        {"boxes": [BOXES, BOXES.to_sparse()]},
+        {"boxes": [BOXES, BOXES]},
+        errors.DtypeError,
+        r"RA505: expected dense boxes; got sparse_coo",
+    ),
+    (
+        "nested boxes",
+        {"boxes": NESTED},
+        {"boxes": list(NESTED.unbind())},
+        errors.DtypeError,
+        r"RA505: expected dense boxes; got nested float32 tensor of 3 axes\. Use list\(boxes\.unbind\(\)\)",
+    ),
+    (
+        "a nested map",
+        {"input": torch.nested.nested_tensor(list(MAP), layout=torch.jagged)},
+        {"input": MAP},
+        errors.DtypeError,
+        r"RA505: expected dense features; got nested float32 tensor of 4 axes\. Use torch\.nested\.to_padded_tensor",
+    ),
+    (
+        "a tensor of answers",
+        {"aligned": torch.tensor([True, False])},
+        {"aligned": torch.tensor(True)},
+        errors.OptionError,
+        r"RA506: expected aligned, True or False; got bool tensor \[2\]",
+    ),
+    (
+        "a word for an answer",
+        {"aligned": "False"},
+        {"aligned": False},
+        errors.OptionError,
+        r"RA506: expected aligned, True or False; got str 'False'",
+    ),
     ("size past any int64", {"output_size": 2**70}, {"output_size": 70}, errors.OutputSizeError, r"RA506: "),
     (
         "no boxes",

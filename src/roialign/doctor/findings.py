@@ -88,6 +88,11 @@ class Finding:
     def severity(self) -> Severity:
         return "warning" if self.doubtful else CATALOGUE[self.code].severity
 
+    @property
+    def fixes(self) -> tuple[Fix, ...]:
+        """The fix, if there is one, and its alternatives."""
+        return (self.fix, *self.alternatives) if self.fix else self.alternatives
+
     def without_features(self) -> Finding:
         alternatives = tuple(fix.without_features() for fix in self.alternatives)
         return replace(self, fix=self.fix.without_features() if self.fix else None, alternatives=alternatives)

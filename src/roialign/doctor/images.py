@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +22,7 @@ from roialign.doctor.model import ModelGrids
 from roialign.doctor.pyramid import Pyramid
 from roialign.doctor.surroundings import Photographs, Size, Surroundings
 from roialign.geometry import FeatureGrid
-from roialign.ops.calls import RoICall
+from roialign.ops.calls import RoICall, modes_are_on, unseen
 
 _IMAGE_CHANNELS = (1, 3, 4)
 _OUTPUTS_REMEMBERED = 64
@@ -119,8 +119,8 @@ class SeenImages:
     def watching(self) -> Iterator[None]:
         """Look at every call of every module until the block ends."""
         hooks = (
-            register_module_forward_pre_hook(self._enter),
-            register_module_forward_hook(self._leave, always_call=True),
+            register_module_forward_pre_hook(_unseen(self._enter)),
+            register_module_forward_hook(_unseen(self._leave), always_call=True),
         )
         try:
             yield
@@ -316,6 +316,18 @@ class SeenImages:
             padded_hw=sizes.pop() if len(sizes) == 1 else None,
             index=0,
         )
+
+
+def _unseen(hook: Callable[..., None]) -> Callable[..., None]:
+    """The hook, of whose reading of tensors no mode of the program hears."""
+
+    def unseen_hook(*args: Any) -> None:
+        if torch.compiler.is_compiling() or not modes_are_on():
+            return hook(*args)
+        with unseen():
+            return hook(*args)
+
+    return unseen_hook
 
 
 def _is_plain(value: Any) -> bool:

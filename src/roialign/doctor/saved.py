@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -14,9 +16,11 @@ from torch import Tensor
 from roialign.doctor.diagnose import diagnose
 from roialign.doctor.findings import Diagnosis
 from roialign.ops import notice
+from roialign.ops.validate import describe, is_dense, is_flag
 from roialign.version import __version__
 
 _FORMAT = "roialign call 1"
+_MOST_CELLS = 1 << 34  # of features that were left out, each of which is looked at
 _ARGUMENTS = ("input", "boxes", "output_size", "spatial_scale", "sampling_ratio", "aligned")
 
 
@@ -65,15 +69,17 @@ def save_call(
     """
     if not _is_size(image_size):
         raise ValueError(f"expected image_size as (height, width), both at least 1; got {image_size!r}")
-    given = (input, boxes, output_size, spatial_scale, sampling_ratio, bool(aligned))
-    arguments = {name: _plain(name, value) for name, value in zip(_ARGUMENTS, given, strict=True)}
+    given = (input, boxes, output_size, spatial_scale, sampling_ratio, bool(aligned) if is_flag(aligned) else aligned)
+    left_out = not features and isinstance(input, Tensor)
+    named = dict(zip(_ARGUMENTS, given, strict=True))
+    arguments = {name: _plain(name, value) for name, value in named.items() if not (left_out and name == "input")}
+    if left_out:
+        arguments["input"] = _shape_of(input)
     site = _site()
     about = [f"A call of roi_align, saved at {site} by roialign {__version__} with torch {torch.__version__}."]
-    about += [f"{name}: {_described(value)}" for name, value in zip(_ARGUMENTS, given, strict=True)]
+    about += [f"{name}: {_described(value)}" for name, value in named.items()]
     about.append(f"image_size: {'not given' if image_size is None else tuple(map(int, image_size))}")
-    left_out = not features and isinstance(input, Tensor)
     if left_out:
-        arguments["input"] = {"shape": list(input.shape), "dtype": str(input.dtype).removeprefix("torch.")}
         about[1] += ", values left out: RA301 and RA302 are not examined"
     held = {
         "format": _FORMAT,
@@ -105,13 +111,16 @@ def load_call(path: str | os.PathLike[str]) -> SavedCall:
     """Read a file written by `save_call`; features that were left out become ones.
 
     Raises:
-        ValueError: if there is no such file, or it was not written by `save_call`.
+        ValueError: if there is no such file, or it was not written by `save_call`. Nothing is unpacked that is
+            larger than the file.
     """
     from roialign.doctor.report.words import printable
 
     if not os.path.isfile(path):
         raise ValueError(f"there is no file {os.fspath(path)}")
     refusal = f"{os.fspath(path)} is not a call that roialign.save_call wrote"
+    if not _is_as_large_as_it_says(path):
+        raise ValueError(f"{refusal}: it is no file of torch.save, or would unpack to more than it is")
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many types, for a file that is torn, foreign or hostile
@@ -119,10 +128,16 @@ def load_call(path: str | os.PathLike[str]) -> SavedCall:
     if not _is_ours(held):
         raise ValueError(f"{refusal}, or another version of roialign wrote it; this one reads {_FORMAT!r}")
     arguments = dict(held["arguments"])
+    try:
+        room = _room_left(arguments, os.path.getsize(path))
+    except RecursionError:
+        room = -1
+    if room < 0:
+        raise ValueError(f"{refusal}: what it holds would take more room than the file")
     if isinstance(arguments["input"], dict):
         try:
             arguments["input"] = _stand_in(**arguments["input"])
-        except (TypeError, AttributeError, RuntimeError) as error:
+        except (TypeError, AttributeError, RuntimeError, OverflowError) as error:
             raise ValueError(f"{refusal}: its features have no usable shape and type") from error
     return SavedCall(printable(held["about"]), arguments, held["image_size"], held["call_site"])
 
@@ -139,6 +154,36 @@ def _is_ours(held: Any) -> bool:
     )
 
 
+def _is_as_large_as_it_says(path: str | os.PathLike[str]) -> bool:
+    """Whether it is an archive as torch.save writes it: nothing in it is compressed or lies where another part does."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
+        return False
+    stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+    return stored and sum(part.file_size for part in parts) <= os.path.getsize(path)
+
+
+def _room_left(value: Any, room: int) -> int:
+    """What the value leaves of so many bytes, were each part of it in a place of its own, as in a file of save_call.
+
+    Less than nothing where it takes more: a file can name one tensor often, or expand a single number.
+    """
+    if isinstance(value, Tensor):
+        usual = type(value) is Tensor and value.device.type == "cpu"
+        return room - (value.numel() * value.element_size() if is_dense(value) else 0) if usual else -1
+    if isinstance(value, str):
+        return room - len(value)
+    if isinstance(value, dict):
+        value = (*value.keys(), *value.values())
+    for item in value if isinstance(value, (list, tuple)) else ():
+        room = _room_left(item, room - 1)
+        if room < 0:
+            break
+    return room
+
+
 def _is_size(image_size: Any) -> bool:
     if image_size is None:
         return True
@@ -149,7 +194,10 @@ def _is_size(image_size: Any) -> bool:
 def _plain(name: str, value: Any) -> Any:
     """The value as torch.load(weights_only=True) takes it."""
     if isinstance(value, Tensor):
-        copy = value.detach().as_subclass(Tensor).to("cpu", copy=True)  # a view would bring all of its storage
+        plain = value.detach()
+        if type(plain) is not Tensor:
+            plain = plain.as_subclass(Tensor)
+        copy = plain.to("cpu", copy=True)  # a view would bring all of its storage
         return copy.requires_grad_(value.requires_grad)
     if isinstance(value, (list, tuple)):
         items = [_plain(name, item) for item in value]
@@ -165,7 +213,7 @@ def _plain(name: str, value: Any) -> Any:
 
 def _described(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} tensor {list(value.shape)} on {value.device}"
+        return f"{describe(value)} on {value.device}"
     if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
         return f"a {type(value).__name__} of {len(value)}: {'; '.join(map(_described, value[:8]))}" + (
             "; ..." if len(value) > 8 else ""
@@ -173,9 +221,15 @@ def _described(value: Any) -> str:
     return repr(value)
 
 
+def _shape_of(features: Tensor) -> dict[str, Any]:
+    if features.is_nested:
+        raise TypeError("expected features of one shape where their values are left out; got a nested tensor")
+    return {"shape": list(features.shape), "dtype": str(features.dtype).removeprefix("torch.")}
+
+
 def _stand_in(shape: list[int], dtype: str) -> Tensor:
     kind = getattr(torch, dtype)
-    if not isinstance(kind, torch.dtype):
+    if not isinstance(kind, torch.dtype) or math.prod(shape) > _MOST_CELLS:
         raise TypeError
     return torch.ones((), dtype=kind).expand(shape)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from roialign.ops.validate import usable_boxes, usable_indices
 
@@ -71,7 +72,7 @@ class RoICall:
 
     def run(self) -> tuple[Tensor, Tensor]:
         """The pooled features [K, C, h, w] and each RoI's coverage [K], without a gradient or a notice."""
-        with torch.no_grad(), unseen():
+        with unseen(), torch.no_grad():
             if self.cells is None:
                 output, coverage = torch.ops.roialign.roi_align(self.input, self.rois, *self.options)
             else:
@@ -146,12 +147,25 @@ _thread = _ThisThread()
 
 @contextmanager
 def unseen() -> Iterator[None]:
-    """Run operators to learn something of a call, which is no call of the program's own."""
+    """Work on tensors to learn something of a call, of which neither the doctor nor the program's own modes hear.
+
+    Modes (TorchDispatchMode, TorchFunctionMode, FlopCounterMode, selective checkpointing) would otherwise count,
+    record or replay what is no work of the program's. Outermost, for `torch.no_grad` can be seen by a mode, too.
+    """
     _thread.unseen += 1
     try:
-        yield
+        if modes_are_on():
+            with torch._C.DisableTorchFunction(), _disable_current_modes():
+                yield
+        else:
+            yield
     finally:
         _thread.unseen -= 1
+
+
+def modes_are_on() -> bool:
+    """Whether the program has anything see the operators that it runs."""
+    return torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack() > 0
 
 
 def is_unseen() -> bool:
@@ -164,3 +178,12 @@ observers: list[Callable[[Any], None]] = []
 
 A call of `roi_align` comes as a `RoICall`, one of `pool_regions` as a `roialign.regions.pool.RegionsCall`.
 """
+
+
+def show(call_of: Callable[[], Any]) -> None:
+    """Show the call that `call_of` makes to all observers."""
+    if observers:
+        with unseen():
+            call = call_of()
+            for observe in tuple(observers):
+                observe(call)

@@ -63,8 +63,8 @@ def crop_and_resize(
         crops: Tensor = _op.roi_align(image, rois, *options)[0]
     else:
         library.say_once_if_slow(image)
-        for observe in calls.observers if calls.is_concrete(image, rois) else ():
-            observe(calls.RoICall(image, rois, size_hw, 1.0, 1, True, "crop_and_resize"))
+        if calls.is_concrete(image, rois):
+            calls.show(lambda: calls.RoICall(image, rois, size_hw, 1.0, 1, True, "crop_and_resize"))
         try:
             crops = _op.roi_align(image, rois, *options)[0]
         except RuntimeError:

@@ -83,9 +83,10 @@ def masked_roi_align(
     size_hw, scale, ratio = validate.check_options(output_size, spatial_scale, sampling_ratio)
     rois = validate.as_rois(boxes, input)
     weights = validate.as_masks(masks, rois)
-    options = (*size_hw, scale, ratio, bool(aligned), in_image)
+    aligned = validate.check_aligned(aligned)
+    options = (*size_hw, scale, ratio, aligned, in_image)
     further = calls.given(masks_in=None if in_image else masks_in)
-    call = calls.RoICall(input, rois, size_hw, scale, ratio, bool(aligned), "masked_roi_align", further=further)
+    call = calls.RoICall(input, rois, size_hw, scale, ratio, aligned, "masked_roi_align", further=further)
     call = call.with_(**calls.form_of(boxes))
     return perform(
         call,

@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from itertools import dropwhile, pairwise
 from types import FrameType, TracebackType
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 
 from roialign.errors import CoverageError, RoIError, RoIWarning
-from roialign.ops.calls import LEAST_COVERAGE, RoICall
+from roialign.ops.calls import LEAST_COVERAGE, RoICall, unseen
 
 Policy = Literal["warn", "raise", "ignore"]
 
 _GENERATED = ("<eval_with_key>", "torchinductor", "codegen.py:codegen(")
-_policy: Policy = "warn"
 _noticed: set[tuple[str, int]] = set()
 explain: Callable[[RoICall, Tensor], str] | None = None
 """Finds the words for a call whose RoIs lie off the map. The doctor puts itself here."""
 
 
+class _Setting(NamedTuple):
+    """A policy that was set."""
+
+    policy: Policy
+    by: weakref.ref[set_policy]
+    is_block: bool
+
+
+_process: tuple[_Setting, ...] = ()
+"""Those of the whole process; the last one holds. Each stays until nothing can take back the next one."""
+_lock = threading.Lock()
+_here: ContextVar[tuple[_Setting, ...]] = ContextVar("roialign policy", default=())
+"""The blocks that are open in this thread or task, and what was called within them; the last one holds."""
+
+
 class set_policy:
     """Choose what `roi_align` does when RoIs lie mostly or wholly off the feature map.
 
-    The policy holds for the whole process, from the call on; as a context manager, until the block ends.
+    Called, it holds for the whole process, in all threads, from then on. As a context manager it holds until the
+    block ends, for what runs in it: in this thread or asyncio task, and in tasks that are started there; not in other
+    threads, whose blocks may overlap with it. A call within a block ends with the block, and holds where that does.
+    In compiled code, which gives no notices, neither does anything.
 
     Args:
         policy: "warn" (the default) gives one `RoIWarning` for each line of code that makes such a call,
@@ -43,34 +65,68 @@ class set_policy:
     """
 
     def __init__(self, policy: Policy) -> None:
-        global _policy
+        global _process
         if policy not in get_args(Policy):
             raise ValueError(f"expected one of {', '.join(map(repr, get_args(Policy)))}; got {policy!r}")
-        self._previous, _policy = _policy, policy
+        self._policy = policy
+        if torch.compiler.is_compiling():  # there are no notices in compiled code
+            return
+        called = _Setting(policy, weakref.ref(self), False)
+        if _here.get():
+            _here.set(_on_top(_here.get(), called))
+            return
+        with _lock:
+            _process = _on_top(_process, called)
 
     def __enter__(self) -> set_policy:
+        global _process
+        if torch.compiler.is_compiling():
+            return self
+        with _lock:  # that it was called was the beginning of a block
+            _process = _not_called_by(self, _process)
+        block = _Setting(self._policy, weakref.ref(self), True)
+        _here.set((*_not_called_by(self, _here.get()), block))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        global _policy
-        _policy = self._previous
+        if torch.compiler.is_compiling():
+            return
+        settings = _here.get()
+        own = [place for place, one in enumerate(settings) if one.is_block and one.by() is self]
+        if own:  # else the block ends in another task than it began in, as that of a generator may
+            after = dropwhile(lambda one: not one.is_block, settings[own[-1] + 1 :])
+            _here.set((*settings[: own[-1]], *after))
 
 
 def get_policy() -> Policy:
-    """The policy that is in force."""
-    return _policy
+    """The policy that is in force here."""
+    settings = _here.get() or _process
+    return settings[-1].policy if settings else "warn"
+
+
+def _on_top(settings: tuple[_Setting, ...], called: _Setting) -> tuple[_Setting, ...]:
+    """The settings with another one, without those that a call hides which can begin no block any more."""
+    pairs = pairwise((*settings, called))
+    return (*(one for one, next_one in pairs if one.is_block or next_one.is_block or next_one.by()), called)
+
+
+def _not_called_by(one: set_policy, settings: tuple[_Setting, ...]) -> tuple[_Setting, ...]:
+    return tuple(setting for setting in settings if setting.is_block or setting.by() is not one)
 
 
 def look(call: RoICall, coverage: Tensor, shown_as: Callable[[RoICall], RoICall] | None = None) -> None:
     """Warn or raise, as the policy says, if RoIs of `call`, or of what it is shown as, lie off the map."""
     words = explain
-    if _policy == "ignore" or words is None or not any_low(coverage):
+    if get_policy() == "ignore" or words is None:
         return
-    shown = shown_as(call) if shown_as else call
-    if bool(shown.off_the_map(coverage).any()):
-        say(lambda: words(shown, coverage))
+    with unseen():
+        if not any_low(coverage):
+            return
+        shown = shown_as(call) if shown_as else call
+        if bool(shown.off_the_map(coverage).any()):
+            say(lambda: words(shown, coverage))
 
 
 def any_low(coverage: Tensor) -> bool:
@@ -80,9 +136,10 @@ def any_low(coverage: Tensor) -> bool:
 
 def say(words: Callable[[], str], error: type[RoIError] = CoverageError) -> None:
     """Warn, once for each line of code, or raise an `error`, as the policy says."""
-    if _policy == "ignore":
+    policy = get_policy()
+    if policy == "ignore":
         return
-    if _policy == "raise":
+    if policy == "raise":
         raise error(words())
     frame = calling_frame(("roialign", "torch", "torchvision"))
     site = (frame.f_code.co_filename, frame.f_lineno)

@@ -29,8 +29,8 @@ def perform(
         return cast(Tensor, op(call.input, call.rois, *call.output_size_hw, *options)[0])
     library.say_once_if_slow(call.input)
     concrete = call.is_concrete()
-    for observe in calls.observers if concrete else ():
-        observe(shown_as(call) if shown_as else call)
+    if concrete:
+        calls.show(lambda: shown_as(call) if shown_as else call)
     try:
         output, coverage, *_ = op(call.input, call.rois, *call.output_size_hw, *options)
     except RuntimeError:

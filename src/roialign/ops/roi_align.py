@@ -144,7 +144,8 @@ def as_call(
     validate.check_input(input)
     size_hw, scale, ratio = validate.check_options(output_size, spatial_scale, sampling_ratio)
     rois = validate.as_rois(boxes, input)
-    return calls.RoICall(input, rois, size_hw, scale, ratio, bool(aligned), **calls.form_of(boxes))
+    aligned = validate.check_aligned(aligned)
+    return calls.RoICall(input, rois, size_hw, scale, ratio, aligned, **calls.form_of(boxes))
 
 
 def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any, aligned: bool) -> Tensor:
@@ -164,7 +165,7 @@ def _pool_as(
     sampling_ratio: Any,
     aligned: bool,
 ) -> Tensor:
-    preset = presets.find(mode, compat, bool(aligned))
+    preset = presets.find(mode, compat, validate.check_aligned(aligned))
     if mode == "avg":
         return _pool(input, boxes, output_size, spatial_scale, sampling_ratio, preset.aligned)
     call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, preset.aligned)

@@ -69,7 +69,14 @@ def roi_align_1d(
     rois = _one_row_high(validate.as_rois(segments, input, validate.SEGMENTS), scale)
     further = calls.given(output_size=bins)
     call = calls.RoICall(
-        input.unsqueeze(2), rois, (1, bins), scale, ratio, bool(aligned), "roi_align_1d", further=further
+        input.unsqueeze(2),
+        rois,
+        (1, bins),
+        scale,
+        ratio,
+        validate.check_aligned(aligned),
+        "roi_align_1d",
+        further=further,
     )
     output = perform(
         call,

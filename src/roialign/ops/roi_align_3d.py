@@ -68,20 +68,23 @@ def roi_align_3d(
     """
     validate.check_features(input, "N, C, D, H, W")
     size_dhw, scales_zyx = _check_size(output_size), _check_scales(spatial_scale)
-    ratio, aligned = validate.check_ratio(sampling_ratio), bool(aligned)
+    ratio, aligned = validate.check_ratio(sampling_ratio), validate.check_aligned(aligned)
     rois = validate.as_rois(boxes, input, validate.BOXES_3D)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return cast(Tensor, _op.roi_align_3d(input, rois, *size_dhw, *scales_zyx, ratio, aligned)[0])
     library.say_once_if_slow(rois)
-    for observe in calls.observers if calls.is_concrete(input, rois) else ():
-        observe(_from_the_front(input, rois, size_dhw, scales_zyx, ratio, aligned))
+    concrete = calls.is_concrete(input, rois)
+    if concrete:
+        calls.show(lambda: _from_the_front(input, rois, size_dhw, scales_zyx, ratio, aligned))
     try:
         output: Tensor
         output, coverage = _op.roi_align_3d(input, rois, *size_dhw, *scales_zyx, ratio, aligned)
     except RuntimeError:
         validate.check_values_3d(input.shape[0], rois, size_dhw, scales_zyx, ratio, aligned)
         raise
-    _look(input, rois, scales_zyx, coverage)
+    if concrete and notice.get_policy() != "ignore":
+        with calls.unseen():
+            _look(input, rois, scales_zyx, coverage)
     return output
 
 
@@ -167,7 +170,7 @@ def _from_the_front(
 
 def _look(input: Tensor, rois: Tensor, scales_zyx: tuple[float, float, float], coverage: Tensor) -> None:
     """Warn or raise, as the policy says, if RoIs lie off the volume: centred beyond it, with most of their samples."""
-    if notice.get_policy() == "ignore" or not calls.is_concrete(input, rois) or not notice.any_low(coverage):
+    if not notice.any_low(coverage):
         return
     sizes_xyz = rois.new_tensor(input.shape[:1:-1])
     centres = (rois[:, 1:4] + rois[:, 4:7]).detach() / 2 * rois.new_tensor(scales_zyx[::-1])

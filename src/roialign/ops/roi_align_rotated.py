@@ -82,9 +82,10 @@ def roi_align_rotated(
     validate.check_input(input)
     size_hw, scale, ratio = validate.check_options(output_size, spatial_scale, sampling_ratio)
     rois = validate.as_rois(boxes, input, validate.ROTATED)
-    options = (*size_hw, scale, ratio, bool(aligned), bool(clockwise), radians)
+    aligned = validate.check_aligned(aligned)
+    options = (*size_hw, scale, ratio, aligned, bool(clockwise), radians)
     further = calls.given(compat=compat, aligned=aligned, clockwise=clockwise) if radians else ()
-    call = calls.RoICall(input, rois, size_hw, scale, ratio, bool(aligned), "roi_align_rotated", further=further)
+    call = calls.RoICall(input, rois, size_hw, scale, ratio, aligned, "roi_align_rotated", further=further)
     return perform(
         call,
         _op.roi_align_rotated,

@@ -162,8 +162,9 @@ def pool(
     _show(RegionsCall(maps, rois, levels, grids, size_hw, ratio, aligned))
     cells = [number for grid in grids for number in _cells(grid, aligned)]
     pooled = Pooled(*multi_scale_roi_align(maps, rois, levels, cells, size_hw, ratio, widen=not aligned), levels)
-    if not torch.compiler.is_compiling():
-        _look(rois, pooled.coverage, grids)
+    if not torch.compiler.is_compiling() and notice.get_policy() != "ignore":
+        with calls.unseen():
+            _look(rois, pooled.coverage, grids)
     return pooled
 
 
@@ -171,9 +172,9 @@ def _show(call: RegionsCall) -> None:
     """Show the call to those who look at calls, where its boxes have values that can be read."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not calls.observers:
         return
-    if calls.is_concrete(*call.maps, call.rois):
-        for observe in calls.observers:
-            observe(call)
+    with calls.unseen():
+        if calls.is_concrete(*call.maps, call.rois):
+            calls.show(lambda: call)
 
 
 def _cells(grid: FeatureGrid, aligned: bool) -> tuple[float, float, float, float]:
@@ -264,7 +265,7 @@ def _in_the_image(boxes: Boxes, image: int, grids: Sequence[FeatureGrid]) -> Box
 
 def _look(rois: Tensor, coverage: Tensor, grids: Sequence[FeatureGrid]) -> None:
     """Warn or raise, as the policy says, if boxes are centred beyond the image and mostly off their maps."""
-    if notice.get_policy() == "ignore" or not notice.any_low(coverage):
+    if not notice.any_low(coverage):
         return
     height, width = (max(grid.image_size_hw[axis] for grid in grids) for axis in (0, 1))
     centres_xy = (rois[:, 1:3] + rois[:, 3:5]).detach() / 2

@@ -19,7 +19,7 @@ from roialign.doctor.watch import later
 from roialign.doctor.watch.sites import CallSites
 from roialign.errors import RoIWarning
 from roialign.geometry import FeatureGrid
-from roialign.ops.calls import RoICall
+from roialign.ops.calls import RoICall, unseen
 from roialign.regions.pool import RegionsCall
 
 Note = Callable[[Diagnosis], None]
@@ -42,7 +42,7 @@ class Examiner:
         """Look at a call that is about to be made."""
         site = self._sites.here()
         try:
-            with torch.no_grad():
+            with unseen(), torch.no_grad():
                 self._see(call, caller, site)
         except Exception as error:  # the program must run as it would
             _say_that_it_failed(error, site)
@@ -53,7 +53,7 @@ class Examiner:
 
     def catch_up(self, wait: bool = True) -> None:
         """Examine the calls that waited: all of them, or those that need not wait any more."""
-        with self._lock, torch.no_grad():
+        with self._lock, unseen(), torch.no_grad():
             while self._waiting and (wait or len(self._waiting) > later.MOST_WAITING or self._waiting[0].is_ready()):
                 waited = self._waiting.popleft()
                 try:

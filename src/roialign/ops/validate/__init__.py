@@ -22,9 +22,11 @@ from roialign.ops.validate.masks import check_pasting as check_pasting
 from roialign.ops.validate.operators import check_operator as check_operator
 from roialign.ops.validate.operators import check_operator_3d as check_operator_3d
 from roialign.ops.validate.options import MAX_SAMPLING_RATIO as MAX_SAMPLING_RATIO
+from roialign.ops.validate.options import check_aligned as check_aligned
 from roialign.ops.validate.options import check_options as check_options
 from roialign.ops.validate.options import check_ratio as check_ratio
 from roialign.ops.validate.options import check_scale as check_scale
+from roialign.ops.validate.options import is_flag as is_flag
 from roialign.ops.validate.options import is_side as is_side
 from roialign.ops.validate.values import MAX_ADAPTIVE_GRID as MAX_ADAPTIVE_GRID
 from roialign.ops.validate.values import MAX_MASKED_GRID as MAX_MASKED_GRID
@@ -41,4 +43,5 @@ from roialign.ops.validate.values import usable_boxes as usable_boxes
 from roialign.ops.validate.values import usable_indices as usable_indices
 from roialign.ops.validate.values import usable_rotated_boxes as usable_rotated_boxes
 from roialign.ops.validate.words import describe as describe
+from roialign.ops.validate.words import is_dense as is_dense
 from roialign.ops.validate.words import row_text as row_text

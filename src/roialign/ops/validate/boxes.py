@@ -10,7 +10,7 @@ from torch import Tensor
 
 from roialign import errors
 from roialign.ops.validate.maps import compute_dtype
-from roialign.ops.validate.words import describe
+from roialign.ops.validate.words import describe, is_dense
 
 
 class BoxForm(NamedTuple):
@@ -60,6 +60,7 @@ def as_rois(boxes: Any, input: Tensor, form: BoxForm = BOXES) -> Tensor:
 
 def _check_tensor(boxes: Tensor, input: Tensor, form: BoxForm) -> None:
     name, columns = form.name, form.columns
+    _check_dense(boxes, name)
     if boxes.dim() == 2 and boxes.shape[1] == columns:
         raise errors.BoxesShapeError(
             f"RA207: expected {form.wanted}; got {describe(boxes)}: the column with the image index is missing. "
@@ -77,6 +78,7 @@ def _check_tensor(boxes: Tensor, input: Tensor, form: BoxForm) -> None:
 def _check_list(boxes: Sequence[Tensor], input: Tensor, form: BoxForm) -> None:
     name, columns = form.name, form.columns
     for image, image_boxes in enumerate(boxes):
+        _check_dense(image_boxes, name)
         if image_boxes.dim() != 2 or image_boxes.shape[1] != columns:
             raise errors.BoxesShapeError(
                 f"RA210: expected {form.wanted}; got {describe(image_boxes)} for image {image}. In a list the "
@@ -88,6 +90,12 @@ def _check_list(boxes: Sequence[Tensor], input: Tensor, form: BoxForm) -> None:
             f"RA208: expected at most one list of {name} for each of the {input.shape[0]} images in the batch; got "
             f"{len(boxes)} lists. If all {name} are of one image, pass [torch.cat({name})]."
         )
+
+
+def _check_dense(boxes: Tensor, name: str) -> None:
+    if not is_dense(boxes):
+        dense = f"list({name}.unbind())" if boxes.is_nested else f"{name}.to_dense()"
+        raise errors.DtypeError(f"RA505: expected dense {name}; got {describe(boxes)}. Use {dense}.")
 
 
 def _check_dtype(boxes: Tensor, input: Tensor, name: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roialign import errors
-from roialign.ops.validate.words import describe
+from roialign.ops.validate.words import describe, is_dense
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -24,6 +24,7 @@ def check_input(input: Any) -> None:
     wanted = "RA306: expected a feature map [N, C, H, W] with H >= 1 and W >= 1; got"
     if not isinstance(input, Tensor):
         raise errors.FeatureMapError(f"{wanted} {describe(input)}. Pass a torch.Tensor.")
+    _check_dense(input)
     if input.dim() == 3:
         raise errors.FeatureMapError(
             f"{wanted} {describe(input)}. One image without a batch axis: input[None]. Tokens [N, L, C] of a "
@@ -37,6 +38,8 @@ def check_input(input: Any) -> None:
 def check_features(input: Any, layout: str) -> None:
     """Raise unless `input` is floating point and has the axes of `layout`, such as "N, C, L", none after C empty."""
     axes = layout.split(", ")
+    if isinstance(input, Tensor):
+        _check_dense(input)
     fits = isinstance(input, Tensor) and input.dim() == len(axes) and 0 not in input.shape[2:]
     if not fits:
         sizes = " and ".join(f"{axis} >= 1" for axis in axes[2:])
@@ -47,11 +50,17 @@ def check_features(input: Any, layout: str) -> None:
     _check_features_dtype(input)
 
 
+def _check_dense(input: Tensor) -> None:
+    if not is_dense(input):
+        dense = "torch.nested.to_padded_tensor(input, 0.0)" if input.is_nested else "input.to_dense()"
+        raise errors.DtypeError(f"RA505: expected dense features; got {describe(input)}. Use {dense}.")
+
+
 def _check_features_dtype(input: Tensor) -> None:
-    if input.dtype not in DTYPES or input.layout != torch.strided:
+    if input.dtype not in DTYPES:
         raise errors.DtypeError(
             "RA505: expected dense floating-point features (float64, float32, float16 or bfloat16); got "
-            f"{describe(input)}. Use input.float(), or input.to_dense() if it is sparse."
+            f"{describe(input)}. Use input.float()."
         )
 
 

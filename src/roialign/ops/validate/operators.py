@@ -40,7 +40,7 @@ def check_operator_3d(
 ) -> None:
     """`check_operator` for volumes."""
     for side, scale in zip(size_dhw, scales_zyx, strict=True):
-        check_options((side, side), scale, ratio)
+        check_options((side, 1), scale, ratio)
     _check_tensors(volume_like, size_ndhw, rois, BOXES_3D)
 
 

@@ -12,7 +12,8 @@ from roialign import errors
 from roialign.ops.validate.words import describe
 
 MAX_SAMPLING_RATIO = 128  # the reference reads all samples of a bin at once
-_MAX_SIDE = 1 << 31
+_MAX_SIDE = 1 << 24  # bins beyond it have no number in float32
+_MAX_BINS = (1 << 31) - 1
 _MAX_SCALE = 3e38  # of float32
 
 
@@ -22,10 +23,15 @@ def check_options(output_size: Any, spatial_scale: Any, sampling_ratio: Any) -> 
     size_hw = (output_size, output_size) if isinstance(output_size, (Integral, torch.SymInt)) else output_size
     if not isinstance(size_hw, Sequence) or len(size_hw) != 2 or not all(map(is_side, size_hw)):
         raise errors.OutputSizeError(
-            "RA506: expected output_size, one integer of at least 1 or a pair (height, width) of them; got "
+            f"RA506: expected output_size, one integer from 1 to {_MAX_SIDE} or a pair (height, width) of them; got "
             f"{output_size!r}. Use output_size=7 for 7 x 7 bins."
         )
-    return cast(tuple[int, int], tuple(size_hw)), scale, ratio
+    height, width = cast(tuple[int, int], tuple(size_hw))
+    if isinstance(height, int) and isinstance(width, int) and height * width > _MAX_BINS:
+        raise errors.OutputSizeError(
+            f"RA506: expected output_size of at most {_MAX_BINS} bins; got {output_size!r}. Use output_size=7."
+        )
+    return (height, width), scale, ratio
 
 
 def check_scale(spatial_scale: Any) -> float:
@@ -51,7 +57,21 @@ def check_ratio(sampling_ratio: Any) -> int:
     return cast(int, max(ratio, -1))
 
 
+def check_aligned(aligned: Any) -> bool:
+    """Whether cells are centred at half a stride, once it is found to be a yes or a no."""
+    if not is_flag(aligned):
+        raise errors.OptionError(
+            f"RA506: expected aligned, True or False; got {describe(aligned)}. Boxes of one call share it."
+        )
+    return bool(aligned)
+
+
+def is_flag(value: Any) -> bool:
+    """Whether `value` is one value, and so true or false."""
+    return getattr(value, "ndim", 0) == 0 and not isinstance(value, (str, Sequence))
+
+
 def is_side(side: Any) -> bool:
     """Whether `side` can be a number of bins."""
     whole = isinstance(side, (Integral, torch.SymInt))
-    return whole and bool(1 <= side < _MAX_SIDE)
+    return whole and bool(1 <= side <= _MAX_SIDE)

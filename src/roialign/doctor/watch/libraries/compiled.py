@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roialign.doctor.watch.libraries.shows import Shows
+from roialign.doctor.watch.libraries.shows import Shows, is_in_backward
 from roialign.doctor.watch.libraries.torchvision import OPERATORS, as_roi_align
 from roialign.geometry import FeatureGrid
-from roialign.ops.calls import is_unseen
+from roialign.ops.calls import is_unseen, unseen
 from roialign.regions.pool import RegionsCall
 
 _DEVICES = ("CPU", "CUDA")
@@ -69,16 +69,12 @@ def _before_kernels(namespace: str, looks: dict[str, Callable[..., None]], shows
 
 def _kernel(hidden: Any, look: Callable[..., None], shows: Shows) -> Callable[..., Any]:
     def kernel(keys: Any, *args: Any) -> Any:
-        if not (shows.is_within or is_unseen() or _is_in_backward() or torch.jit.is_tracing()):
-            look(*args)
+        if not (shows.is_within or is_unseen() or is_in_backward() or torch.jit.is_tracing()):
+            with unseen():
+                look(*args)
         return hidden.call_boxed(keys, *args)
 
     return kernel
-
-
-def _is_in_backward() -> bool:
-    """Whether autograd calls, as it does where second derivatives are computed: that is no call of the program."""
-    return torch._C._current_graph_task_id() != -1
 
 
 def _torchvision_look(name: str, shows: Shows) -> Callable[..., None]:

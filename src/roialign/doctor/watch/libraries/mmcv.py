@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from roialign.doctor.watch.libraries.shows import Shows
+from roialign.ops.calls import unseen
 
 _EXTENSION = "mmcv._ext"
 _OPERATORS = {
@@ -27,14 +28,15 @@ _OPERATORS = {
 @contextmanager
 def watched(shows: Shows) -> Iterator[None]:
     """Show the calls that mmcv makes, whether it is imported already or will be."""
-    replaced: list[tuple[ModuleType, str, Any]] = []
+    replaced: list[tuple[ModuleType, str, Any, Any]] = []
 
     def watch(extension: ModuleType) -> None:
         for name in _OPERATORS:
             function = getattr(extension, name, None)
             if function is not None:
-                replaced.append((extension, name, function))
-                setattr(extension, name, _watched_function(name, function, shows))
+                ours = _watched_function(name, function, shows)
+                replaced.append((extension, name, function, ours))
+                setattr(extension, name, ours)
 
     finder = _AfterImport(_EXTENSION, watch)
     if _EXTENSION in sys.modules:
@@ -46,8 +48,9 @@ def watched(shows: Shows) -> Iterator[None]:
     finally:
         if finder in sys.meta_path:
             sys.meta_path.remove(finder)
-        for extension, name, function in replaced:
-            setattr(extension, name, function)
+        for extension, name, function, ours in replaced:
+            if getattr(extension, name, None) is ours:  # else the program put something else there
+                setattr(extension, name, function)
 
 
 def _watched_function(name: str, function: Callable[..., Any], shows: Shows) -> Callable[..., Any]:
@@ -60,7 +63,8 @@ def _watched_function(name: str, function: Callable[..., Any], shows: Shows) -> 
             features, rois = args[:2]
             size_hw = (kwargs[height], kwargs[width])
             options = (kwargs["spatial_scale"], kwargs.get("sampling_ratio", -1), kwargs.get("aligned", False))
-            shows.call(operator, "mmcv", (features, rois, size_hw, *options))
+            with unseen():
+                shows.call(operator, "mmcv", (features, rois, size_hw, *options))
         return function(*args, **kwargs)
 
     return watched_function

@@ -18,8 +18,9 @@ from roialign.doctor.diagnose import diagnose
 from roialign.doctor.evidence import Caller
 from roialign.doctor.findings import Finding
 from roialign.doctor.watch import later
-from roialign.ops.calls import RoICall
+from roialign.ops.calls import RoICall, unseen
 from roialign.ops.roi_align import as_call
+from roialign.ops.validate import is_dense
 from roialign.regions.pool import RegionsCall
 
 _SAMPLED = ("roi_align", "ps_roi_align", "mmcv.ops.RoIAlign")
@@ -56,7 +57,7 @@ class Shows:
 
     def own_call(self, call: RoICall | RegionsCall) -> None:
         """Show a call of roialign's own functions."""
-        if not self.is_within:
+        if not self.is_within and not is_in_backward():
             caller = Caller.of("roialign", call.input, call.rois) if isinstance(call, RoICall) else None
             self._show(call, caller)
             self._thread.rois = weakref.ref(call.rois)
@@ -83,31 +84,45 @@ class Shows:
         `boxes_as_given` are the boxes before the library made rows of them, where that is known.
         """
         features, boxes = arguments[:2]
-        if self.is_within or type(features) not in (Tensor, nn.Parameter) or type(boxes) not in (Tensor, nn.Parameter):
+        if self.is_within or is_in_backward():
+            return
+        if type(features) not in (Tensor, nn.Parameter) or type(boxes) not in (Tensor, nn.Parameter):
             return
         try:
             call = as_call(*arguments).with_(operator=operator)
             if isinstance(boxes_as_given, (list, tuple)):
                 call = call.with_(lists=len(boxes_as_given))
         except errors.RoIError as error:
-            with self.within(), torch.no_grad():
+            with self.within(), unseen(), torch.no_grad():
                 diagnosis = diagnose(*arguments)
                 for looker in self._lookers():
                     looker.refuse(diagnosis)
-            if features.dim() == 4 and (0 in features.shape[2:] or _has_no_place(operator, arguments)):
+            if (
+                is_dense(features)
+                and features.dim() == 4
+                and (0 in features.shape[2:] or _has_no_place(operator, arguments))
+            ):
                 raise error
             return
         if not call.is_concrete():
             return
         self._show(call, caller)
         if not later.must_wait(features):
-            with self.within(), torch.no_grad():
+            with self.within(), unseen(), torch.no_grad():
                 _stop_if_deadly(call, library)
 
     def _show(self, call: RoICall | RegionsCall, caller: Caller | None) -> None:
         with self.within():
             for looker in self._lookers():
                 looker.see(call, caller)
+
+
+def is_in_backward() -> bool:
+    """Whether autograd calls: for second derivatives, or to compute again what a checkpoint did not keep.
+
+    That is no call of the program, or one that was seen.
+    """
+    return torch._C._current_graph_task_id() != -1
 
 
 def _has_no_place(operator: str, arguments: tuple[Any, ...]) -> bool:

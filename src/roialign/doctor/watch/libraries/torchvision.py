@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from roialign.doctor.evidence import Caller
 from roialign.doctor.watch.libraries.shows import Shows
+from roialign.ops.calls import unseen
 
 _TENSORS, _SIZES = ("input", "rois"), ("spatial_scale", "pooled_height", "pooled_width")
 OPERATORS = {
@@ -53,8 +54,10 @@ class _WatchedOperator:
         torch.ops.torchvision.__dict__[self._name] = self
 
     def end(self) -> None:
-        """Put the operator back."""
+        """Put the operator back, unless the program has removed it or put another there."""
         namespace, operator = torch.ops.torchvision.__dict__, self._operator
+        if namespace.get(self._name) is not self:
+            return
         del namespace[self._name]
         if operator is not None:
             namespace[self._name] = operator
@@ -66,8 +69,9 @@ class _WatchedOperator:
             return self._operator(*args, **kwargs)
         arguments = as_roi_align(self._name, args, kwargs)
         if arguments is not None and all(type(one) in (Tensor, nn.Parameter) for one in arguments[:2]):
-            caller = Caller.of("torchvision", *arguments[:2])
-            self._shows.call(self._name, "torchvision", arguments, caller, _boxes_as_given(sys._getframe(1)))
+            caller, given = Caller.of("torchvision", *arguments[:2]), _boxes_as_given(sys._getframe(1))
+            with unseen():
+                self._shows.call(self._name, "torchvision", arguments, caller, given)
         with self._shows.within():
             return self._operator(*args, **kwargs)
 
