@@ -32,7 +32,7 @@ class CallLog:
                 self._kept.append(diagnosis)
             else:
                 last = self._kept[place]
-                self._kept[place] = replace(last, times=last.times + 1)
+                self._kept[place] = replace(last, times=last.times + diagnosis.times)
 
     def all(self) -> list[Diagnosis]:
         """Those kept so far."""

@@ -91,7 +91,8 @@ class Shows:
                 call = call.with_(lists=len(boxes_as_given))
         except errors.RoIError as error:
             with self.within(), torch.no_grad():
-                diagnosis = diagnose(*arguments)
+                given = boxes_as_given if isinstance(boxes_as_given, (list, tuple)) else boxes
+                diagnosis = diagnose(features, given, *arguments[2:])
                 for looker in self._lookers():
                     looker.refuse(diagnosis)
             if features.dim() == 4 and (0 in features.shape[2:] or _has_no_place(operator, arguments)):
