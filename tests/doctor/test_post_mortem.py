@@ -19,7 +19,7 @@ BOXES = torch.tensor([[50.0, 40.0, 180.0, 240.0], [10.0, 20.0, 90.0, 100.0]])
 
 def raised_in(run: Callable[[], object]) -> tuple[roialign.Report, Exception]:
     with (
-        pytest.raises((AssertionError, IndexError, RuntimeError, ValueError), match=".") as caught,
+        pytest.raises((AssertionError, IndexError, RuntimeError, ValueError), match=r".") as caught,
         roialign.watch() as report,
     ):
         run()

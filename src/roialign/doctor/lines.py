@@ -44,6 +44,13 @@ def rows_of(rows: Sequence[int], most: int = 8) -> str:
     return f"row {shown[0]}" if len(shown) == 1 else f"rows {', '.join(shown[:-1])} and {shown[-1]}"
 
 
+def masked_later(rows: Sequence[int]) -> str:
+    """What to do with rows that hold no object, in words: their number matters to what follows."""
+    them = "its place" if len(rows) == 1 else "their places"
+    mask = f" (pooled[{list(rows)}] = 0)" if len(rows) <= 8 else ""
+    return f"{rows_of(rows).capitalize()} {'keeps' if len(rows) == 1 else 'keep'} {them}: mask what is pooled{mask}."
+
+
 def _with_values(expression: str, value: str) -> str:
     return re.sub(r"\bv\b", value, expression)
 

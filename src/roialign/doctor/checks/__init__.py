@@ -71,6 +71,8 @@ BOX_CHECKS: tuple[Check, ...] = (
 """Of single boxes and how they are read, where no such cause was found: (evidence) -> Finding or None."""
 
 FEATURE_CHECKS: tuple[Check, ...] = (
+    boxes.rounded,
+    boxes.fewer_lists,
     features.not_finite,
     features.zero,
     sampling.boxes_without_gradient,

@@ -29,8 +29,6 @@ _ONLY = {
 }
 """All codes that make sense for an operator whose boxes are shown as others that are like them."""
 
-_DROPS_ROWS = "boxes = boxes["
-
 
 def has_other_boxes(call: RoICall) -> bool:
     """Whether the boxes of `call` are not those that the program passed."""
@@ -48,11 +46,7 @@ def said_of(call: RoICall, finding: Finding) -> Finding | None:
         return None
     if has_other_boxes(call) and finding.fix is not None and finding.fix.argument == "boxes":
         return replace(finding, fix=None, alternatives=())
-    fix = finding.fix
-    if call.operator == "masked_roi_align" and fix is not None and fix.code.startswith(_DROPS_ROWS):
-        keep = fix.code.removeprefix(_DROPS_ROWS).removesuffix("]")
-        fix = replace(fix, code=f"keep = {keep}; boxes, masks = boxes[keep], masks[keep]")
-    return replace(finding, fix=fix)
+    return finding
 
 
 def _can_be_said(code: str, call: RoICall) -> bool:
