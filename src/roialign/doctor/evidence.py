@@ -145,13 +145,8 @@ class Evidence:
         return max(float(max(furthest[0], furthest[2])) / width, float(max(furthest[1], furthest[3])) / height)
 
     def likelihood(self, call: RoICall) -> float:
-        """How likely boxes of a whole image are to reach as far across the map as in `call`, and no further.
-
-        The furthest of n boxes that end anywhere reaches the fraction f with density n * f ** (n - 1).
-        """
-        boxes = min(len(call.rois), _BOXES_THAT_COUNT)
-        fill = self.fill(call)
-        return boxes * fill ** (boxes - 1) if 0 < fill <= 1.05 else 0.0
+        """How likely boxes of a whole image are to reach as far across the map as in `call`, and no further."""
+        return likelihood_of_reach(self.fill(call), len(call.rois))
 
     def fix(self, argument: str, value: float | None, code: str, call: RoICall) -> Fix:
         """A fix, with the operator run again to prove it."""
@@ -166,6 +161,15 @@ class Evidence:
     def boxes_fix(self, boxes_xyxy: Tensor, code: str) -> Fix:
         """The call with other boxes for the same images."""
         return self.fix("boxes", None, code, self.call.with_(rois=torch.cat([self.call.rois[:, :1], boxes_xyxy], 1)))
+
+
+def likelihood_of_reach(fill: float, boxes: int) -> float:
+    """How likely boxes of a whole image are to reach over this share of it, and no further.
+
+    The furthest of n boxes that end anywhere reaches the fraction f with density n * f ** (n - 1).
+    """
+    boxes = min(boxes, _BOXES_THAT_COUNT)
+    return boxes * float(fill ** (boxes - 1)) if 0 < fill <= 1.05 else 0.0
 
 
 def mean(values: Tensor) -> float:

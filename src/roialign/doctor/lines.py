@@ -6,8 +6,18 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from roialign.ops.calls import RoICall
 
+IN_ORDER = "b.unflatten(1, (2, 2)).sort(dim=1).values.flatten(1)"
+"""Boxes `b` with their corners in order, to be offered with `ONLY_IF_EXCHANGED`."""
+ONLY_IF_EXCHANGED = (
+    "Sorting is right only if two corners of a box were exchanged. If y counts from the bottom (PDF, maps, "
+    "mathematics) it leaves the boxes mirrored: take y from the height first. If the last two are a width and a height "
+    "it is RA201."
+)
 _BOXES = re.compile(r"\bb\b")
 
 
@@ -34,6 +44,12 @@ def paste(call: RoICall, expression: str, values: Sequence[Any] | None = None) -
     else:
         expression = _BOXES.sub("boxes[:, 1:]", expression)
     return f"{before}boxes = torch.cat([boxes[:, :1], {expression}], 1)"
+
+
+def in_order(boxes_xyxy: Tensor) -> Tensor:
+    """What `IN_ORDER` makes of boxes [K, 4]."""
+    low, high = boxes_xyxy[:, :2].minimum(boxes_xyxy[:, 2:]), boxes_xyxy[:, :2].maximum(boxes_xyxy[:, 2:])
+    return torch.cat([low, high], 1)
 
 
 def rows_of(rows: Sequence[int], most: int = 8) -> str:

@@ -10,9 +10,8 @@ from roialign.doctor.checks.letterbox import in_bars, pictures
 from roialign.doctor.checks.operators import has_other_boxes
 from roialign.doctor.evidence import Evidence, rows_where
 from roialign.doctor.findings import Finding
-from roialign.doctor.lines import masked_later, paste, rows_of
+from roialign.doctor.lines import IN_ORDER, ONLY_IF_EXCHANGED, in_order, masked_later, paste, rows_of
 
-_SORTED = "b.unflatten(1, (2, 2)).sort(dim=1).values.flatten(1)"
 _MOVED_CELLS, _MOVED_SIDE = 1 / 16, 0.02  # by rounding
 _FAR_MOVED_CELLS, _FAR_MOVED_SIDE, _LEAST_FAR_MOVED = 0.5, 0.1, 0.25  # of the boxes: sure
 _LEAST_BITS = 6  # that coordinates could have had behind the point, and have not: they were whole before
@@ -66,14 +65,8 @@ def degenerate(known: Evidence) -> Finding | None:
     )
     if not bool(inverted.any()):
         return Finding("RA204", evidence, rows, decide=masked_later(rows))
-    low, high = boxes[:, :2].minimum(boxes[:, 2:]), boxes[:, :2].maximum(boxes[:, 2:])
-    fix = known.boxes_fix(torch.cat([low, high], 1), paste(known.call, _SORTED))
-    decide = (
-        "Sorting is right only if two corners of a box were exchanged. If y counts from the bottom (PDF, maps, "
-        "mathematics) it leaves the boxes mirrored: take y from the height first. If the last two are a width and a "
-        "height it is RA201."
-    )
-    return Finding("RA204", evidence, rows, fix, decide=decide)
+    fix = known.boxes_fix(in_order(boxes), paste(known.call, IN_ORDER))
+    return Finding("RA204", evidence, rows, fix, decide=ONLY_IF_EXCHANGED)
 
 
 def outside(known: Evidence) -> Finding | None:
