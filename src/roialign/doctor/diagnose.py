@@ -130,8 +130,11 @@ def likely_cause(call: RoICall, coverage: Tensor) -> str:
 
 
 def _look(known: Evidence) -> list[Finding]:
+    findings = _found(checks.SEEN_CHECKS, known)
+    if any(not finding.doubtful for finding in findings):
+        return findings
     cause = _cause(known)
-    findings = [cause] if cause else []
+    findings += [cause] if cause else []
     if cause is None:
         findings += _found(checks.BOX_CHECKS, known)
     return findings + _found(checks.FEATURE_CHECKS, known)

@@ -28,6 +28,9 @@ ROW_CHECKS = (rows.coordinates, rows.image_indices)
 PYRAMID_BOX_CHECK, PYRAMID_CHECK = levels.boxes_without_a_size, levels.fault
 """Of one run of a MultiScaleRoIAlign: (run, call) -> Finding or None."""
 
+SEEN_CHECKS: tuple[Check, ...] = (features.pooled_before, features.other_tokens)
+"""Of what the map was made of, as it was seen; features of other places or boxes tell nothing of these boxes."""
+
 LAYOUT_CHECKS: tuple[Check, ...] = (layout.channels_last, layout.transposed, layout.tokens)
 """Of the axes of the map; where one finds a fault, the sizes that other checks go by mean nothing."""
 

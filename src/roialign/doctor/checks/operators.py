@@ -20,7 +20,7 @@ _NEVER = {
 }
 """Codes that make no sense for an operator: it has no such argument, or was given what decides."""
 
-_OF_ANY_SCALE = ("RA101", "RA104", "RA205", "RA206", "RA301", "RA302")
+_OF_ANY_SCALE = ("RA101", "RA104", "RA205", "RA206", "RA301", "RA302", "RA310")
 _ONLY = {
     "roi_align_rotated": (*_OF_ANY_SCALE, "RA102", "RA106", "RA209", "RA303", "RA304", "RA305", "RA502"),
     "roi_align_1d": _OF_ANY_SCALE,
