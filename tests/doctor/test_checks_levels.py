@@ -1,4 +1,4 @@
-"""RA401 to RA404: what is wrong with a run of torchvision's MultiScaleRoIAlign, said once and repaired."""
+"""RA401 to RA405: what is wrong with a run of torchvision's MultiScaleRoIAlign, said once and repaired."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def test_healthy_pyramids_have_no_finding(given: bool) -> None:
         assert len(report.calls) == 4
 
 
-def test_two_maps_of_one_size_are_no_fault() -> None:
+def test_two_maps_of_one_size_are_no_error() -> None:
     """As those of torchvision's fasterrcnn_mobilenet_v3_large_320_fpn."""
     rng = random.Random(0)
     for strides in ((32, 32), (4, 8, 8), (4, 4, 8)):
         images, boxes, sizes = batch(rng)
         with roialign.watch() as report:
             run(Backbone(strides)(images), boxes, sizes)
-        assert not any(code.startswith("RA4") for code in codes(report)), [one.evidence for one in report.findings]
+        assert [finding.severity for finding in report.findings] == ["warning"]
 
 
 def test_boxes_of_the_size_that_the_pooler_is_told_are_no_fault() -> None:
@@ -268,12 +268,15 @@ def test_boxes_that_no_map_gets_are_named() -> None:
         assert codes(report) == [code]
         (finding,) = report.findings
         assert finding.evidence.startswith("1 of 3 boxes given to MultiScaleRoIAlign have an area that is negative")
+        assert (finding.fix is None) == (code == "RA205"), "numbers alone bring nothing back"
         scope = {"boxes": boxes}
         exec(finding.fix.code if finding.fix else "", scope)
-        torch.testing.assert_close(run(features, scope["boxes"], [(256, 256)]), pooled[[0, 2]])
+        again = run(features, scope["boxes"], [(256, 256)])
+        torch.testing.assert_close(again[[0, 2]], pooled[[0, 2]])
+        assert bool(again[1].any()) == (code == "RA204")
 
 
-@pytest.mark.parametrize("code", ["RA402", "RA403", "RA404"])
+@pytest.mark.parametrize("code", ["RA402", "RA403", "RA404", "RA405"])
 def test_each_code_is_found_in_its_example_and_not_in_the_right_call(code: str) -> None:
     entry = CATALOGUE[code]
     names: dict[str, Any] = {"torch": torch, "roi_align": roialign.roi_align}
@@ -286,3 +289,24 @@ def test_each_code_is_found_in_its_example_and_not_in_the_right_call(code: str) 
     assert codes(report)[before:] == [code]
     report.findings[-1].to_dict()
     assert code in str(report)
+
+
+def test_maps_of_one_stride_can_never_be_given_a_box() -> None:
+    rng = random.Random(9)
+    images, boxes, sizes = batch(rng)
+    names = ["p3", "p4", "p5"]
+    for strides, never in (((8, 8, 8), '"p4" and "p5"'), ((8, 8, 16), '"p5"'), ((8, 16, 16), '"p5"')):
+        maps = dict(zip(names, Backbone(strides)(images).values(), strict=True))
+        with roialign.watch() as report:
+            run(maps, boxes, sizes, names)
+        assert codes(report) == ["RA405"]
+        assert f"{never} can never be given a box" in report.findings[0].evidence
+        line = (report.findings[0].decide or "").partition("join the channels: ")[2].partition(". Weights")[0]
+        held = {"torch": torch, "MultiScaleRoIAlign": MultiScaleRoIAlign, "features": maps, "boxes": boxes}
+        with roialign.watch() as again:
+            pooled = eval(line, held | {"image_shapes": sizes})
+        assert again.ok, again
+        assert pooled.shape == (sum(map(len, boxes)), 9, 7, 7)
+    with roialign.watch() as sound:
+        run(dict(zip(names, Backbone((8, 16, 32))(images).values(), strict=True)), boxes, sizes, names)
+    assert sound.ok, sound

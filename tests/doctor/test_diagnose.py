@@ -61,7 +61,7 @@ def test_faults_are_named_and_their_fix_is_right(name: str) -> None:
             repaired.append(again.shape == right.shape and bool(torch.allclose(again, right, atol=1e-4)))
     assert len(first_codes) >= 40
     assert first_codes.count(code) / len(first_codes) >= LEAST_SHARE_FOUND.get(code, 0.98), first_codes
-    assert code == "RA107" or (repaired and all(repaired))
+    assert code in ("RA107", "RA209") or (repaired and all(repaired))
 
 
 def test_pixels_on_a_map_16_times_smaller() -> None:
@@ -102,7 +102,12 @@ def diagnosed(entry: Entry, line: str) -> roialign.Diagnosis:
         size, grid = names.get("image_size"), names.get("grid")
         found.append(roialign.diagnose(*args, **kwargs, image_size=size, grid=grid))
 
-    names["roi_align"] = roi_align
+    def roi_align_rotated(*args: Any, **kwargs: Any) -> None:
+        with roialign.watch() as report:
+            roialign.roi_align_rotated(*args, **kwargs)
+        found.extend(report.calls)
+
+    names |= {"roi_align": roi_align, "roi_align_rotated": roi_align_rotated}
     torch.manual_seed(0)
     exec(f"{entry.setup}\n{line}", names)
     return found[0]
@@ -137,17 +142,20 @@ EVIDENCE = {  # what the evidence of each code's example must say
     "RA106": r"518 x 518 on a map of 37 x 37 the stride is 14, but spatial_scale=0\.0625 claims 16.*4\.6 cells off",
     "RA107": r"reach to x = 1500, y = 1300, but the image that entered the backbone has 400 columns",
     "RA108": r"at y = 0, x = 0 of the image; the offset measured on images is y = 7\.5, x = 8\.2: 0\.47 of a stride",
+    "RA109": r"bfloat16, which has 8 significant bits: 1 of 1 .* by up to 2, which is 5 %.* and 0\.12 cells",
     "RA110": r"the stride is 16 down and 64 across",
     "RA201": r"2 of 2 boxes end before they begin \(boxes\[0\] = \[300, 300, 100, 100\]\)",
     "RA202": r"Read as centre x, centre y, width, height all have an area and lie on the map",
     "RA203": r"Read y first, all of them fit",
     "RA204": r"1 have no width or no height; the first is boxes\[3\] = \[500, 500, 500, 600\]",
-    "RA205": r"1 of 2 boxes cannot be sampled, the first is boxes\[1\] = \[0, nan, 0, 9, 9\]",
+    "RA205": r"1 of 2 boxes cannot be sampled \(row 1\), the first is boxes\[1\] = \[0, nan, 0, 9, 9\]",
     "RA206": r"name an image that the batch of 1 does not have, the first is boxes\[0\] = \[1, 300, 300, 400, 400\]",
     "RA207": r"the column with the image index is missing",
     "RA208": r"at most one list of boxes for each of the 1 images in the batch; got 2 lists",
     "RA209": r"1 of 10 RoIs lie wholly and 0 mostly off the map",
     "RA210": r"got float32 tensor \[5\]\. Use boxes\[None\]",
+    "RA214": r"the last column lies within \+-1\.31, as angles in radians do: these are rotated boxes",
+    "RA215": r"has 2 images, and 1 of them has a list of boxes: no box is pooled from image 1",
     "RA301": r"1 of 1 RoIs read only cells that are zero in every channel",
     "RA302": r"32768 of 32768 features are NaN or infinite",
     "RA303": r"needs a map of 40 x 64, which are axes 1 and 2: the channels are last",
@@ -277,7 +285,7 @@ def assert_does_what_was_proven(diagnosis: roialign.Diagnosis, as_tensor: torch.
             assert arguments["output_size"] in (proven.output_size_hw, proven.output_size_hw[0])
             assert arguments.get("sampling_ratio", -1) == proven.sampling_ratio
             assert arguments.get("aligned", False) == proven.aligned
-        if (as_tensor[:, 0] == 0).all() and "[:, 0]" not in fix.code and "[4, 0" not in fix.code:
+        if (as_tensor[:, 0] == 0).all() and not any(part in fix.code for part in ("[:, 0]", "[4, 0", "[:, 1:]")):
             of_a_list, _ = pasted(fix.code, proven.input, as_tensor[:, 1:])
             torch.testing.assert_close(of_a_list, proven.rois[:, 1:], rtol=1e-5, atol=1e-4)
 
@@ -297,7 +305,6 @@ BAD_ROWS = {
     "astronomical": [[0, 1, 0, 1e30, 9]],
     "counted from one": [[1, 1, 1, 5, 5]],
     "index last": [[1, 1, 5, 5, 0]],
-    "off the map": [[0, 90, 90, 99, 99], [0, -9, 2, -5, 4]],
 }
 
 

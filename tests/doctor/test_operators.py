@@ -162,15 +162,13 @@ def test_crops_may_reach_beyond_the_image_in_its_own_units() -> None:
     assert codes(report) == []
 
 
-def test_rows_that_are_dropped_take_their_masks_along() -> None:
+def test_rows_without_an_area_keep_their_place_beside_their_masks() -> None:
     boxes = torch.cat([BOXES[:3], BOXES[3:, [0, 1, 0, 3]]])
-    masks = MASKS[:4]
-    report = watched(lambda: roialign.masked_roi_align(FEATURES, [boxes], masks, 2, 1 / STRIDE))
-    assert codes(report) == ["RA204"]
-    names = {"boxes": boxes, "masks": masks}
-    exec(report.findings[0].fix.code, names)
-    assert names["boxes"].shape == (3, 4)
-    assert names["masks"].shape == (3, *SIZE_HW)
+    others = torch.empty(0, 4)
+    report = watched(lambda: roialign.masked_roi_align(FEATURES, [boxes, others], MASKS[:4], 2, 1 / STRIDE))
+    (finding,) = report.findings
+    assert (finding.code, finding.rois, finding.fix) == ("RA204", (3,), None)
+    assert "Row 3 keeps its place: mask what is pooled (pooled[[3]] = 0)" in (finding.decide or "")
 
 
 @pytest.mark.parametrize("operator", [one for one in OPERATORS if one.name[-2:] in ("3d", "ed")], ids=str)

@@ -13,12 +13,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
 
-from roialign.doctor.findings import Diagnosis, Report
+from roialign.doctor.findings import Report
 from roialign.doctor.report.terminal import render
 from roialign.doctor.report.words import counted
 from roialign.doctor.sarif import as_sarif
@@ -170,21 +169,15 @@ def _watched(run_program: Callable[[], object]) -> tuple[int, Report]:
     """Run a program to its end, however it ends; its exit status and what was seen."""
     sites = CallSites()
     with watch() as report:
-        status, traceback = _to_its_end(run_program)
-    raised_in = post_mortem(traceback, sites)
-    if raised_in is not None and not _was_examined(raised_in, report):
+        status, error = _to_its_end(run_program)
+    raised_in = post_mortem(error, sites)
+    if raised_in is not None:
         report = Report([*report.calls, raised_in])
     return status, report
 
 
-def _was_examined(raised_in: Diagnosis, report: Report) -> bool:
-    """Whether the call that raised is the last one that was watched, which then got as far as the operator."""
-    last = report.calls[-1] if report.calls else None
-    return last is not None and last.call_site == raised_in.call_site and not last.ok
-
-
-def _to_its_end(run_program: Callable[[], object]) -> tuple[int, TracebackType | None]:
-    """The program's exit status, and where it raised."""
+def _to_its_end(run_program: Callable[[], object]) -> tuple[int, BaseException | None]:
+    """The program's exit status, and what it raised."""
     argv, path, stderr = sys.argv, sys.path[:], sys.stderr
     try:
         run_program()
@@ -200,7 +193,7 @@ def _to_its_end(run_program: Callable[[], object]) -> tuple[int, TracebackType |
         raise
     except BaseException as error:
         _print_as_python_would(error, stderr)
-        return 1, error.__traceback__
+        return 1, error
     finally:
         sys.argv, sys.path[:] = argv, path
     return 0, None

@@ -141,14 +141,14 @@ def likely_cause(call: RoICall, coverage: Tensor) -> str:
 
 
 def _of_boxes(known: Evidence, believed: Believed | None) -> list[Finding]:
-    """What is wrong with the axes of the map; or else what explains the boxes; or else what single boxes have."""
-    misread = _found(checks.LAYOUT_CHECKS, known)
-    if misread:
-        return misread[:1]
+    """What was seen of the features and the axes; or else what explains the boxes; or else what single boxes have."""
+    seen = _found(checks.SEEN_CHECKS, known)
+    if any(not finding.doubtful for finding in seen):
+        return seen[:1]
     weighed = explanations.weigh(known, lambda code: _can_be(known, code), believed)
     if believed is not None:
         weighed.add_to(believed)
-    return explanations.findings(weighed) or _found(checks.BOX_CHECKS, known)
+    return seen + (explanations.findings(weighed) or _found(checks.BOX_CHECKS, known))
 
 
 def _can_be(known: Evidence, code: str) -> bool:

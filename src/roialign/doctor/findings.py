@@ -127,7 +127,8 @@ class Diagnosis:
     call_site: str | None = None
     """Where the call was made, as "file.py:12", where that is known."""
     times: int = 1
-    """How many calls it stands for: of calls that a line makes over and over, the later ones are only counted."""
+    """How many calls it stands for: of calls that a line makes over and over, the later ones are only counted. 0 where
+    it says more of a call that was counted already."""
 
     @property
     def ok(self) -> bool:
@@ -191,7 +192,9 @@ class Report:
         for diagnosis in self.calls:
             for finding in diagnosis.findings:
                 met.setdefault((finding.code, finding.call_site), []).append((diagnosis, finding))
-        problems = [Problem(*cases[0], sum(diagnosis.times for diagnosis, _ in cases)) for cases in met.values()]
+        problems = [
+            Problem(*cases[0], max(1, sum(diagnosis.times for diagnosis, _ in cases))) for cases in met.values()
+        ]
         return tuple(sorted(problems, key=lambda problem: (problem.finding.severity != "error", -problem.count)))
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,8 +6,18 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from roialign.ops.calls import RoICall
 
+IN_ORDER = "b.unflatten(1, (2, 2)).sort(dim=1).values.flatten(1)"
+"""Boxes `b` with their corners in order, to be offered with `ONLY_IF_EXCHANGED`."""
+ONLY_IF_EXCHANGED = (
+    "Sorting is right only if two corners of a box were exchanged. If y counts from the bottom (PDF, maps, "
+    "mathematics) it leaves the boxes mirrored: take y from the height first. If the last two are a width and a height "
+    "it is RA201."
+)
 _BOXES = re.compile(r"\bb\b")
 
 
@@ -36,12 +46,25 @@ def paste(call: RoICall, expression: str, values: Sequence[Any] | None = None) -
     return f"{before}boxes = torch.cat([boxes[:, :1], {expression}], 1)"
 
 
+def in_order(boxes_xyxy: Tensor) -> Tensor:
+    """What `IN_ORDER` makes of boxes [K, 4]."""
+    low, high = boxes_xyxy[:, :2].minimum(boxes_xyxy[:, 2:]), boxes_xyxy[:, :2].maximum(boxes_xyxy[:, 2:])
+    return torch.cat([low, high], 1)
+
+
 def rows_of(rows: Sequence[int], most: int = 8) -> str:
     """The numbers of rows in words, as "row 3" or "rows 1, 4 and 7"; the first of many."""
     shown = [str(row) for row in rows[:most]]
     if len(rows) > most:
         return f"rows {', '.join(shown)} and {len(rows) - most} more"
     return f"row {shown[0]}" if len(shown) == 1 else f"rows {', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def masked_later(rows: Sequence[int]) -> str:
+    """What to do with rows that hold no object, in words: their number matters to what follows."""
+    them = "its place" if len(rows) == 1 else "their places"
+    mask = f" (pooled[{list(rows)}] = 0)" if len(rows) <= 8 else ""
+    return f"{rows_of(rows).capitalize()} {'keeps' if len(rows) == 1 else 'keep'} {them}: mask what is pooled{mask}."
 
 
 def _with_values(expression: str, value: str) -> str:

@@ -107,8 +107,8 @@ class SuiteWatch:
 
     def _judge(self, item: pytest.Item, error: BaseException | None = None) -> _Verdict:
         examined, left = self._seen.taken()
-        raised_in = post_mortem(error.__traceback__, self._seen.sites) if error else None
-        if raised_in and not any(call.call_site == raised_in.call_site and not call.ok for call in examined):
+        raised_in = post_mortem(error, self._seen.sites)
+        if raised_in is not None:
             examined.append(raised_in)
         self._verdict = _Verdict.of(examined, allowed_codes(item), left)
         return self._verdict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from roialign.doctor.catalogue.entry import AT_16, OBLONG, STRIDE_16, Entry
+from roialign.doctor.catalogue.entry import AT_16, OBLONG, ONE_BOX, STRIDE_16, Entry
 
 ENTRIES = (
     Entry(
@@ -46,7 +46,10 @@ ENTRIES = (
         "warning",
         "A box with x2 <= x1 or y2 <= y1 has no area. roi_align follows torchvision: with aligned=False it pools one "
         "cell at the first corner, with aligned=True a point, a flipped region or zeros.",
-        "Put the corners in order, or drop boxes without an area before pooling.",
+        "Find out what the numbers are before putting them in order: x2 < x1 in every box is an exchange of columns, "
+        "y2 < y1 in every box means that y counts from the bottom (PDF, maps, mathematics), and sorted corners would "
+        "then lie in the wrong place without a word. Boxes that hold no object may stay, if what is pooled for them "
+        "is masked; boxes of four zeros are taken for such and not reported beside others.",
         f"{STRIDE_16}\nboxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0]] * 3 + [[500.0, 500.0, 500.0, 600.0]])]",
         AT_16,
         "roi_align(features, [boxes[0][:3]], 7, spatial_scale=1 / 16)",
@@ -58,8 +61,8 @@ ENTRIES = (
         "Such a box has no samples that could be read. torchvision returns zeros for it or crashes, depending on "
         "sampling_ratio. Finite boxes are refused too where adaptive sampling would take more than 2 ** 24 samples "
         "along one axis of a bin.",
-        "Find what made them: a division by zero, an exploding regression, uninitialised memory. Or drop them: "
-        "boxes[boxes.isfinite().all(dim=1)].",
+        "Find what made them: a division by zero, an exploding regression, uninitialised memory, an object that is "
+        "not there. Where rows have to stay, give them numbers, boxes.nan_to_num(), and mask what is pooled for them.",
         f"{STRIDE_16}\nboxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0], [float('nan'), 0.0, 9.0, 9.0]])]",
         AT_16,
         "roi_align(features, [boxes[0][:1]], 7, spatial_scale=1 / 16)",
@@ -80,7 +83,7 @@ ENTRIES = (
         "image index missing or in the wrong column",
         "error",
         "A tensor of boxes needs five columns, the first of which is the image's index. Four columns are boxes "
-        "without one; an index in the last column makes x1 the image.",
+        "without one; an index, or a score, in the last column makes x1 the image.",
         "Pass boxes of one image as a list, [boxes], or put the index first.",
         f"{STRIDE_16}\nboxes = torch.tensor([[300.0, 300.0, 400.0, 400.0]])",
         AT_16,
@@ -101,9 +104,10 @@ ENTRIES = (
         "RA209",
         "boxes outside the image, in any frame",
         "error",
-        "These boxes lie mostly or wholly beyond the image, and no scale, order or format of coordinates would put "
-        "them on the map. What lies off the map is pooled as zeros.",
-        "Clip boxes to the image and drop those that are left without an area; find out where they come from.",
+        "These boxes lie mostly or wholly beyond the image, and none of the scales, orders and formats of coordinates "
+        "that were tried puts them on the map. What lies off the map is pooled as zeros.",
+        "Find out where they come from, before you clip or drop any: that some fit proves nothing. Where the rows "
+        "have to stay, mask what is pooled for them.",
         f"{STRIDE_16}\nboxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0]] * 9 + [[-90.0, -90.0, -50.0, -50.0]])]",
         AT_16,
         "roi_align(features, [boxes[0][:9]], 7, spatial_scale=1 / 16)",
@@ -156,5 +160,29 @@ ENTRIES = (
         AT_16,
         "roi_align(features, [torch.tensor([[30.0, 40.0, 130.0, 300.0], [200.0, 300.0, 400.0, 620.0], "
         "[50.0, 410.0, 90.0, 800.0]])], 7, spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA214",
+        "rotated boxes given to an operator of upright ones",
+        "error",
+        "The five columns are centre x, centre y, width, height and an angle, as detectors of turned objects give "
+        "them. An operator of upright boxes takes the first for the image's index and the angle for y2. Setting the "
+        "first column to zero only silences it: what is left is centre y, width, height, angle.",
+        "Call roi_align_rotated, which takes a list with one tensor [L, 5] for each image, or rows [K, 6] with the "
+        "image's index first; its angle is in degrees, counter-clockwise.",
+        f"{STRIDE_16}\nboxes = torch.tensor([[300.0, 400.0, 200.0, 80.0, 0.52], [640.5, 500.0, 90.0, 60.0, -1.31]])",
+        AT_16,
+        "roi_align_rotated(features, [torch.cat([boxes[:, :4], boxes[:, 4:].rad2deg()], 1)], 7, spatial_scale=1 / 16)",
+    ),
+    Entry(
+        "RA215",
+        "fewer lists of boxes than images",
+        "warning",
+        "In a list the position is the image's index, so the last images of this batch are pooled from by no box. That "
+        "may be meant; often one list was made for the whole batch, and all boxes are read from its first image.",
+        "Pass one tensor for each image; torch.empty(0, 4) for an image without boxes.",
+        f"features = torch.rand(2, 8, 64, 64)  # of two 1024 x 1024 images: stride 16\n{ONE_BOX}",
+        AT_16,
+        "roi_align(features, [boxes[0], torch.empty(0, 4)], 7, spatial_scale=1 / 16)",
     ),
 )

@@ -55,10 +55,11 @@ ENTRIES = (
         "an output that is not the map that it was taken for",
         "error",
         "Tokens of a transformer were not turned into a grid: they lie in one row, the class token is among them, "
-        "or they are of another image size than the backbone was traced with. Read as a map, cells come from other "
+        "register tokens were taken for patches, tokens were reshaped without exchanging them with the channels, or "
+        "they are of another image size than the backbone was traced with. Read as a map, cells come from other "
         "places.",
-        "Drop the class token, then tokens.transpose(1, 2).unflatten(2, (H, W)). roialign.trace(backbone, "
-        "image_size=(H, W)) does it for you, at the size of the images.",
+        "Drop the class token and the register tokens, then tokens.transpose(1, 2).unflatten(2, (H, W)). "
+        "roialign.trace(backbone, image_size=(H, W)) does it for you, at the size of the images.",
         "tokens = torch.rand(1, 1 + 24 * 32, 8)  # a class token and 24 x 32 patches of a 384 x 512 image\n"
         f"{ONE_BOX}\nimage_size = (384, 512)",
         "roi_align(tokens.transpose(1, 2)[:, :, None], boxes, 7, spatial_scale=1 / 16)",
@@ -110,5 +111,17 @@ ENTRIES = (
         "masked_roi_align(features, boxes, masks, 7, spatial_scale=1 / 16)",
         "masked_roi_align(features, boxes, masks[:1], 7, spatial_scale=1 / 16)",
         raised=True,
+    ),
+    Entry(
+        "RA310",
+        "features that were pooled already",
+        "error",
+        "The features are the output of an earlier RoI call: one small map [C, h, w] for each box, where one for each "
+        "image was expected. Boxes of the image read the pooled features of whichever box has the image's index.",
+        "Pool from the backbone's map. To pool within RoIs, give one list of boxes for each RoI, in cells of its bins.",
+        f"{STRIDE_16}\nboxes = [torch.tensor([[20.0, 20.0, 100.0, 100.0], [64.0, 40.0, 160.0, 200.0]])]",
+        "roi_align(roi_align(features, boxes, 14, spatial_scale=1 / 16), boxes, 7, spatial_scale=1 / 16)",
+        AT_16,
+        watched=True,
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from roialign.doctor.catalogue.entry import AT_16, ONE_BOX, PHOTO, STRIDE_16, Entry
+from roialign.doctor.catalogue.entry import AT_16, ONE_BOX, STRIDE_16, Entry
 
 ENTRIES = (
     Entry(
@@ -110,12 +110,13 @@ ENTRIES = (
         "coordinates lost in half precision",
         "error",
         "float16 has 11 significant bits and bfloat16 8, so whole pixels are skipped beyond 2048 and 256. Boxes in "
-        "them are moved by up to several pixels, each by another amount.",
-        "Keep boxes in float32 from the beginning, also beside half features: Boxes(values, frame).",
-        f"{PHOTO}\nvalues = torch.tensor([[300.0, 301.0, 401.0, 399.0]])",
-        "Boxes(values.bfloat16(), photo)",
-        "Boxes(values, photo)",
-        raised=True,
+        "them are moved by up to several pixels, each by another amount. It is said where that is 1/16 of a cell of "
+        "the map or 2 % of a box's side, and an error from half a cell or 10 % on. roialign.Boxes refuses half types.",
+        "Keep boxes in float32 from where they are made, also beside half features; .float() does not bring lost "
+        "digits back. roialign's operators take float32 boxes with half features.",
+        f"{STRIDE_16}\nvalues = torch.tensor([[800.3, 901.2, 840.7, 939.6]])",
+        "roi_align(features.bfloat16(), [values.bfloat16()], 7, spatial_scale=1 / 16)",
+        "roi_align(features.bfloat16(), [values], 7, spatial_scale=1 / 16)",
     ),
     Entry(
         "RA110",

@@ -77,4 +77,19 @@ ENTRIES = (
         'MultiScaleRoIAlign(["0", "1"], 7, 2)({"0": fine, "1": coarse}, boxes, [(256, 256)])',
         watched=True,
     ),
+    Entry(
+        "RA405",
+        "levels that can never be given a box",
+        "error",
+        "torchvision's MultiScaleRoIAlign sends a box to the level of its size, and counts levels by their strides, "
+        "from the first map's to the last one's. Of several maps of one stride, as a backbone with dilation in place "
+        "of strides returns them, it uses the first alone; the others are never read, and learn nothing.",
+        "Give the pooler maps of different strides. Or pool all boxes from each map and join the channels.",
+        "from torchvision.ops import MultiScaleRoIAlign\n"
+        "maps = {name: torch.rand(1, 8, 32, 32) for name in ['p3', 'p4']}  # both of a 256 x 256 image: stride 8\n"
+        "boxes = [torch.tensor([[10.0, 10.0, 60.0, 60.0], [20.0, 30.0, 250.0, 240.0]])]",
+        'MultiScaleRoIAlign(["p3", "p4"], 7, 2)(maps, boxes, [(256, 256)])',
+        'torch.cat([MultiScaleRoIAlign([name], 7, 2)(maps, boxes, [(256, 256)]) for name in ["p3", "p4"]], 1)',
+        watched=True,
+    ),
 )

@@ -24,8 +24,14 @@ ROW_CHECKS = (rows.coordinates, rows.image_indices)
 PYRAMID_BOX_CHECK, PYRAMID_CHECK = levels.boxes_without_a_size, levels.fault
 """Of one run of a MultiScaleRoIAlign: (run, call) -> Finding or None."""
 
-LAYOUT_CHECKS: tuple[Check, ...] = (layout.channels_last, layout.transposed, layout.tokens)
-"""Of the axes of the map; where one finds a fault, the sizes that all else goes by mean nothing."""
+SEEN_CHECKS: tuple[Check, ...] = (
+    features.pooled_before,
+    features.other_tokens,
+    layout.channels_last,
+    layout.transposed,
+    layout.tokens,
+)
+"""Of what the map was made of and what its axes are; where it is no map of the image, boxes tell nothing."""
 
 BOX_CHECKS: tuple[Check, ...] = (
     boxes.degenerate,
@@ -37,6 +43,8 @@ BOX_CHECKS: tuple[Check, ...] = (
 """Of single boxes and how they are read, where no such cause was found: (evidence) -> Finding or None."""
 
 FEATURE_CHECKS: tuple[Check, ...] = (
+    boxes.rounded,
+    boxes.fewer_lists,
     features.not_finite,
     features.zero,
     sampling.boxes_without_gradient,

@@ -1,4 +1,7 @@
-"""Checks of the feature map: RA301 and RA302. Each is a pure function of the evidence."""
+"""Checks of the feature map by what is seen of it: RA301, RA302, RA305 and RA310.
+
+Each is a pure function of the evidence.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ from math import prod
 
 import torch
 
-from roialign.doctor.evidence import Evidence, rows_where
+from roialign.doctor.evidence import Evidence, number, rows_where
 from roialign.doctor.findings import Finding
+
+_MOST_EXTRA_TOKENS = 16  # class, distillation and register tokens, which come first; others, as of YOLOS, come last
 
 
 def not_finite(known: Evidence) -> Finding | None:
@@ -43,6 +48,50 @@ def zero(known: Evidence) -> Finding | None:
         "whether weights and input were loaded and normalised."
     )
     return Finding("RA301", evidence, rows_where(dead), decide=decide)
+
+
+def pooled_before(known: Evidence) -> Finding | None:
+    """RA310: features that are the output of an earlier RoI call."""
+    if known.around is None or not known.around.pooled_before:
+        return None
+    maps, channels, height, width = known.call.features_shape
+    named = known.call.lists if known.call.lists is not None else int(known.call.rois[:, 0].max()) + 1
+    if named == maps and known.call.spatial_scale == 1 and not bool(known.low.any()):
+        return None  # boxes within RoIs, a list for each
+    what = "lists of boxes" if known.call.lists is not None else "images, by column 0 of the boxes"
+    evidence = (
+        f"The features [{maps}, {channels}, {height}, {width}] were pooled already: they are the output of an earlier "
+        f"RoI call, {maps} maps of {height} x {width} bins, one for each of its boxes. This call has {named} {what}, "
+        f"and spatial_scale={number(known.call.spatial_scale)}."
+    )
+    decide = "Pass the backbone's map, from which the first call pooled, or use what that call returned as it is."
+    return Finding("RA310", evidence, tuple(range(len(known.call.rois))), decide=decide, doubtful=named == maps)
+
+
+def other_tokens(known: Evidence) -> Finding | None:
+    """RA305: a map made of tokens that are not the patches of its cells, as was seen when it was made."""
+    tokens = known.around.tokens if known.around is not None else None
+    height, width = known.call.map_size_hw
+    if tokens is None or tokens.count < height * width:
+        return None
+    extra = tokens.count - height * width
+    late = extra - tokens.first if extra <= _MOST_EXTRA_TOKENS else 0
+    if late <= 0 and tokens.transposed:
+        return None
+    evidence = (
+        f"The map of {height} x {width} cells was made of a module's {tokens.count} tokens, of which the last "
+        f"{height * width} are patches; the first {extra} are class and register tokens. "
+    )
+    if late > 0:
+        evidence += (
+            f"Its first cell is token {tokens.first} in place of token {extra}: every cell is {late} "
+            f"place{'s' * (late > 1)} late, and the first {late} hold no patch. "
+        )
+    if not tokens.transposed:
+        evidence += "Tokens and channels were not exchanged before the reshape, so that each cell holds parts of many."
+    line = f"features = t[:, {extra}:].transpose(1, 2).unflatten(2, ({height}, {width}))"
+    decide = f"Of the module's tokens t [N, {tokens.count}, C]: {line}"
+    return Finding("RA305", evidence.strip(), tuple(range(len(known.call.rois))), decide=decide)
 
 
 def _reads(known: Evidence, cells: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Checks of torchvision's MultiScaleRoIAlign: RA401 to RA404. Each is a pure function of one of its runs.
+"""Checks of torchvision's MultiScaleRoIAlign: RA401 to RA405. Each is a pure function of one of its runs.
 
 A run makes one call of `roi_align` for each map; what is wrong with the run is said once, at the call with most boxes.
 """
@@ -9,24 +9,22 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
-from roialign.doctor.evidence import COMMON_STRIDES, mean, number
+from roialign.doctor.evidence import COMMON_STRIDES, likelihood_of_reach, mean, number, rows_where
 from roialign.doctor.findings import Finding, Fix
+from roialign.doctor.lines import IN_ORDER, ONLY_IF_EXCHANGED, in_order, masked_later
 from roialign.doctor.pyramid import Pyramid
 from roialign.ops.calls import RoICall
 
 _MOST_OFF = 1.0  # cells, at the far edge of a map: more than rounded sizes explain
-_LEAST_RELATIVE = (
-    0.1  # of the scale, where the stride is known from sizes: convolutions without padding lose cells, too
-)
+_LEAST_RELATIVE = 0.1  # of the scale, of strides that sizes tell: convolutions without padding lose cells, too
 _DECIDED = 20  # times as likely, by where the boxes end
-_BOXES_THAT_COUNT = 8
 
 
 def fault(run: Pyramid, call: RoICall) -> Finding | None:
     """The surest fault of a run whose maps are [N, C, H, W]; of others the calls themselves tell."""
     if _axes_misread(run, call):
         return None
-    checks = (wrong_order, stale_scales, inferred_scales, missing_level)
+    checks = (wrong_order, stale_scales, inferred_scales, missing_level, unreachable_levels)
     return next((finding for check in checks if (finding := check(run, call))), None)
 
 
@@ -36,7 +34,7 @@ def boxes_without_a_size(run: Pyramid, call: RoICall) -> Finding | None:
     if not bool(nowhere.any()):
         return None
     rows = run.rois.cpu()
-    finite = rows.isfinite().all(1)
+    is_inverted = bool(rows.isfinite().all(1)[nowhere].all())
     row = int(nowhere.nonzero()[0])
     shown = ", ".join(f"{value:g}" for value in rows[row, 1:].tolist())
     evidence = (
@@ -44,10 +42,11 @@ def boxes_without_a_size(run: Pyramid, call: RoICall) -> Finding | None:
         f"a number; the first is [{shown}], of image {int(rows[row, 0])}. It chooses the map by the root of the area, "
         "so that these boxes find none and become zeros."
     )
-    code = "boxes = [some[(some[:, 2:] > some[:, :2]).all(dim=1)] for some in boxes]"
-    kept = replace(run, boxes=tuple(some[(some[:, 2:] > some[:, :2]).all(dim=1)] for some in run.boxes))
-    code_of = "RA204" if bool(finite[nowhere].all()) else "RA205"
-    return Finding(code_of, evidence, fix=_fix("boxes", code, run, kept, call))
+    if not is_inverted:
+        return Finding("RA205", evidence, decide=masked_later(rows_where(nowhere)))
+    kept = replace(run, boxes=tuple(in_order(some) for some in run.boxes))
+    fix = _fix("boxes", f"boxes = [{IN_ORDER} for b in boxes]", run, kept, call)
+    return Finding("RA204", evidence, fix=fix, decide=ONLY_IF_EXCHANGED)
 
 
 def wrong_order(run: Pyramid, call: RoICall) -> Finding | None:
@@ -100,6 +99,33 @@ def missing_level(run: Pyramid, call: RoICall) -> Finding | None:
         f"their area) go to the missing level or beyond it: of {len(run.rois)} boxes {_and(become)}."
     )
     return Finding("RA401", evidence, fix=_fix("featmap_names", code, run, right, call))
+
+
+def unreachable_levels(run: Pyramid, call: RoICall) -> Finding | None:
+    """RA405: maps of one stride, of which the pooler reads the first alone."""
+    reached = run.most - run.least + 1
+    if len(run.names) <= reached or len(set(run.scales)) == len(run.scales):
+        return None
+    of_stride = {
+        scale: [_quoted(n) for n, s in zip(run.names, run.scales, strict=True) if s == scale] for scale in run.scales
+    }
+    scale, names = max(of_stride.items(), key=lambda pair: len(pair[1]))
+    never = [_quoted(name) for name in run.names[max(reached, 0) :]]
+    evidence = (
+        f"{_the_pooler(run)} pools from {_listed(run)}: {_and(names)} have the same stride, {1 / scale:g}. It sends a "
+        f"box to the level of its size and counts levels by stride, from the first map's to the last one's, {reached} "
+        f"of them for {len(run.names)} maps: {_and(never)} can never be given a box."
+    )
+    listed = ", ".join(_quoted(name) for name in run.names)
+    size, _ = _options(call)
+    decide = (
+        "Give it maps of different strides (replace_stride_with_dilation=False keeps them), or pool all boxes from "
+        f"each and join the channels: torch.cat([MultiScaleRoIAlign([name], {size}, {call.sampling_ratio})(features, "
+        f"boxes, image_shapes) for name in [{listed}]], 1)"
+    )
+    if len(never) == 1:
+        decide += ". Weights that were trained so, as torchvision's fasterrcnn_mobilenet_v3_large_320_fpn, expect it."
+    return Finding("RA405", evidence, decide=decide, doubtful=len(never) == 1)
 
 
 def stale_scales(run: Pyramid, call: RoICall) -> Finding | None:
@@ -191,20 +217,18 @@ def _is_wrong(run: Pyramid, right: tuple[float, ...]) -> bool:
     relative = max(abs(run.scales[worst] * stride - 1) for stride in strides[worst])
     if _cells_off(run, worst, *strides[worst]) <= _MOST_OFF or (relative <= _LEAST_RELATIVE and not run.traced):
         return False
-    as_it_is = _likelihood(run, (1 / run.scales[0], 1 / run.scales[0]))
-    repaired = _likelihood(run, strides[0])
+    both = ((1 / run.scales[0], 1 / run.scales[0]), strides[0])
+    as_it_is, repaired = (likelihood_of_reach(_reach(run, stride), len(run.rois)) for stride in both)
     given = _largest(run)
     same = run.padded_hw and all(0.9 * a <= b <= a for a, b in zip(run.padded_hw, given, strict=True))
     return repaired > _DECIDED * as_it_is or (bool(same) and as_it_is <= 5 * repaired)
 
 
-def _likelihood(run: Pyramid, stride_yx: tuple[float, float]) -> float:
-    """How likely the boxes are to reach as far across the first map as they do with these strides."""
-    furthest = run.rois[:, 1:].amax(0).tolist()
+def _reach(run: Pyramid, stride_yx: tuple[float, float]) -> float:
+    """The share of the first map that the boxes reach over with these strides."""
+    x, y = run.rois[:, 1:3].maximum(run.rois[:, 3:]).amax(0).tolist()
     height, width = run.map_sizes_hw[0]
-    reach_y, reach_x = max(furthest[1], furthest[3]) / stride_yx[0], max(furthest[0], furthest[2]) / stride_yx[1]
-    fill, boxes = max(reach_y / height, reach_x / width), min(len(run.rois), _BOXES_THAT_COUNT)
-    return float(boxes * fill ** (boxes - 1)) if 0 < fill <= 1.05 else 0.0
+    return float(max(y / stride_yx[0] / height, x / stride_yx[1] / width))
 
 
 def _cells_off(run: Pyramid, index: int, down: float, across: float) -> float:

@@ -20,7 +20,7 @@ _NEVER = {
 }
 """Codes that make no sense for an operator: it has no such argument, or was given what decides."""
 
-_OF_ANY_SCALE = ("RA101", "RA104", "RA205", "RA206", "RA301", "RA302")
+_OF_ANY_SCALE = ("RA101", "RA104", "RA205", "RA206", "RA301", "RA302", "RA310")
 _ONLY = {
     "roi_align_rotated": (*_OF_ANY_SCALE, "RA102", "RA106", "RA209", "RA303", "RA304", "RA305", "RA502"),
     "roi_align_1d": _OF_ANY_SCALE,
@@ -28,8 +28,6 @@ _ONLY = {
     "crop_and_resize": ("RA302",),
 }
 """All codes that make sense for an operator whose boxes are shown as others that are like them."""
-
-_DROPS_ROWS = "boxes = boxes["
 
 
 def has_other_boxes(call: RoICall) -> bool:
@@ -48,11 +46,7 @@ def said_of(call: RoICall, finding: Finding) -> Finding | None:
         return None
     if has_other_boxes(call) and finding.fix is not None and finding.fix.argument == "boxes":
         return replace(finding, fix=None, alternatives=())
-    fix = finding.fix
-    if call.operator == "masked_roi_align" and fix is not None and fix.code.startswith(_DROPS_ROWS):
-        keep = fix.code.removeprefix(_DROPS_ROWS).removesuffix("]")
-        fix = replace(fix, code=f"keep = {keep}; boxes, masks = boxes[keep], masks[keep]")
-    return replace(finding, fix=fix)
+    return finding
 
 
 def can_be_said(code: str, call: RoICall) -> bool:

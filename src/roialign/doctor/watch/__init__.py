@@ -27,6 +27,7 @@ def watch(model: nn.Module | None = None) -> Iterator[Report]:
 
     The program runs as it would without. Only where the operator would crash the process or read memory that is not
     its own (a NaN box, an image that the batch does not have, an empty map) an `RoIError` is raised in its place.
+    Where the block is left by an exception that an RoI call raised, that call is diagnosed, too, and it goes on.
     On a GPU nothing waits: what the checks need is copied while it works, and examined later. A program may make
     any number of calls: of those that a line makes with one outcome the first hundred are kept, the rest counted.
 
@@ -63,5 +64,8 @@ def watching(
     with images.watching(), showing_calls_to(examiner):
         try:
             yield examiner
+        except Exception as error:
+            examiner.raised(error)
+            raise
         finally:
             examiner.catch_up()

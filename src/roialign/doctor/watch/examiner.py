@@ -16,6 +16,7 @@ from roialign.doctor.facts import FactsOfMaps, FeatureFacts
 from roialign.doctor.findings import Diagnosis
 from roialign.doctor.images import Seen, SeenImages
 from roialign.doctor.watch import later
+from roialign.doctor.watch.post_mortem import post_mortem
 from roialign.doctor.watch.sites import CallSites
 from roialign.errors import RoIWarning
 from roialign.geometry import FeatureGrid
@@ -50,6 +51,18 @@ class Examiner:
     def refuse(self, diagnosis: Diagnosis) -> None:
         """Note a call whose arguments are none that roialign would take."""
         self._note(diagnosis.at(self._sites.here()))
+
+    def raised(self, error: Exception) -> None:
+        """Look at the call in which the program raised, if it raised in one."""
+        self.catch_up()
+        try:
+            with torch.no_grad(), unseen():
+                diagnosis = post_mortem(error, self._sites)
+        except Exception as other:
+            _say_that_it_failed(other, "which the program raised")
+            return
+        if diagnosis is not None:
+            self._note(diagnosis)
 
     def catch_up(self, wait: bool = True) -> None:
         """Examine the calls that waited: all of them, or those that need not wait any more."""

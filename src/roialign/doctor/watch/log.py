@@ -38,7 +38,7 @@ class CallLog:
                 self._kept.append(self._within_bounds(diagnosis))
             else:
                 last = self._kept[place]
-                self._kept[place] = replace(last, times=last.times + 1)
+                self._kept[place] = replace(last, times=last.times + diagnosis.times)
 
     def _within_bounds(self, diagnosis: Diagnosis) -> Diagnosis:
         """The diagnosis, without its pictures where there is no room for them, once its memory is counted."""

@@ -94,7 +94,8 @@ class Shows:
                 call = call.with_(lists=len(boxes_as_given))
         except errors.RoIError as error:
             with self.within(), unseen(), torch.no_grad():
-                diagnosis = diagnose(*arguments)
+                given = boxes_as_given if isinstance(boxes_as_given, (list, tuple)) else boxes
+                diagnosis = diagnose(features, given, *arguments[2:])
                 for looker in self._lookers():
                     looker.refuse(diagnosis)
             if (
