@@ -50,6 +50,10 @@ class Examiner:
         """Note a call whose arguments are none that roialign would take."""
         self._note(diagnosis.at(self._sites.here()))
 
+    def pooled(self, output: Tensor) -> None:
+        """Note what an operator made."""
+        self._images.pooled(output)
+
     def catch_up(self, wait: bool = True) -> None:
         """Examine the calls that waited: all of them, or those that need not wait any more."""
         with self._lock, torch.no_grad():
@@ -109,7 +113,8 @@ class Examiner:
         image_size_hw: tuple[float, float] | None = seen.image_size_hw
         if image_size_hw is None and grid is not None:
             image_size_hw = grid.image_size_hw
-        diagnosis = examine(call, image_size_hw, grid or seen.grid, caller, seen.around, facts)
+        around = self._images.with_detections(seen, call)
+        diagnosis = examine(call, image_size_hw, grid or seen.grid, caller, around, facts)
         picture = None if diagnosis.ok else _picture(seen.images, call)
         diagnosis = diagnosis.at(site, picture)
         problems = {(finding.code, site) for finding in diagnosis.findings}
