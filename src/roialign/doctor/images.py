@@ -98,31 +98,31 @@ class SeenImages:
             return Seen()
         origin = self._origin(call.input)
         source = origin.source if origin is not None else None
-        around = Surroundings(
+        known = Surroundings(
             pyramid=self._pyramid_of(call),
             pooled_before=memory_key(call.input) in self._pooled,
             tokens=self._tokens.of(call.input),
         )
         if source is not None:
-            around = replace(
-                around,
+            known = replace(
+                known,
                 photographs=source.photographs,
                 pictures=source.pictures,
                 images=source.images,
                 frames=source.frames,
                 mosaic=source.mosaic,
             )
-        if around == Surroundings():
-            around = None
+        around = None if known == Surroundings() else known
         if origin is None:
             return Seen(around=around)
-        return Seen(around and around.images, self._grid(origin, call.input), around, origin.size_hw)
+        return Seen(known.images, self._grid(origin, call.input), around, origin.size_hw)
 
     def with_detections(self, seen: Seen, call: RoICall) -> Surroundings | None:
         """What happened around a call whose boxes can be read: whether these very ones left a detection model."""
         around = seen.around
         run = around.pyramid if around is not None else None
-        boxes = run.boxes if run is not None else of_each_image(call.rois, call.input.shape[0])
+        all_known = run is not None and all(some.device.type == "cpu" for some in run.boxes)
+        boxes = run.boxes if run is not None and all_known else of_each_image(call.rois, call.input.shape[0])
         detected = self._detections.frames_of([some.detach() for some in boxes])
         if not detected:
             return around
@@ -217,7 +217,9 @@ class SeenImages:
     def _note_output(self, module: nn.Module, args: tuple[Any, ...], output: Any, taken: Source | None) -> None:
         leaves = leaves_of(tree_leaves(output))
         if taken is not None:
-            self._origins.remember(leaves, Origin.of(taken, module))
+            others = [one for one in args if is_image(one) and not same_memory(one, taken.images)]
+            own = [leaf for leaf in leaves if not any(self._origins.is_made_of(leaf, other) for other in others)]
+            self._origins.remember(own, Origin.of(taken, module))
         else:
             self._pass_on(args, leaves)
         for leaf in leaves:

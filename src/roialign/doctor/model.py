@@ -130,7 +130,7 @@ def _twin(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
     children = module._modules.items()
     twin.__dict__["_modules"] = {name: child and _twin(child, known) for name, child in children}
     forward = module.__dict__.get("forward")
-    if getattr(forward, "__self__", None) is module:
+    if isinstance(forward, MethodType) and forward.__self__ is module:
         twin.__dict__["forward"] = MethodType(forward.__func__, twin)
     return twin
 

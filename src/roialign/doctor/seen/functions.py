@@ -154,7 +154,7 @@ def _begin() -> None:
                     _STAND_INS.append((module, stand_in))
     for module, stand_in in _STAND_INS:
         setattr(module, stand_in.__name__, stand_in)
-    setattr(torch.Tensor, "flip", _flip)
+    torch.Tensor.flip = _flip  # type: ignore[method-assign, assignment]
     pil.begin(_show_pil)
 
 

@@ -101,13 +101,12 @@ class Origins:
             new = [_Made(weakref.ref(leaf), source, module) for leaf in leaves if leaf.dim() == 4]
             self._made = alive[-_OUTPUTS_REMEMBERED:] + new
 
-    def of(self, features: Tensor) -> Origin | None:
-        """What a map was made of; None where that cannot be told, or where two images may be meant."""
-        found = self.known(features)
-        return found if isinstance(found, Origin) else None
+    def is_made_of(self, output: Tensor, images: Tensor) -> bool:
+        """Whether a module made this of these very images."""
+        return any(made.output() is output and same_memory(made.source.images, images) for made in self._made)
 
     def known(self, features: Tensor) -> Origin | bool:
-        """The same; otherwise whether images are known that may be meant."""
+        """What a map was made of; where that cannot be told, whether two images may be meant."""
         pairs = [(made, made.output()) for made in reversed(self._made)]
         same = [made for made, output in pairs if output is not None and same_memory(output, features)]
         if same:

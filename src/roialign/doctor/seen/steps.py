@@ -39,12 +39,12 @@ def after(
 
     `known` is what is known of each image of each input, `options` the arguments that follow the inputs.
     """
+    if is_batch(deed, output, options, kwargs):
+        return [one for some in known for one in some]
     if deed == "stacked":
-        dim = options[0] if options else kwargs.get("dim", 0)
-        return [one for some in known for one in some] if dim in (0, -4) and output.dim() == 4 else None
+        return None
     if deed == "joined":
-        dim = options[0] if options else kwargs.get("dim", kwargs.get("axis", 0))
-        return _joined(output, inputs, known, dim % output.dim() - output.dim())
+        return _joined(output, inputs, known, _dim(output, options, kwargs))
     (of_each,) = known
     count = len(output) if output.dim() == 4 else 1
     if deed == "bent" or len(of_each) != count:
@@ -58,6 +58,17 @@ def after(
     if deed == "padded":
         return [_padded(one, options[0] if options else kwargs["pad"]) for one in of_each]
     return [_flipped(one, output.dim(), options, kwargs) for one in of_each]
+
+
+def is_batch(deed: str, output: Tensor, options: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether images were joined to a batch."""
+    return deed in ("joined", "stacked") and output.dim() == 4 and _dim(output, options, kwargs) == -4
+
+
+def _dim(output: Tensor, options: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """The dimension along which images were joined, counted from the last."""
+    dim: int = options[0] if options else kwargs.get("dim", kwargs.get("axis", 0))
+    return dim % output.dim() - output.dim()
 
 
 def after_pil(
@@ -122,8 +133,6 @@ def _mirrored(frame: Frame, vertically: bool, horizontally: bool) -> Frame:
 
 
 def _joined(output: Tensor, inputs: Sequence[Tensor], known: Sequence[Sequence[Known]], dim: int) -> list[Known] | None:
-    if dim == -4:
-        return [one for some in known for one in some]
     if dim == -3:  # channels of one image
         return list(known[0]) if all(list(some) == list(known[0]) for some in known) else None
     mosaic = _mosaic(inputs, known, down=dim == -2)

@@ -50,7 +50,7 @@ class Memory:
     def __init__(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         self.key: int = storage._cdata
-        self._storage: int = storage._weak_ref()
+        self._storage: Any = storage._weak_ref()
 
     def is_free(self) -> bool:
         """Whether no tensor has this memory any more."""
@@ -87,7 +87,7 @@ def places(images: Tensor) -> Iterator[Place | None]:
     of_images = images.stride(0) if images.dim() == 4 else 0
     layout = _layout(images)
     for index in range(count):
-        yield None if layout is None else layout.place(images.storage_offset() + index * of_images, images)
+        yield None if layout is None else layout.place(int(images.storage_offset()) + index * of_images, images)
 
 
 class _Layout(NamedTuple):

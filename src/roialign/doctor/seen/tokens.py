@@ -43,10 +43,10 @@ class SeenTokens:
             values = output.detach()[0, :, :_CHANNELS_COMPARED]
             ends = values[: _MOST_EXTRA + 1].clone(), values[-_MOST_EXTRA - 1 :].clone()
         memory = Memory(output)
-        shape, strides = tuple(output.shape), output.stride()
+        where = (memory, int(output.storage_offset()), tuple(output.shape), output.stride())
         with self._lock:
             self._outputs.pop(memory.key, None)
-            self._outputs[memory.key] = _Output(memory, output.storage_offset(), shape, strides, output.dtype, ends)
+            self._outputs[memory.key] = _Output(*where, output.dtype, ends)
             while len(self._outputs) > _MOST_KEPT:
                 self._outputs.popitem(last=False)
 
@@ -81,7 +81,7 @@ def _by_memory(features: Tensor, output: _Output) -> Tokens | None:
     _, count, channels = output.shape
     _, of_tokens, of_channels = output.strides
     height, width = features.shape[2:]
-    first, rest = divmod(features.storage_offset() - output.offset, of_tokens or 1)
+    first, rest = divmod(int(features.storage_offset()) - output.offset, of_tokens or 1)
     if features.shape[1] != channels or rest or not 0 <= first <= count - height * width:
         return None
     strides = features.stride()[1:]

@@ -28,6 +28,16 @@ class _Recent(NamedTuple):
     channels: int
     size_hw: tuple[int, int]
     known: tuple[Known, ...]
+    is_gone: Callable[[], bool]
+    """Whether they do not exist any more."""
+    is_used: bool = False
+    """Whether others of the same size were made of them; then they count only as long as they exist."""
+
+    def counts(self) -> bool:
+        return not (self.is_used and self.is_gone())
+
+    def is_like(self, images: Tensor) -> bool:
+        return self.channels == images.shape[-3] and self.size_hw == tuple(images.shape[-2:])
 
 
 class _Kept(NamedTuple):
@@ -65,14 +75,20 @@ class Trails:
             return
         try:
             joined = deed in ("joined", "stacked")
-            given = args[0] if args else kwargs.get("tensors" if joined else "input")
-            inputs = list(given) if joined and isinstance(given, (list, tuple)) else [given]
+            given: Any = args[0] if args else kwargs.get("tensors" if joined else "input")
+            inputs: list[Any] = list(given) if joined and isinstance(given, (list, tuple)) else [given]
             if not all(is_plain(one) and 3 <= one.dim() <= 4 for one in inputs) or len(inputs) > _MOST_IMAGES:
                 return
-            known = steps.after(deed, name, output, inputs, [self._of(one) for one in inputs], args[1:], kwargs)
+            if joined and not any(known for one in inputs for known in self._by_memory(one)):
+                if steps.is_batch(deed, output, args[1:], kwargs):
+                    return  # the batch will be known by its size, if its images are
+            before = [self._of(one) for one in inputs]
+            known = steps.after(deed, name, output, inputs, before, args[1:], kwargs)
             if known is not None:
                 self._note(output, known)
-                self._remember(output.shape[-3], tuple(output.shape[-2:]), known, replaces=joined)
+                size_hw = (output.shape[-2], output.shape[-1])
+                made = _Recent(output.shape[-3], size_hw, tuple(known), Memory(output).is_free)
+                self._remember(made, [one for some in before for one in some])
         except Exception:  # the program must run as it would; what cannot be followed has no trail
             return
 
@@ -81,17 +97,15 @@ class Trails:
         if self._is_off() or output is None or output is image:
             return
         try:
-            reference, known = self._pil.get(id(image), (None, None))
-            size_hw = (image.height, image.width)
-            fits = known is not None and (known.frame is None or known.frame.size_hw == size_hw)
-            if known is None or not fits or reference is None or reference() is not image:
-                known = Known(_photograph(size_hw))
-            made = steps.after_pil(deed, (output.height, output.width), known, args, kwargs)
-            self._pil[id(output)] = weakref.ref(output), made
-            while len(self._pil) > _MOST_RECENT:
-                self._pil.popitem(last=False)
+            size_hw, reference = (output.height, output.width), weakref.ref(output)
+            with self._lock:
+                known = self._of_pil(image)
+                made = steps.after_pil(deed, size_hw, known, args, kwargs)
+                self._pil[id(output)] = reference, made
+                while len(self._pil) > _MOST_RECENT:
+                    self._pil.popitem(last=False)
             channels = _CHANNELS_OF_MODES.get(output.mode, 0)
-            self._remember(channels, (output.height, output.width), (made,), replaces=False)
+            self._remember(_Recent(channels, size_hw, (made,), lambda: reference() is None), [known])
         except Exception:  # as above
             return
 
@@ -106,30 +120,39 @@ class Trails:
 
     def entered(self, images: Tensor) -> tuple[tuple[Frame | None, ...], Mosaic | None]:
         """The frames of a batch [N, C, H, W] that enters a network, empty where none is known, and its tiles."""
-        known = self._by_memory(images)
-        if not any(known):
-            known = self._by_size(images) or known
-            if any(known):
-                version = None if images.is_inference() else images._version
-                self._note(images, [one or UNKNOWN for one in known], version)
+        known = self._noted(images)
         self._forget([one for one in known if one is not None])
+        self._thread.recent = [one for one in self._thread.recent if not one.is_like(images)]
         frames = tuple(one.frame if one is not None else None for one in known)
         mosaics = {one.mosaic if one is not None else None for one in known}
         return frames if any(frames) else (), mosaics.pop() if len(mosaics) == 1 else None
 
+    def _of_pil(self, image: Any) -> Known:
+        reference, known = self._pil.get(id(image), (None, UNKNOWN))
+        size_hw = (image.height, image.width)
+        if reference is None or reference() is not image or (known.frame and known.frame.size_hw != size_hw):
+            return Known(_photograph(size_hw))
+        return known
+
     def _of(self, images: Tensor) -> list[Known]:
         """Of each image; one that nothing is known of is a photograph."""
+        known = self._noted(images)
+        if None in known:
+            known = [
+                one if one is not None else Known(None if place is None else _photograph(place.whole_hw))
+                for one, place in zip(known, places(images), strict=True)
+            ]
+            self._note(images, [one or UNKNOWN for one in known])
+        return [one or UNKNOWN for one in known]
+
+    def _noted(self, images: Tensor) -> list[Known | None]:
+        """Of each image, by memory or, and noted then until it is written to, by size."""
         known = self._by_memory(images)
-        if not any(known):
-            known = self._by_size(images) or known
-        if None not in known:
-            return [one for one in known if one is not None]
-        whole = [
-            one if one is not None else Known(None if place is None else _photograph(place.whole_hw))
-            for one, place in zip(known, places(images), strict=True)
-        ]
-        self._note(images, whole)
-        return [one or UNKNOWN for one in self._by_memory(images)]
+        if not any(known) and (of_size := self._by_size(images)):
+            known = of_size
+            if not images.is_inference():  # of which torch does not know how often it was written to
+                self._note(images, [one or UNKNOWN for one in known], images._version)
+        return known
 
     def _by_memory(self, images: Tensor) -> list[Known | None]:
         """Of each image; of a window of a larger picture, whose corner its memory tells, also if that is new."""
@@ -158,11 +181,12 @@ class Trails:
         return None if written or other else kept.known
 
     def _by_size(self, images: Tensor) -> list[Known | None]:
-        """Of each image, if as many ended at their size as they are; empty otherwise."""
+        """Of each image, if as many ended at their size as they are; empty where none did."""
         count = len(images) if images.dim() == 4 else 1
-        alike = [one for one in self._thread.recent if one[:2] == (images.shape[-3], tuple(images.shape[-2:]))]
+        alike = [one for one in self._thread.recent if one.counts() and one.is_like(images)]
         known = [known for one in alike for known in one.known]
-        return list(known) if len(known) == count and all(one.frame for one in known) else []
+        fits = len(known) == count and all(one.frame for one in known)
+        return list(known) if fits or not known else [UNKNOWN] * count
 
     def _note(self, images: Tensor, known: Sequence[Known], version: int | None = None) -> None:
         with self._lock:
@@ -177,14 +201,19 @@ class Trails:
         while len(self._known) > _MOST_KNOWN:
             self._known.popitem(last=False)
 
-    def _remember(self, channels: int, size_hw: tuple[int, ...], known: Sequence[Known], replaces: bool) -> None:
-        """Images that something was done to outside of any network; `replaces` those that they are put together of."""
-        if self._is_inside() or len(known) > _MOST_IMAGES:
+    def _remember(self, made: _Recent, before: Sequence[Known]) -> None:
+        """Images that were made outside of any network, of those that `before` is known of."""
+        if self._is_inside() or len(made.known) > _MOST_IMAGES:
             return
-        if replaces:
-            self._forget(known)
-        self._thread.recent.append(_Recent(channels, (size_hw[0], size_hw[1]), tuple(known)))
-        del self._thread.recent[:-_MOST_RECENT]
+        self._forget(made.known)  # which were joined to a batch
+        used = {id(one.frame) for one in before}
+        recent = [
+            one._replace(is_used=True)
+            if one.size_hw == made.size_hw and any(id(known.frame) in used for known in one.known)
+            else one
+            for one in self._thread.recent
+        ]
+        self._thread.recent = [*recent[1 - _MOST_RECENT :], made]
 
     def _forget(self, known: Sequence[Known]) -> None:
         if self._thread.recent:
