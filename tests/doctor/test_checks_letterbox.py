@@ -49,9 +49,8 @@ def test_the_picture_is_found_between_its_bars(colour: float) -> None:
 
 def test_what_is_no_letterbox_has_no_bars() -> None:
     photograph = torch.rand(3, 60, 90)
-    padded_behind = pad(photograph, (0, 6, 0, 36))  # as detectors pad
     framed = pad(photograph, (20, 20, 20, 20))  # black on all sides, as pictures of lenses are
-    for image in (photograph, padded_behind, framed, torch.zeros(3, 60, 90), pad(photograph, (0, 0, 4, 30))):
+    for image in (photograph, framed, torch.zeros(3, 60, 90), pad(photograph, (0, 0, 4, 30))):
         assert picture_in(image) is None
 
 

@@ -53,7 +53,9 @@ def test_the_grid_of_each_map_and_of_what_is_made_of_it() -> None:
             assert grid is not None
             assert (grid.stride_yx, grid.size_hw) == ((stride, stride), tuple(features.shape[2:]))
         assert seen(images, torch.rand(2, 16, 31, 40)) is None
-        assert seen(images, Backbone()(torch.rand(1, 3, 256, 320))["fine"]) is None, "another model's"
+        other = seen(images, Backbone()(torch.rand(1, 3, 256, 320))["fine"])
+        assert other is not None, "of a model that was not handed over"
+        assert other.stride_yx == (4.0, 4.0)
 
 
 def test_one_trace_serves_all_sizes_that_its_strides_explain(monkeypatch: pytest.MonkeyPatch) -> None:

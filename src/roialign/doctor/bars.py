@@ -1,13 +1,21 @@
-"""Where the picture lies in a letterboxed image: its bars are of one colour, and the same on both sides."""
+"""Where the picture lies in an image that was padded: letterboxed, or at two of its sides.
+
+Padding is of exactly one colour over whole rows or columns. A margin all around belongs to the picture, be it a frame
+or the paper of a page.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 _LEAST_BAR_PX = 2
-_MOST_BARS = 0.8  # of the image: more is an image of little else
+_LEAST_SIDE_PX = 8
+_MOST_LETTERBOXED = 0.8  # of a side: more is an image of little else
+_MOST_PADDED = 0.95  # the same where a batch is padded to its largest image
+_ROUNDING = 1e-5  # of what interpolation leaves of one colour
 
 
 class Picture(NamedTuple):
@@ -19,26 +27,51 @@ class Picture(NamedTuple):
     bottom: int
 
 
+def pictures_in(images: Tensor) -> tuple[Picture | None, ...]:
+    """The picture in each image of [N, C, H, W]; None where the whole of it has content."""
+    if min(images.shape[2:]) < _LEAST_SIDE_PX:
+        return (None,) * len(images)
+    images = images.detach()
+    edges = (images[:, :, :1], images[:, :, -1:], images[:, :, :, :1], images[:, :, :, -1:])
+    of_one_colour = torch.stack([_is_one_colour(edge) for edge in edges])  # most images end here
+    may_be = (of_one_colour.any(0) & ~of_one_colour.all(0)).tolist()
+    return tuple(picture_in(image) if may else None for image, may in zip(images, may_be, strict=True))
+
+
 def picture_in(image: Tensor) -> Picture | None:
-    """The picture in an image [C, H, W] with bars above and below, or left and right; None where it has none."""
+    """The picture in an image [C, H, W] with bars; None where it has none, or all around.
+
+    Bars are a letterbox's, above and below or left and right, as thick as one another; or padding at one side, or at
+    two that meet in a corner.
+    """
     height, width = image.shape[-2:]
-    above, beside = _bars(image), _bars(image.transpose(1, 2))
-    if above is not None and beside is None:
-        return Picture(0, above[0], width, height - above[1])
-    if beside is not None and above is None:
-        return Picture(beside[0], 0, width - beside[1], height)
-    return None  # a frame all around belongs to the picture
+    top, bottom = _bars(image)
+    left, right = _bars(image.transpose(1, 2))
+    sides = sum(map(bool, (top, bottom, left, right)))
+    if (top and bottom) or (left and right):
+        before, behind, whole = (top, bottom, height) if top else (left, right, width)
+        ends = image[:, 0, 0], image[:, -1, -1]
+        fits = sides == 2 and abs(before - behind) <= 1 and before + behind <= _MOST_LETTERBOXED * whole
+        fits = fits and bool(_is_close(*ends).all())
+    else:
+        fits = sides > 0 and top + bottom <= _MOST_PADDED * height and left + right <= _MOST_PADDED * width
+    return Picture(left, top, width - right, height - bottom) if fits else None
 
 
-def _bars(image: Tensor) -> tuple[int, int] | None:
-    """How many rows of one colour begin and end an image, if they are a letterbox's: as many, one more or less."""
-    height = image.shape[1]
-    colour = image[:, :1, :1]
-    if height < 8 or not bool((image[:, :: height - 1] == colour).all()):
-        return None  # most images end here, with two rows looked at
-    pictured = (image != colour).any(0).any(1).nonzero().flatten()
-    if not len(pictured):
-        return None
-    before, behind = int(pictured[0]), height - 1 - int(pictured[-1])
-    even = abs(before - behind) <= 1 and min(before, behind) >= _LEAST_BAR_PX
-    return (before, behind) if even and before + behind <= _MOST_BARS * height else None
+def _bars(image: Tensor) -> tuple[int, int]:
+    """How many rows of one colour begin and end an image [C, H, W]."""
+    rows = (_is_close(image, image[:, :1, :1]).all(0).all(1)), (_is_close(image, image[:, -1:, -1:]).all(0).all(1))
+    pictured = [(~of_one_colour).nonzero().flatten() for of_one_colour in rows]
+    if not all(map(len, pictured)):
+        return 0, 0
+    thickness = int(pictured[0][0]), image.shape[1] - 1 - int(pictured[1][-1])
+    return thickness[0] * (thickness[0] >= _LEAST_BAR_PX), thickness[1] * (thickness[1] >= _LEAST_BAR_PX)
+
+
+def _is_one_colour(edges: Tensor) -> Tensor:
+    """Whether each of the edges [N, C, h, w] is of one colour, bool [N]."""
+    return _is_close(edges, edges[:, :, :1, :1]).flatten(1).all(1)
+
+
+def _is_close(values: Tensor, colour: Tensor) -> Tensor:
+    return (values - colour).abs() <= _ROUNDING * (1 + colour.abs())

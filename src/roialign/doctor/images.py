@@ -1,13 +1,12 @@
-"""Which images entered the modules of a program, so that a feature map can be held against its image."""
+"""Which images entered the modules of a program and what happened around them, to hold a feature map against."""
 
 from __future__ import annotations
 
 import threading
-import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,20 +14,23 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_leaves
 
-from roialign.doctor.bars import Picture, picture_in
 from roialign.doctor.checks.operators import is_of_an_image
-from roialign.doctor.evidence import COMMON_STRIDES, nominal_stride_yx
 from roialign.doctor.model import ModelGrids
 from roialign.doctor.pyramid import Pyramid
+from roialign.doctor.seen import roles
+from roialign.doctor.seen.detections import Detections, of_each_image
+from roialign.doctor.seen.functions import showing_images_to
+from roialign.doctor.seen.origins import Origin, Origins, Source, is_of_common_stride, leaves_of
+from roialign.doctor.seen.poolers import PoolerRun
+from roialign.doctor.seen.tensors import Memory, is_image, is_plain, memory_key, same_memory
+from roialign.doctor.seen.tokens import SeenTokens
+from roialign.doctor.seen.trails import Trails
 from roialign.doctor.surroundings import Photographs, Size, Surroundings
-from roialign.geometry import FeatureGrid
-from roialign.ops.calls import RoICall, modes_are_on, unseen
+from roialign.geometry import FeatureGrid, Frame
+from roialign.ops.calls import RoICall, is_unseen, modes_are_on, unseen
 
-_IMAGE_CHANNELS = (1, 3, 4)
-_OUTPUTS_REMEMBERED = 64
-_SHAPES_REMEMBERED = 256
-_EXTRA_TOKENS = (0, 1, 2, 4, 5, 8, 9)  # class, distillation and register tokens, before those of the patches
-_Shape = tuple[str, int, int, int]
+_POOLED_REMEMBERED = 64
+_LEAST_TOKENS = 4
 
 
 class Seen(NamedTuple):
@@ -37,55 +39,11 @@ class Seen(NamedTuple):
     images: Tensor | None = None
     """The batch [N, C, H, W] that entered the backbone, if it is still held."""
     grid: FeatureGrid | None = None
-    """The map's grid, where the backbone is known."""
+    """The map's grid, where the backbone could be traced."""
     around: Surroundings | None = None
-    """The pooler that makes the call, and what was done to the images."""
+    """What happened around the call."""
     image_size_hw: Size | None = None
     """Size of the tensor that entered the backbone."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Source:
-    """A batch that entered a module."""
-
-    images: Tensor
-    photographs: Photographs | None
-
-    @property
-    def size_hw(self) -> Size:
-        return self.images.shape[2], self.images.shape[3]
-
-    @cached_property
-    def pictures(self) -> tuple[Picture | None, ...]:
-        """Where the pictures lie, if any image is letterboxed; no device is waited for to find out."""
-        found = tuple(map(picture_in, self.images)) if self.images.device.type == "cpu" else ()
-        return found if any(found) else ()
-
-
-class _Made(NamedTuple):
-    """An output of a module that took a batch."""
-
-    output: weakref.ref[Tensor]
-    source: _Source
-    module: nn.Module
-
-
-class _OfShape(NamedTuple):
-    """What outputs of one shape were made of."""
-
-    size_hw: Size
-    channels: int
-    source: weakref.ref[_Source] | None
-    module: weakref.ref[nn.Module]
-
-
-class _Origin(NamedTuple):
-    """What a feature map was made of, and the modules that took it, the outermost first."""
-
-    size_hw: Size
-    channels: int
-    source: _Source | None
-    modules: tuple[nn.Module, ...]
 
 
 class _Running(threading.local):
@@ -93,11 +51,14 @@ class _Running(threading.local):
 
     def __init__(self) -> None:
         self.modules: list[nn.Module] = []
-        self.taking: list[tuple[int, _Source]] = []  # those that took a batch, by how many were running then
-        self.sources: list[_Source] = []  # all batches that entered since the outermost of them began
-        self.pooler: tuple[nn.Module, tuple[Any, ...], bool] | None = None  # with its arguments, and had it scales?
-        self.pyramid: Pyramid | None = None
-        self.muted = False
+        self.taking: list[tuple[int, Source]] = []  # those that took a batch, by how many were running then
+        self.sources: list[Source] = []  # all batches that entered since the outermost of them began
+        self.pooler: PoolerRun | None = None
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether a module runs that does more than to prepare images."""
+        return any(roles.role(type(module)) != roles.PREPARES for module in self.modules)
 
 
 class SeenImages:
@@ -108,22 +69,25 @@ class SeenImages:
     """
 
     def __init__(self, model: nn.Module | None = None) -> None:
-        self._grids = ModelGrids(model) if model is not None else None
+        self._grids = ModelGrids(model)
         self._running = _Running()
-        self._made: list[_Made] = []
-        self._of_shape: dict[_Shape, _OfShape | None] = {}
-        self._last: _Source | None = None
+        self._origins = Origins()
+        self._trails = Trails(is_unseen, lambda: self._running.is_inside)
+        self._detections = Detections()
+        self._tokens = SeenTokens()
+        self._pooled: OrderedDict[int, Memory] = OrderedDict()
         self._transformed: tuple[Tensor, Photographs] | None = None
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Look at every call of every module until the block ends."""
+        """Look at every call of every module, and at what is done to images, until the block ends."""
         hooks = (
             register_module_forward_pre_hook(_unseen(self._enter)),
-            register_module_forward_hook(_unseen(self._leave), always_call=True),
+            register_module_forward_hook(_unseen(self._leave), with_kwargs=True, always_call=True),
         )
         try:
-            yield
+            with showing_images_to(self._trails):
+                yield
         finally:
             for hook in hooks:
                 hook.remove()
@@ -133,44 +97,86 @@ class SeenImages:
         if not is_of_an_image(call):
             return Seen()
         origin = self._origin(call.input)
-        photographs = origin.source.photographs if origin and origin.source else None
-        pyramid = self._pyramid_of(call)
-        pictures = origin.source.pictures if origin and origin.source else ()
-        around = Surroundings(photographs, pyramid, pictures) if photographs or pyramid or pictures else None
+        source = origin.source if origin is not None else None
+        known = Surroundings(
+            pyramid=self._pyramid_of(call),
+            pooled_before=memory_key(call.input) in self._pooled,
+            tokens=self._tokens.of(call.input),
+        )
+        if source is not None:
+            known = replace(
+                known,
+                photographs=source.photographs,
+                pictures=source.pictures,
+                images=source.images,
+                frames=source.frames,
+                mosaic=source.mosaic,
+            )
+        around = None if known == Surroundings() else known
         if origin is None:
             return Seen(around=around)
-        images = origin.source.images if origin.source else None
-        return Seen(images, self._grid(origin, call.input), around, origin.size_hw)
+        return Seen(known.images, self._grid(origin, call.input), around, origin.size_hw)
+
+    def with_detections(self, seen: Seen, call: RoICall) -> Surroundings | None:
+        """What happened around a call whose boxes can be read: whether these very ones left a detection model."""
+        around = seen.around
+        run = around.pyramid if around is not None else None
+        all_known = run is not None and all(some.device.type == "cpu" for some in run.boxes)
+        boxes = run.boxes if run is not None and all_known else of_each_image(call.rois, call.input.shape[0])
+        detected = self._detections.frames_of([some.detach() for some in boxes])
+        if not detected:
+            return around
+        around = around or Surroundings()
+        frames = around.frames or (None,) * len(detected)
+        if len(frames) == len(detected):
+            detected = tuple(map(_in_the_frame_of, detected, frames))
+        return replace(around, detected_in=detected)
+
+    def pooled(self, output: Tensor) -> None:
+        """An RoI operator made this."""
+        if is_plain(output):
+            memory = Memory(output)
+            self._pooled[memory.key] = memory
+            while len(self._pooled) > _POOLED_REMEMBERED:
+                self._pooled.popitem(last=False)
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         running = self._running
-        if running.muted or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if is_unseen() or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return  # these hooks are no part of the program that is compiled, and see nothing of a trace
         if not running.modules:
             running.sources.clear()
         running.modules.append(module)
+        role = roles.role(type(module))
+        if role == roles.PREPARES:
+            return
         for leaf in args:
-            if _is_image(leaf):
+            if is_image(leaf):
                 self._take(running, leaf)
                 return
-        if _role(type(module)) == _POOLER and len(args) == 3 and isinstance(args[0], dict):
-            running.pooler, running.pyramid = (module, args, getattr(module, "scales", None) is not None), None
+        if role == roles.POOLER and len(args) == 3 and isinstance(args[0], dict):
+            running.pooler = PoolerRun(module, args)
 
     def _take(self, running: _Running, image: Tensor) -> None:
         outer = running.taking[-1][1] if running.taking else None
         if outer is not None and outer.images.shape[:2] != image.shape[:2]:
             return  # a map inside a network, of as few channels as an image has
-        if outer is None or not _same_memory(outer.images, image):
-            transformed = self._transformed
-            of_photographs = transformed is not None and _same_memory(transformed[0], image)
-            outer = _Source(image.detach(), transformed[1] if transformed is not None and of_photographs else None)
+        if outer is None or not same_memory(outer.images, image):
+            outer = self._source(image)
             running.sources.append(outer)
         running.taking.append((len(running.modules), outer))
-        self._last = outer
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _source(self, image: Tensor) -> Source:
+        transformed = self._transformed
+        of_photographs = transformed is not None and same_memory(transformed[0], image)
+        photographs = transformed[1] if transformed is not None and of_photographs else None
+        return Source(image.detach(), photographs, *self._trails.entered(image))
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], *named_and_output: Any) -> None:
+        *named, output = named_and_output  # where a module raised, torch leaves the named arguments out
+        kwargs: dict[str, Any] = named[0] if named else {}
         running = self._running
-        if running.muted or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if is_unseen() or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return
         modules, taken = running.modules, None
         if not modules or (modules[-1] is not module and not any(one is module for one in modules)):
@@ -182,140 +188,94 @@ class SeenImages:
         while running.taking and running.taking[-1][0] >= depth:
             at, source = running.taking.pop()
             taken = source if at == depth else None
-        if taken is not None:
-            self._remember(output, _Origin(taken.size_hw, taken.images.shape[1], taken, (module,)))
-        elif depth == 1:
-            self._pass_on(args, output)
-        role = _role(type(module))
-        if role == _POOLER and running.pooler is not None and running.pooler[0] is module:
-            running.pooler = running.pyramid = None
-        elif role == _TRANSFORM:
-            self._transformed = _transformed(args, output)
+        role = roles.role(type(module))
+        if role == roles.PREPARES:
+            return
+        if taken is None and kwargs:
+            taken = self._taken_by_name(running, kwargs)
+        if taken is not None or depth == 1:
+            self._note_output(module, args, output, taken)
+        elif running.taking and _may_be_tokens(output):
+            self._tokens.note(output, left_a_network=False)
+        if role == roles.POOLER and running.pooler is not None and running.pooler.module is module:
+            running.pooler = None
+        elif role == roles.TRANSFORM:
+            self._note_transformed(args, output)
+        if role in (roles.POOLER, roles.POOLS) and isinstance(output, Tensor):
+            self.pooled(output)
+        if isinstance(output, (dict, list)) and (args or kwargs):
+            given = args[0] if args else next(iter(kwargs.values()))
+            self._detections.note(given, output, self._trails.frame_of)
 
-    def _pass_on(self, args: tuple[Any, ...], output: Any) -> None:
+    def _taken_by_name(self, running: _Running, kwargs: dict[str, Any]) -> Source | None:
+        """The batch that a module was given by name, which those inside it took."""
+        for leaf in kwargs.values():
+            if is_image(leaf):
+                return next((one for one in running.sources if same_memory(one.images, leaf)), None)
+        return None
+
+    def _note_output(self, module: nn.Module, args: tuple[Any, ...], output: Any, taken: Source | None) -> None:
+        leaves = leaves_of(tree_leaves(output))
+        if taken is not None:
+            others = [one for one in args if is_image(one) and not same_memory(one, taken.images)]
+            own = [leaf for leaf in leaves if not any(self._origins.is_made_of(leaf, other) for other in others)]
+            self._origins.remember(own, Origin.of(taken, module))
+        else:
+            self._pass_on(args, leaves)
+        for leaf in leaves:
+            if _may_be_tokens(leaf):
+                self._tokens.note(leaf, left_a_network=True)
+
+    def _pass_on(self, args: tuple[Any, ...], leaves: list[Tensor]) -> None:
         """What the program's outermost modules make of a map is of the map's image."""
         for leaf in args:
-            if _is_plain(leaf) and leaf.dim() == 4 and (origin := self._origin(leaf)):
-                self._remember(output, origin)
+            if is_plain(leaf) and leaf.dim() == 4 and (origin := self._origin(leaf)):
+                self._origins.remember(leaves, origin)
                 return
 
-    def _remember(self, output: Any, origin: _Origin) -> None:
-        leaves = [leaf for leaf in tree_leaves(output) if _is_plain(leaf) and leaf.dim() in (3, 4)]
-        if not leaves or not origin.modules:
-            return
-        module, source = origin.modules[0], origin.source
-        of_shape = _OfShape(
-            origin.size_hw, origin.channels, weakref.ref(source) if source else None, weakref.ref(module)
-        )
-        for leaf in leaves:
-            for shape in _shapes(leaf, origin.size_hw):
-                agree = shape not in self._of_shape or _agree(shape, self._of_shape.pop(shape), of_shape)
-                self._of_shape[shape] = of_shape if agree else None
-        while len(self._of_shape) > _SHAPES_REMEMBERED:
-            del self._of_shape[next(iter(self._of_shape))]
-        if source is not None:
-            alive = [made for made in self._made if made.output() is not None]
-            new = [_Made(weakref.ref(leaf), source, module) for leaf in leaves if leaf.dim() == 4]
-            self._made = alive[-_OUTPUTS_REMEMBERED:] + new
+    def _note_transformed(self, args: tuple[Any, ...], output: Any) -> None:
+        found = roles.transformed(args, output)
+        self._transformed = None
+        if found is not None:
+            images, originals, photographs = found
+            self._transformed = images, photographs
+            frames = [self._trails.frame_of(one) if is_plain(one) else None for one in originals]
+            size_hw = (images.shape[2], images.shape[3])
+            padded = [
+                frame and _padded_to(size_hw, frame if resized_hw == frame.size_hw else frame.resize(resized_hw))
+                for frame, resized_hw in zip(frames, photographs.resized_hw, strict=True)
+            ]
+            self._trails.note(images, padded)
 
-    def _origin(self, features: Tensor) -> _Origin | None:
+    def _origin(self, features: Tensor) -> Origin | None:
         """What a map was made of; None where that cannot be told, or where two images may be meant."""
-        pairs = [(made, made.output()) for made in reversed(self._made)]
-        same = [made for made, output in pairs if output is not None and _same_memory(output, features)]
-        if same:
-            source = same[0].source
-            if any(made.source.size_hw != source.size_hw for made in same):
-                return None
-            return _Origin(source.size_hw, source.images.shape[1], source, tuple(made.module for made in same))
-        images, channels, height, width = features.shape
-        shapes: list[_Shape] = [("map", images, height, width), ("tokens", images, height * width, channels)]
-        for shape in shapes + self._shapes_of_tokens(features):
-            if shape in self._of_shape:
-                known = self._of_shape[shape]
-                if known is None:
-                    return None
-                module, still_held = known.module(), known.source() if known.source else None
-                return _Origin(known.size_hw, known.channels, still_held, (module,) if module else ())
-        return self._origin_by_nesting(features)
+        known = self._origins.known(features)
+        if isinstance(known, Origin):
+            return known
+        return None if known else self._origin_by_nesting(features)
 
-    def _shapes_of_tokens(self, features: Tensor) -> list[_Shape]:
-        """Known shapes of as many cells as there are tokens in a map that is one row or column of them."""
-        images, channels, height, width = features.shape
-        if min(channels, height, width) > 1:
-            return []
-        counts = {(height if channels == 1 else height * width) - extra for extra in _EXTRA_TOKENS}
-        known = [shape for shape in self._of_shape if shape[:2] == ("map", images) and shape[2] * shape[3] in counts]
-        sizes = {found.size_hw for shape in known if (found := self._of_shape[shape])}
-        return known if len(sizes) == 1 else []
-
-    def _origin_by_nesting(self, features: Tensor) -> _Origin | None:
+    def _origin_by_nesting(self, features: Tensor) -> Origin | None:
         running = self._running
         sources = [one for one in running.sources if one.images.shape[0] == features.shape[0]]
         if not running.modules or len({one.size_hw for one in running.sources}) != 1 or not sources:
             return None
         source = sources[-1]
-        stride_yx = nominal_stride_yx(source.size_hw, (features.shape[2], features.shape[3]))
-        if source.images.shape[1] != 3 or stride_yx not in [(stride, stride) for stride in COMMON_STRIDES]:
+        if source.images.shape[1] != 3 or min(features.shape[2:]) < 2:
             return None  # what has another number of channels may be a mask or a feature map
-        return _Origin(source.size_hw, 3, source, ())
+        fits = is_of_common_stride((source.size_hw, (features.shape[2], features.shape[3])))
+        return Origin.of(source) if fits else None
 
-    def _grid(self, origin: _Origin, features: Tensor) -> FeatureGrid | None:
-        if self._grids is None:
-            return None
-        self._running.muted = True
-        try:
+    def _grid(self, origin: Origin, features: Tensor) -> FeatureGrid | None:
+        with unseen():
             for module in origin.modules:
                 grid = self._grids.of(module, origin.size_hw, origin.channels, features.shape)
                 if grid is not None:
                     return grid
-        finally:
-            self._running.muted = False
         return None
 
     def _pyramid_of(self, call: RoICall) -> Pyramid | None:
-        running = self._running
-        if running.pooler is None:
-            return None
-        if running.pyramid is None:
-            running.pyramid = self._pyramid(*running.pooler)
-        if running.pyramid is None:
-            return None
-        module, args, _ = running.pooler
-        maps = _maps_of(module, args[0]).values()
-        index = next((i for i, one in enumerate(maps) if one is call.input), None)
-        return None if index is None else replace(running.pyramid, index=index)
-
-    def _pyramid(self, module: nn.Module, args: tuple[Any, ...], cached: bool) -> Pyramid | None:
-        named, boxes, image_sizes = args
-        maps = _maps_of(module, named)
-        others = {name: one for name, one in named.items() if name not in maps and _is_plain(one) and one.dim() == 4}
-        scales: Any = getattr(module, "scales", None)
-        rule: Any = getattr(module, "map_levels", None)
-        usable = scales and rule is not None and len(scales) == len(maps) and image_sizes
-        if not usable or not all(type(some) is Tensor and some.dim() == 2 for some in boxes):
-            return None
-        origins = [self._origin(one) for one in maps.values()]
-        sizes = {origin.size_hw for origin in origins if origin}
-        grids = [origin and self._grid(origin, one) for origin, one in zip(origins, maps.values(), strict=True)]
-        return Pyramid(
-            pooler=(self._grids.name_of(module) if self._grids else None) or "pooler",
-            names=tuple(map(str, maps)),
-            map_sizes_hw=tuple((one.shape[2], one.shape[3]) for one in maps.values()),
-            others=tuple(str(name) for name in others),
-            other_sizes_hw=tuple((one.shape[2], one.shape[3]) for one in others.values()),
-            boxes=tuple(boxes),
-            image_sizes_hw=tuple((int(size[0]), int(size[1])) for size in image_sizes),
-            scales=tuple(float(scale) for scale in scales),
-            least=int(rule.k_min),
-            most=int(rule.k_max),
-            canonical_size=float(rule.s0),
-            canonical_level=float(rule.lvl0),
-            cached=cached,
-            strides_yx=tuple(_strides(*known) for known in zip(maps.values(), origins, grids, strict=True)),
-            traced=all(grid is not None for grid in grids),
-            padded_hw=sizes.pop() if len(sizes) == 1 else None,
-            index=0,
-        )
+        run = self._running.pooler
+        return None if run is None else run.pyramid(call.input, self._origin, self._grid, self._grids.name_of)
 
 
 def _unseen(hook: Callable[..., None]) -> Callable[..., None]:
@@ -330,90 +290,18 @@ def _unseen(hook: Callable[..., None]) -> Callable[..., None]:
     return unseen_hook
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor with memory of its own: not fake, not under vmap, not sparse."""
-    return (
-        type(value) in (Tensor, nn.Parameter)
-        and value.layout is torch.strided
-        and not torch._C._functorch.is_functorch_wrapped_tensor(value)
-    )
+def _may_be_tokens(output: Any) -> bool:
+    return type(output) is Tensor and output.dim() == 3 and output.shape[1] >= _LEAST_TOKENS and is_plain(output)
 
 
-def _is_image(value: Any) -> bool:
-    return (
-        type(value) in (Tensor, nn.Parameter)
-        and value.dim() == 4
-        and value.shape[1] in _IMAGE_CHANNELS
-        and value.is_floating_point()
-        and min(value.shape[2:]) >= 8
-        and _is_plain(value)
-    )
+def _padded_to(size_hw: Size, frame: Frame) -> Frame:
+    if frame.size_hw == size_hw:
+        return frame
+    return frame.pad(left=0, top=0, right=size_hw[1] - frame.size_hw[1], bottom=size_hw[0] - frame.size_hw[0])
 
 
-def _same_memory(one: Tensor, other: Tensor) -> bool:
-    if one is other:
-        return True
-    address = one.untyped_storage().data_ptr()
-    return address != 0 and _is_plain(other) and address == other.untyped_storage().data_ptr()
-
-
-def _shapes(output: Tensor, image_hw: Size) -> Iterator[_Shape]:
-    """What a map made of this output may be recognised by, whatever its channels: batch and cells, or tokens."""
-    if output.dim() == 3:
-        images, tokens, channels = output.shape
-        yield from (("tokens", images, tokens - extra, channels) for extra in _EXTRA_TOKENS)
-        return
-    images = output.shape[0]
-    for height, width in {(output.shape[2], output.shape[3]), (output.shape[1], output.shape[2])}:
-        if min(height, width) and abs(image_hw[0] / height / (image_hw[1] / width) - 1) * max(height, width) <= 2:
-            yield "map", images, height, width
-
-
-def _agree(shape: _Shape, before: _OfShape | None, now: _OfShape) -> bool:
-    """Whether images of two sizes led to maps of one shape merely because sizes are rounded."""
-    if before is None or before.size_hw == now.size_hw or shape[0] == "tokens":
-        return before is not None and before.size_hw == now.size_hw
-    return nominal_stride_yx(before.size_hw, shape[2:]) == nominal_stride_yx(now.size_hw, shape[2:])
-
-
-_ROLES: dict[type, str] = {}
-_POOLER, _TRANSFORM = "MultiScaleRoIAlign", "GeneralizedRCNNTransform"
-
-
-def _role(kind: type) -> str:
-    """Which of torchvision's classes one is or comes of, by name, so that torchvision need not be imported."""
-    role = _ROLES.get(kind)
-    if role is None:
-        names = [one.__name__ for one in kind.__mro__]
-        role = _ROLES[kind] = next((name for name in (_POOLER, _TRANSFORM) if name in names), "")
-    return role
-
-
-def _transformed(args: tuple[Any, ...], output: Any) -> tuple[Tensor, Photographs] | None:
-    """The padded batch that GeneralizedRCNNTransform made, and the sizes of its images."""
-    batch = output[0] if isinstance(output, tuple) and output else None
-    images, sizes = getattr(batch, "tensors", None), getattr(batch, "image_sizes", None)
-    originals = args[0] if args else None
-    if (
-        images is None
-        or not _is_plain(images)
-        or not isinstance(originals, (list, tuple))
-        or not sizes
-        or len(sizes) != len(originals)
-    ):
-        return None
-    original_hw = tuple((one.shape[-2], one.shape[-1]) for one in originals)
-    return images.detach(), Photographs(original_hw, tuple((int(size[0]), int(size[1])) for size in sizes))
-
-
-def _maps_of(pooler: nn.Module, named: dict[Any, Tensor]) -> dict[Any, Tensor]:
-    """The maps that a MultiScaleRoIAlign takes of those that it is given, in the order in which they are given."""
-    names: Any = getattr(pooler, "featmap_names", ())
-    return {name: one for name, one in named.items() if name in names}
-
-
-def _strides(features: Tensor, origin: _Origin | None, grid: FeatureGrid | None) -> tuple[float, float] | None:
-    size_hw = (features.shape[2], features.shape[3])
-    if grid is not None:
-        return grid.stride_yx if grid.size_hw == size_hw else None
-    return None if origin is None else nominal_stride_yx(origin.size_hw, size_hw)
+def _in_the_frame_of(detected: Frame | None, entered: Frame | None) -> Frame | None:
+    """`detected`, or the frame of the same size that the entered image was made of: it may have been loaded twice."""
+    if detected is None or entered is None or detected.is_connected(entered):
+        return detected
+    return entered.root if detected.parent is None and detected.size_hw == entered.root.size_hw else detected

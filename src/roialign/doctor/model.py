@@ -1,12 +1,18 @@
-"""The grids of the maps that a watched model makes, found by tracing the part of it that takes the image."""
+"""The grids of the maps that watched modules make, found by tracing those that take the image."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import sys
+import threading
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import MethodType
 from typing import Any
 
 import torch
@@ -19,15 +25,22 @@ from roialign.geometry import FeatureGrid
 _MOST_TRACES = 8  # of one module, each at another image size
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _NEEDED_HOOKS_OF = ("torch", "timm", "transformers")  # which compute weights or collect what is returned
+_DISTRIBUTED = ("torch.distributed", "torch.nn.parallel", "deepspeed", "fairscale")
 
 
 class ModelGrids:
-    """The grids of a model's maps, traced when they are first asked for."""
+    """The grids of modules' maps, traced when they are first asked for.
 
-    def __init__(self, model: nn.Module) -> None:
-        self._names = {id(module): name.replace("_orig_mod.", "") for name, module in model.named_modules()}
+    `model` is the one that was handed over, if any; its modules have names.
+    """
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        modules = model.named_modules() if model is not None else ()
+        self._names = {id(module): name.replace("_orig_mod.", "") for name, module in modules}
         self._model = model
-        self._traces: dict[int, dict[tuple[int, int], BackboneTrace | None]] = {}
+        self._lock = threading.RLock()
+        self._traces: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, int], BackboneTrace | None]]
+        self._traces = weakref.WeakKeyDictionary()
 
     def name_of(self, module: nn.Module) -> str | None:
         """How to write `module` where the model is called `model`; None if it is no part of it."""
@@ -39,19 +52,19 @@ class ModelGrids:
     ) -> FeatureGrid | None:
         """The grid of a map of this shape that `module`, or what follows it, made of such an image.
 
-        The grid may have another size than the map, where the map's axes are surely not [N, C, H, W].
+        The grid may have another size than the map, where the map's axes are surely not [N, C, H, W]. A module that
+        could not be traced at one size is not tried again at another.
         """
-        if id(module) not in self._names:
-            return None
-        traces = self._traces.setdefault(id(module), {})
-        if image_size_hw not in traces:
-            for traced in traces.values():
-                grid = None if traced is None else _at_another_size(traced, image_size_hw, shape)
-                if grid is not None:
-                    return grid
-            if len(traces) < _MOST_TRACES:
-                traces[image_size_hw] = _traced(module, image_size_hw, channels)
-        found = traces.get(image_size_hw)
+        with self._lock:
+            traces = self._traces.setdefault(module, {})
+            if image_size_hw not in traces:
+                for traced in traces.values():
+                    grid = None if traced is None else _at_another_size(traced, image_size_hw, shape)
+                    if grid is not None:
+                        return grid
+                if len(traces) < _MOST_TRACES and None not in traces.values():
+                    traces[image_size_hw] = _traced(module, image_size_hw, channels)
+            found = traces.get(image_size_hw)
         return None if found is None else _matching(found, shape)
 
 
@@ -84,12 +97,59 @@ def _only(grids: list[FeatureGrid], channels: int, channels_matter: bool = False
 
 
 def _traced(module: nn.Module, image_size_hw: tuple[int, int], channels: int) -> BackboneTrace | None:
+    if isinstance(module, torch.jit.ScriptModule) or _is_distributed(module):
+        return None
+    twin = _twin(getattr(module, "_orig_mod", module), {})
     try:
-        with warnings.catch_warnings(), torch.inference_mode(False), _without_foreign_hooks(module):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(_Others(sys.stdout)),
+            torch.inference_mode(False),
+            _without_foreign_hooks(twin),
+        ):
             warnings.simplefilter("ignore")
-            return trace(module, image_size_hw, channels=channels, measured=False)
+            return trace(twin, image_size_hw, channels=channels, measured=False)
     except Exception:  # what cannot be traced is watched without its grids
         return None
+
+
+def _is_distributed(module: nn.Module) -> bool:
+    """Whether running it would speak to other processes."""
+    kinds = {kind for one in module.modules() for kind in type(one).__mro__}
+    return any(kind.__module__.startswith(_DISTRIBUTED) for kind in kinds)
+
+
+def _twin(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
+    """The same modules again, of the same parameters: other threads may run the program's own meanwhile."""
+    if id(module) in known:
+        return known[id(module)]
+    twin = known[id(module)] = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    for name in ("_parameters", "_buffers"):
+        twin.__dict__[name] = dict(module.__dict__[name])
+    children = module._modules.items()
+    twin.__dict__["_modules"] = {name: child and _twin(child, known) for name, child in children}
+    forward = module.__dict__.get("forward")
+    if isinstance(forward, MethodType) and forward.__self__ is module:
+        twin.__dict__["forward"] = MethodType(forward.__func__, twin)
+    return twin
+
+
+class _Others(io.TextIOBase):
+    """Standard output for all threads but this one, which runs a program's module once more."""
+
+    def __init__(self, output: Any) -> None:
+        self._output = output
+        self._silent = threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._silent else self._output.write(text)
+
+    def flush(self) -> None:
+        self._output.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_output"], name)
 
 
 @contextmanager

@@ -64,6 +64,10 @@ class Examiner:
         if diagnosis is not None:
             self._note(diagnosis)
 
+    def pooled(self, output: Tensor) -> None:
+        """Note what an operator made."""
+        self._images.pooled(output)
+
     def catch_up(self, wait: bool = True) -> None:
         """Examine the calls that waited: all of them, or those that need not wait any more."""
         with self._lock, unseen(), torch.no_grad():
@@ -123,8 +127,9 @@ class Examiner:
         image_size_hw: tuple[float, float] | None = seen.image_size_hw
         if image_size_hw is None and grid is not None:
             image_size_hw = grid.image_size_hw
+        around = self._images.with_detections(seen, call)
         believed = self._believed.setdefault((site, call.operator), {})
-        diagnosis = examine(call, image_size_hw, grid or seen.grid, caller, seen.around, facts, believed)
+        diagnosis = examine(call, image_size_hw, grid or seen.grid, caller, around, facts, believed)
         picture = None if diagnosis.ok else _picture(seen.images, call)
         diagnosis = diagnosis.at(site, picture)
         problems = {(finding.code, site) for finding in diagnosis.findings}

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from roialign.doctor.evidence import Caller
 from roialign.doctor.findings import Diagnosis
 from roialign.doctor.watch.libraries import compiled, mmcv, torchvision
@@ -24,6 +26,9 @@ class Looker(Protocol):
 
     def refuse(self, diagnosis: Diagnosis) -> None:
         """Look at a call whose arguments are none that roialign would take."""
+
+    def pooled(self, output: Tensor) -> None:
+        """Look at what an operator made."""
 
 
 _lock = threading.Lock()

@@ -6,7 +6,7 @@ passes it on to the kernel that it hides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,8 @@ from roialign.ops.calls import is_unseen, unseen
 from roialign.regions.pool import RegionsCall
 
 _DEVICES = ("CPU", "CUDA")
+_ONLY_POOL = ("masked_roi_align", "prroi_pool", "ps_roi_align", "ps_roi_pool", "roi_align_rotated", "roi_pool")
+"""Operators of roialign whose calls are shown by its functions alone, and whose outputs are looked at here."""
 
 
 @contextmanager
@@ -37,10 +39,9 @@ def watched(shows: Shows) -> Iterator[Callable[[], None]]:
 
     if _has("torchvision::roi_align", "CPU"):
         torchvision_is_there()
-    looks = {
-        "roi_align": lambda *args: _roi_align_look(shows, *args),
-        "multi_scale_roi_align": lambda *args: _regions_look(shows, *args),
-    }
+    looks: dict[str, Callable[..., None] | None] = dict.fromkeys(_ONLY_POOL)
+    looks["roi_align"] = lambda *args: _roi_align_look(shows, *args)
+    looks["multi_scale_roi_align"] = lambda *args: _regions_look(shows, *args)
     libraries["roialign"] = _before_kernels("roialign", looks, shows)
     try:
         yield torchvision_is_there
@@ -57,7 +58,7 @@ def _has(operator: str, device: str) -> bool:
     return True
 
 
-def _before_kernels(namespace: str, looks: dict[str, Callable[..., None]], shows: Shows) -> Any:
+def _before_kernels(namespace: str, looks: Mapping[str, Callable[..., None] | None], shows: Shows) -> Any:
     library = torch.library.Library(namespace, "IMPL")
     for name, look in looks.items():
         for device in _DEVICES:
@@ -67,12 +68,16 @@ def _before_kernels(namespace: str, looks: dict[str, Callable[..., None]], shows
     return library
 
 
-def _kernel(hidden: Any, look: Callable[..., None], shows: Shows) -> Callable[..., Any]:
+def _kernel(hidden: Any, look: Callable[..., None] | None, shows: Shows) -> Callable[..., Any]:
     def kernel(keys: Any, *args: Any) -> Any:
-        if not (shows.is_within or is_unseen() or is_in_backward() or torch.jit.is_tracing()):
+        if is_unseen() or is_in_backward() or torch.jit.is_tracing():
+            return hidden.call_boxed(keys, *args)
+        if look is not None and not shows.is_within:
             with unseen():
                 look(*args)
-        return hidden.call_boxed(keys, *args)
+        output = hidden.call_boxed(keys, *args)
+        shows.pooled(output[0] if isinstance(output, (tuple, list)) else output)
+        return output
 
     return kernel
 

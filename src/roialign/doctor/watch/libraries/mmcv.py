@@ -65,6 +65,8 @@ def _watched_function(name: str, function: Callable[..., Any], shows: Shows) -> 
             options = (kwargs["spatial_scale"], kwargs.get("sampling_ratio", -1), kwargs.get("aligned", False))
             with unseen():
                 shows.call(operator, "mmcv", (features, rois, size_hw, *options))
+            if len(args) > 2:
+                shows.pooled(args[2])  # which it writes to
         return function(*args, **kwargs)
 
     return watched_function

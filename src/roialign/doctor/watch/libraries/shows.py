@@ -112,6 +112,12 @@ class Shows:
             with self.within(), unseen(), torch.no_grad():
                 _stop_if_deadly(call, library)
 
+    def pooled(self, output: Any) -> None:
+        """Show what an operator made."""
+        if type(output) is Tensor:
+            for looker in self._lookers():
+                looker.pooled(output)
+
     def _show(self, call: RoICall | RegionsCall, caller: Caller | None) -> None:
         with self.within():
             for looker in self._lookers():
