@@ -53,7 +53,7 @@ class Edges:
         >>> boxes_xyxy = torch.tensor([[30.0, 50, 120, 90], [100, 130, 150, 160]])
         >>> called = Edges.of(picture).follow(torch.stack([boxes_xyxy, boxes_xyxy[:, [1, 0, 3, 2]]]))
         >>> [round(value) for value in called.tolist()]
-        [6, -2]
+        [6, -3]
     """
 
     size_hw: tuple[int, int]
@@ -124,7 +124,7 @@ class Edges:
         return _calibrated(*self.scores(boxes_xyxy))
 
     def scores(self, boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-        """What `follow` is a function of: how well the boxes fit [E], about 0.7 where they do not, and how many are seen [E]."""
+        """What `follow` looks at: how well the boxes fit [E], about 0.7 for any boxes, and how many are seen [E]."""
         if self.flat or not boxes_xyxy.numel():
             return torch.zeros(len(boxes_xyxy)), torch.zeros(len(boxes_xyxy), dtype=torch.long)
         count = boxes_xyxy.shape[1]
@@ -148,7 +148,7 @@ class Edges:
         return z_edges + _WEIGHT_OF_CONTRAST * z_contrast, boxes_seen
 
     def _edged(self, centres: Tensor, size: Tensor, tightness: Tensor) -> tuple[Tensor, Tensor]:
-        """How edged the sides of boxes are at each place, the mean over the boxes [P, E]; which boxes are seen [E, K]."""
+        """How edged boxes are at each place, the mean over those seen [P, E]; which are seen [E, K]."""
         ends, quarter = torch.tensor([-0.5, 0.5]), size / 4
         sides_xy = centres[..., None] + (tightness * size)[..., None] * ends
         found = [
@@ -200,7 +200,7 @@ def _variance(aside: Tensor) -> Tensor:
 
 
 def _calibrated(score: Tensor, boxes_seen: Tensor) -> Tensor:
-    """The log-likelihood ratio: linear in the score and bounded, between the numbers of boxes that it was fitted for."""
+    """The log-likelihood ratio: linear in the score, bounded; between the numbers of boxes that were fitted."""
     logs = torch.tensor(_BOXES, dtype=torch.float32).log()
     count = boxes_seen.clamp(min=1).float().log().clamp(max=float(logs[-1]))
     above = torch.bucketize(count, logs).clamp(1, len(_BOXES) - 1)
