@@ -45,10 +45,13 @@ class LiveReport(Report):
 
     _log: CallLog
     _catch_up: Callable[[], None]
+    stop: Callable[[], None]
+    """Ends the watching, wherever it was begun."""
 
-    def __init__(self, log: CallLog, catch_up: Callable[[], None]) -> None:
+    def __init__(self, log: CallLog, catch_up: Callable[[], None], stop: Callable[[], None]) -> None:
         object.__setattr__(self, "_log", log)
         object.__setattr__(self, "_catch_up", catch_up)
+        object.__setattr__(self, "stop", stop)
 
     @property
     def calls(self) -> list[Diagnosis]:
