@@ -30,7 +30,8 @@ class set_policy:
 
     Args:
         policy: "warn" (the default) gives one `RoIWarning` for each line of code that makes such a call, in a
-            notebook one for each run of a cell, "raise" raises `CoverageError`, "ignore" says nothing and does not look.
+            notebook again whenever a cell is run; "raise" raises `CoverageError`; "ignore" says nothing and does not
+            look.
 
     Raises:
         ValueError: if `policy` is none of the three.

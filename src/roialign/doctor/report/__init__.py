@@ -1,4 +1,4 @@
-"""Reports of what the doctor found: for the terminal, for a notebook and as a page. What they are made with is loaded when one is."""
+"""Reports of what the doctor found: for the terminal, for notebooks and as a page. What makes them is loaded when one is."""
 
 from __future__ import annotations
 

@@ -48,8 +48,10 @@ def _call(problem: Problem) -> str | None:
 
 def _drawings(problem: Problem) -> list[Drawing]:
     panels = Exhibit.of(problem).panels
-    ids = {panel.picture: f"picture-{place}" for place, panel in enumerate(panels) if panel.picture}
-    return [drawing(panel, ids.get(panel.picture)) for panel in panels]
+    pictures = list(dict.fromkeys(panel.picture for panel in panels if panel.picture))
+    return [
+        drawing(panel, f"picture-{pictures.index(panel.picture)}" if panel.picture else None) for panel in panels
+    ]
 
 
 def _captions(drawings: Sequence[Drawing]) -> list[str]:
@@ -81,7 +83,7 @@ def _picture(drawings: Sequence[Drawing], room: int) -> str | None:
         width=_MARGIN + len(drawings) * (PANEL_WIDTH + _MARGIN),
         height=bottom + _LEGEND_HEIGHT * (-(-len(legend) // in_row) - 1) + 16,
     )
-    pictures = {one.picture_id: one.panel.picture for one in drawings if one.panel.picture}
+    pictures = {one.picture_id: one.panel.picture for one in drawings if one.picture_id and one.panel.picture}
     without = len(render(pictures=dict.fromkeys(pictures, "")))
     each = (room * 3 // 4 - without) // max(len(pictures), 1)
     smaller = ((name, within(uri, each)) for name, uri in pictures.items())

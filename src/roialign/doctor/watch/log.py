@@ -61,3 +61,5 @@ class LiveReport(Report):
 
     def __repr__(self) -> str:
         return f"Report(calls={self.calls!r})"
+
+    _repr_pretty_ = Report._repr_pretty_  # which IPython would else find only after `__repr__`
