@@ -49,9 +49,7 @@ def _call(problem: Problem) -> str | None:
 def _drawings(problem: Problem) -> list[Drawing]:
     panels = Exhibit.of(problem).panels
     pictures = list(dict.fromkeys(panel.picture for panel in panels if panel.picture))
-    return [
-        drawing(panel, f"picture-{pictures.index(panel.picture)}" if panel.picture else None) for panel in panels
-    ]
+    return [drawing(panel, f"picture-{pictures.index(panel.picture)}" if panel.picture else None) for panel in panels]
 
 
 def _captions(drawings: Sequence[Drawing]) -> list[str]:
