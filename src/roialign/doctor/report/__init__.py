@@ -1,4 +1,4 @@
-"""Reports of what the doctor found: for the terminal, for notebooks and as a page. What makes them is loaded when one is."""
+"""Reports of what the doctor found: for terminals, for notebooks and as a page. What makes one is loaded with it."""
 
 from __future__ import annotations
 
