@@ -51,6 +51,34 @@ def test_no_boxes_and_boxes_with_a_gradient():
     assert rows_of(Boxes(values, frame)._repr_html_())[1] == ["0", "1", "2", "3", "4", "2", "2"]
 
 
+def paths_of(shown):
+    return [[float(number) for number in re.findall(r"-?[\d.]+", path)] for path in re.findall(r'd="(.*?)"', shown)]
+
+
+def test_boxes_are_drawn_in_their_frame():
+    frame = Frame.image((120, 240))
+    shown = Boxes([[20, 30, 60, 90], [180, 0, 240, 120]], frame)._repr_html_()
+    assert '<svg width="244.0" height="124.0"' in shown
+    assert paths_of(shown) == [[0, 0, 240, 120, 0], [20, 30, 60, 90, 20], [180, 0, 240, 120, 180]]
+
+
+def test_what_is_far_outside_is_cut_off_and_what_is_near_is_seen():
+    frame = Frame.image((120, 240))
+    near, far = (Boxes([box], frame)._repr_html_() for box in ([-120, 0, 60, 120], [-1e9, 5e8, 60, 1e9]))
+    scale = 240 / 360  # half of the frame at the left
+    assert paths_of(near) == [[80, 0, 240, 80, 80], [0, 0, 120, 80, 0]]
+    assert paths_of(near)[1][2] == (120 + 60) * scale
+    assert paths_of(far) == [[120, 0, 240, 60, 120], [0, 120, 150, 120, 0]]
+
+
+def test_a_frame_draws_the_image_that_it_was_made_of():
+    photo = Frame.image((120, 240), name="photo")
+    shown = photo.letterbox((240, 240))._repr_html_()
+    assert "This frame, and in orange all of photo:" in shown
+    assert paths_of(shown) == [[0, 0, 240, 240, 0], [0, 60, 240, 180, 0]]
+    assert not paths_of(photo._repr_html_())
+
+
 @pytest.mark.parametrize("count", [html.MOST_ROWS, html.MOST_ROWS + 1, 200_000])
 def test_only_so_many_boxes_are_shown(count):
     shown = Boxes(torch.ones(count, 4), Frame.image((480, 640)))._repr_html_()

@@ -315,15 +315,20 @@ class Frame:
         return f"Frame({self})"
 
     def _repr_html_(self) -> str:
-        """The steps and what each does to coordinates, for a notebook."""
+        """The steps, what each does to coordinates, and where the image lies in the last, for a notebook."""
         chain = self.chain
         shown = chain if len(chain) <= html.MOST_ROWS else chain[: html.MOST_ROWS - 1] + chain[-1:]
         rows = (
             (f.name, f"{f.size_hw[0]} x {f.size_hw[1]}", *(_words(f, axis) for axis in (1, 0)))  # x first, as in boxes
             for f in shown
         )
-        heads = ("step", "height x width", "x becomes", "y becomes")
-        return html.block(html.table(heads, rows, len(chain) - len(shown)))
+        table = html.table(("step", "height x width", "x becomes", "y becomes"), rows, len(chain) - len(shown))
+        if self.parent is None:
+            return html.block(table)
+        height, width = self.root.size_hw
+        image_xyxy = self.root.map_to(self).boxes(torch.tensor([[0.0, 0.0, width, height]]))
+        said = html.line(f"This frame, and in orange all of {self.root.name}:")
+        return html.block(table, said, html.outlines(self.size_hw, image_xyxy.tolist()))
 
     def _upwards(self) -> Iterator[Frame]:
         frame: Frame | None = self

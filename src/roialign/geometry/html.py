@@ -11,6 +11,8 @@ from html import escape
 
 MOST_ROWS = 20  # of a table; of more there is the number
 _LONGEST = 200  # signs of one text
+_PICTURE_SIDE, _PICTURE_MARGIN = 240, 2  # pixels
+_OUTLINE = "#e0701a"  # stands out from light and from dark
 _LINE = "1px solid rgba(128,128,128,.5)"
 _BLOCK = "font-family:system-ui,sans-serif;font-size:14px;line-height:1.45;max-width:62rem;overflow-x:auto"
 _TABLE = "border-collapse:collapse;border:0;margin:6px 0;font-size:13px;font-variant-numeric:tabular-nums"
@@ -55,6 +57,29 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], more: int = 0) ->
     parts += [_row("td", _CELL, row) for row in rows]
     parts.append("</tbody></table>")
     return "".join([*parts, line(f"and {more} more") if more else ""])
+
+
+def outlines(size_hw: tuple[int, int], boxes_xyxy: Sequence[Sequence[float]]) -> str:
+    """A picture of boxes in the frame of this size; what lies further outside than the frame is large is cut off."""
+    height, width = size_hw
+    left, right = _reach(width, [value for box in boxes_xyxy for value in box[::2]])
+    top, bottom = _reach(height, [value for box in boxes_xyxy for value in box[1::2]])
+    scale = _PICTURE_SIDE / max(right - left, bottom - top)
+
+    def outline(box_xyxy: Sequence[float], colour: str) -> str:
+        x1, x2 = (round((min(max(x, left), right) - left) * scale, 1) for x in box_xyxy[::2])
+        y1, y2 = (round((min(max(y, top), bottom) - top) * scale, 1) for y in box_xyxy[1::2])
+        return f'<path d="M{x1} {y1}H{x2}V{y2}H{x1}Z" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+
+    shapes = [outline((0, 0, width, height), "currentColor"), *(outline(box, _OUTLINE) for box in boxes_xyxy)]
+    sides = [round((side * scale) + 2 * _PICTURE_MARGIN, 1) for side in (right - left, bottom - top)]
+    view = f"{-_PICTURE_MARGIN} {-_PICTURE_MARGIN} {sides[0]} {sides[1]}"
+    return f'<svg width="{sides[0]}" height="{sides[1]}" viewBox="{view}" style="margin:4px 0">{"".join(shapes)}</svg>'
+
+
+def _reach(side: float, values: Sequence[float]) -> tuple[float, float]:
+    """What a picture shows along an axis: the frame, and of what is beside it at most as much on either side."""
+    return max(min([0.0, *values]), -side), min(max([side, *values]), 2 * side)
 
 
 def _row(tag: str, style: str, texts: Sequence[str]) -> str:
