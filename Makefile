@@ -16,7 +16,7 @@ BUILD_LOG := $(VENV)/build.log
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check check-lint check-format check-types check-layers check-codes check-benchmarks \
-	sanitize compare-mmcv bench bench-operators bench-overhead bench-doctor offsets docs clean
+	sanitize compare-mmcv bench bench-operators bench-overhead bench-doctor offsets notebook docs clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -25,6 +25,7 @@ help:
 	@echo "make demo             RoIs on a real photograph, all zero, found and put right"
 	@echo "make test             all tests, doctests included"
 	@echo "make check            lint, format, types, layers, codes, table of speeds"
+	@echo "make notebook         run the example notebook and store its outputs"
 	@echo "make docs             build the documentation into site/"
 	@echo "make clean            remove what was made, .venv included"
 	@echo
@@ -100,6 +101,9 @@ bench-doctor: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 offsets: $(VENV)/.stamp-offsets demo/data/.stamp-deepforest
 	@$(RUN) -m benchmarks.offsets $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS))
 	@$(RUN) -m benchmarks.localisation
+
+notebook: $(VENV)/.stamp-test
+	@$(RUN) scripts/run_notebook.py
 
 docs: $(VENV)/.stamp-docs
 	@$(RUN) scripts/make_codes_page.py

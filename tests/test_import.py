@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torchvision", "timm", "triton", "ray", "matplotlib", "onnxruntime", "onnx", "jinja2", "PIL", "rich", "typer")
+HEAVY = (
+    *("torchvision", "timm", "triton", "ray", "matplotlib", "onnxruntime", "onnx", "jinja2", "PIL", "rich", "typer"),
+    "IPython",
+)
 WITH_TORCH = ("numpy",)  # only if torch imports it
 MOST_SECONDS = 0.3
 CHILD = """

@@ -1,5 +1,6 @@
 """Calibration: held against maps whose offset is known because they were sampled there."""
 
+import html
 import json
 from xml.etree import ElementTree
 
@@ -183,6 +184,7 @@ def test_calibrate_traces_and_measures():
     assert trace["p3"].with_offset("calibrated").offset_yx == trace["p3"].calibrated_offset_yx
     assert trace.calibration["p3"].offset_yx == trace["p3"].calibrated_offset_yx
     assert str(trace.calibration) in str(trace)
+    assert html.escape(str(trace.calibration)) in trace._repr_html_()
     assert json.loads(json.dumps(trace.to_dict()))["calibration"]["levels"]["p4"]["x"]["verdict"] == "measured"
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import collections
 import json
 import random
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -262,6 +264,29 @@ def test_messages(call, message):
 def test_no_such_map():
     with pytest.raises(KeyError, match=r"no map is called 'c5'; there are maps.0, maps.1, last"):
         trace(Pyramid(), (32, 32), measured=False)["c5"]
+
+
+def test_a_notebook_shows_the_table_and_what_was_said():
+    traced = trace(Pyramid(), (32, 48), measured=False)
+    shown = traced._repr_html_()
+    rows = [re.findall(r"<td [^>]*>(.*?)</td>", row) for row in re.findall(r"<tr [^>]*>(.*?)</tr>", shown)]
+    assert rows[1:3] == [
+        ["maps.0", "16 x 24", "2", "0.5", "3", "1/2", "+0.5", "-0.5"],
+        ["maps.1", "8 x 12", "4", "0.5", "7", "1/4", "+1.5", "-0.5"],
+    ]
+    assert "Pyramid, image 32 x 48; offset in use: convention (half a stride)" in shown
+    assert "- left out: score: it has shape [N, 16]: no rows and columns." in shown
+
+
+def test_a_notebook_is_not_flooded_and_names_stay_text():
+    name = '<script>alert(1)</script>"' * 1000
+    traced = trace(Pyramid(), (32, 48), measured=False)
+    fields = {part: dict.fromkeys(range(500), getattr(traced, part)["last"]) for part in ("grids", "whole_image")}
+    fields = {part: {f"{name}{key}"[-600:]: value for key, value in by_key.items()} for part, by_key in fields.items()}
+    shown = replace(traced, backbone=name, notes=(name,) * 100, **fields)._repr_html_()
+    assert "<script" not in shown
+    assert "and 480 more" in shown
+    assert len(shown) < 100_000
 
 
 COST = """

@@ -1,12 +1,15 @@
 """The notice: once for each line of code, and the policy that makes it an error or silence."""
 
+import linecache
+import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import roialign
-from roialign.ops import notice
+from roialign.ops import notebook, notice
 from roialign.ops.calls import LEAST_COVERAGE
 
 ON_MAP = torch.tensor([[0.0, 1, 1, 6, 6]])
@@ -161,3 +164,44 @@ def test_an_unknown_policy_is_refused_and_changes_nothing(policy):
     with pytest.raises(ValueError, match="expected one of 'warn', 'raise', 'ignore'; got"):
         roialign.set_policy(policy)
     assert notice.get_policy() == "warn"
+
+
+class Shell:
+    """As much of IPython's shell as names cells."""
+
+    def __init__(self, **names):
+        self.compile = type("Compiler", (), {"_filename_map": names})()
+        self.execution_count = 7
+
+
+@pytest.fixture
+def shell(monkeypatch):
+    shell = Shell(**{__file__: 3})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    return shell
+
+
+def test_a_cell_is_named_and_its_line_is_shown(caught, shell):
+    linecache.getline(__file__, 1)
+    pool(OFF_MAP)
+    assert caught[0].filename == "Cell In[3]"
+    assert linecache.getline("Cell In[3]", caught[0].lineno) == "    return roialign.roi_align(FEATURES, rois, 2)\n"
+
+
+def test_a_cell_that_is_run_again_is_warned_again(caught, shell):
+    for shell.execution_count in (7, 7, 8):
+        pool(OFF_MAP)
+    assert len(caught) == 2
+
+
+def test_files_that_are_no_cells_keep_their_names(shell):
+    assert notebook.cell("/tmp/ipykernel_1/2.py") is None
+    assert notebook.source_file("/tmp/ipykernel_1/2.py") == "/tmp/ipykernel_1/2.py"
+    assert notebook.cell("<ipython-input-12-0123456789ab>") == "Cell In[12]"  # IPython 7
+
+
+@pytest.mark.parametrize("ipython", [None, SimpleNamespace(), SimpleNamespace(get_ipython=lambda: None)])
+def test_without_a_shell_there_are_no_cells(monkeypatch, ipython):
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    assert notebook.cell(__file__) is None
+    assert notebook.run() is None

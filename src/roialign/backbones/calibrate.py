@@ -17,9 +17,10 @@ from roialign.backbones.pictures import sources_of, tensors_of
 from roialign.backbones.result import BackboneTrace
 from roialign.backbones.trace import trace
 from roialign.errors import FeatureMapError
-from roialign.geometry import FeatureGrid
+from roialign.geometry import FeatureGrid, html
 
 LEAST_IMAGES = 4
+_LONGEST_TEXT = 10_000  # signs, in a notebook
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,6 +39,10 @@ class CalibratedTrace(BackboneTrace):
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n\n{self.calibration}"
+
+    def _repr_html_(self) -> str:
+        """As of the trace, with the calibration, for a notebook."""
+        return super()._repr_html_() + html.block(html.preformatted(str(self.calibration), _LONGEST_TEXT))
 
 
 def calibrate(

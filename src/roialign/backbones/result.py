@@ -11,10 +11,16 @@ from torch import Tensor
 
 from roialign.backbones.layers import LayerStep
 from roialign.backbones.layout import Layout
+from roialign.geometry import html
 from roialign.geometry.grid import FeatureGrid, OffsetKind
 
 Method = dict[str, tuple[float, float]] | str
 _WIDTH = 80
+_HEADS = (
+    *("map", "cells", "stride", "offset", "receptive field", "spatial_scale"),
+    *("px off, aligned=True", "px off, aligned=False"),
+)
+_LONGEST_NOTE = 1000  # signs
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,15 +130,28 @@ class BackboneTrace(Mapping[str, FeatureGrid]):
         return f"<BackboneTrace of {self.backbone} at {self.image_size_hw}: {', '.join(self)}>"
 
     def __str__(self) -> str:
-        height, width = self.image_size_hw
-        meaning = " (half a stride)" if self.offset == "convention" else ""
-        head = f"{self.backbone}, image {height} x {width}; offset in use: {self.offset}{meaning}\n"
-        lines = [head, *table([self._row(name) for name in self])]
-        said = [*self.notes, *(f"left out: {name}: {reason}." for name, reason in (self.left_out or {}).items())]
-        lines += [""] if said else []
-        for note in said:
+        lines = [f"{self._head}\n", *table([self._row(name) for name in self])]
+        lines += [""] if self._said else []
+        for note in self._said:
             lines += textwrap.wrap(note, _WIDTH, initial_indent="- ", subsequent_indent="  ")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The table and the notes, for a notebook."""
+        names = list(self)[: html.MOST_ROWS]
+        grids = html.table(_HEADS, map(self._row, names), len(self) - len(names))
+        notes = [html.line(f"- {note}", _LONGEST_NOTE) for note in self._said[: html.MOST_ROWS]]
+        return html.block(html.line(self._head), grids, *notes)
+
+    @property
+    def _head(self) -> str:
+        height, width = self.image_size_hw
+        meaning = " (half a stride)" if self.offset == "convention" else ""
+        return f"{self.backbone}, image {height} x {width}; offset in use: {self.offset}{meaning}"
+
+    @property
+    def _said(self) -> list[str]:
+        return [*self.notes, *(f"left out: {name}: {reason}." for name, reason in (self.left_out or {}).items())]
 
     def _row(self, name: str) -> list[str]:
         grid = self[name]

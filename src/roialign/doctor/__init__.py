@@ -11,5 +11,5 @@ from roialign.doctor.saved import save_call as save_call
 from roialign.doctor.watch import watch as watch
 from roialign.ops import notice
 
-findings.presentation = findings.Presentation(report.as_text, report.save)
+findings.presentation = findings.Presentation(report.as_text, report.as_html, report.save)
 notice.explain = likely_cause

@@ -19,6 +19,7 @@ class Presentation(NamedTuple):
     """How reports are shown."""
 
     as_text: Callable[[Report], str]
+    as_html: Callable[[Report], str]
     save: Callable[[Report, str | PathLike[str]], None]
 
 
@@ -157,6 +158,12 @@ class Diagnosis:
     def __str__(self) -> str:
         return str(Report((self,)))
 
+    def _repr_html_(self) -> str | None:
+        return Report((self,))._repr_html_()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write a page with pictures, which needs nothing but itself, to `path`."""
         Report((self,)).save(path)
@@ -207,6 +214,14 @@ class Report:
 
     def __str__(self) -> str:
         return presentation.as_text(self) if presentation else repr(self)
+
+    def _repr_html_(self) -> str | None:
+        """The report for a notebook."""
+        return presentation.as_html(self) if presentation else None
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """The report for IPython, where no HTML is shown."""
+        printer.text(str(self))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a page with pictures, which needs nothing but itself, to `path`."""

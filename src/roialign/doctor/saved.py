@@ -15,7 +15,7 @@ from torch import Tensor
 
 from roialign.doctor.diagnose import diagnose
 from roialign.doctor.findings import Diagnosis
-from roialign.ops import notice
+from roialign.ops import notebook, notice
 from roialign.ops.validate import describe, is_dense, is_flag
 from roialign.version import __version__
 
@@ -237,6 +237,9 @@ def _stand_in(shape: list[int], dtype: str) -> Tensor:
 def _site() -> str:
     """The line that called, without folders that are no part of the project."""
     frame = notice.calling_frame(("roialign", "torch"))
+    cell = notebook.cell(frame.f_code.co_filename)
+    if cell:
+        return f"{cell}, line {frame.f_lineno}"
     relative = os.path.relpath(frame.f_code.co_filename)
     name = os.path.basename(relative) if relative.startswith("..") else relative
     return f"{name}:{frame.f_lineno}"

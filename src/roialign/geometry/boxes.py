@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roialign.errors import BoxesShapeError, FrameError
-from roialign.geometry import checks, formats
+from roialign.geometry import checks, formats, html
 from roialign.geometry.formats import Order
 from roialign.geometry.frame import Frame
 
@@ -125,6 +125,16 @@ class Boxes:
 
     def __repr__(self) -> str:
         return f"Boxes({len(self)}, {str(self.dtype).removeprefix('torch.')}, in {self._frame})"
+
+    def _repr_html_(self) -> str:
+        """The first boxes in their frame and their numbers, for a notebook."""
+        shown = self[: html.MOST_ROWS].boxes_xyxy.detach().double().cpu().tolist()
+        rows = (
+            [str(row), *(f"{value:.6g}" for value in (*box, box[2] - box[0], box[3] - box[1]))]
+            for row, box in enumerate(shown)
+        )
+        table = html.table(("row", "x1", "y1", "x2", "y2", "width", "height"), rows, len(self) - len(shown))
+        return html.block(html.line(repr(self)), html.outlines(self._frame.size_hw, shown), table)
 
     @classmethod
     def cat(cls, parts: Sequence[Boxes]) -> Boxes:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from roialign.errors import FrameError
+from roialign.geometry import html
 
 Rounding = Literal["floor", "round", "half_up"]  # "round" is Python's: halves to even
 _Line = tuple[Fraction, Fraction]  # scale and shift along one axis: exact, so that no chain of steps rounds
@@ -313,11 +314,39 @@ class Frame:
     def __repr__(self) -> str:
         return f"Frame({self})"
 
+    def _repr_html_(self) -> str:
+        """The steps, what each does to coordinates, and where the image lies in the last, for a notebook."""
+        chain = self.chain
+        shown = chain if len(chain) <= html.MOST_ROWS else chain[: html.MOST_ROWS - 1] + chain[-1:]
+        rows = (
+            (f.name, f"{f.size_hw[0]} x {f.size_hw[1]}", *(_words(f, axis) for axis in (1, 0)))  # x first, as in boxes
+            for f in shown
+        )
+        table = html.table(("step", "height x width", "x becomes", "y becomes"), rows, len(chain) - len(shown))
+        if self.parent is None:
+            return html.block(table)
+        height, width = self.root.size_hw
+        image_xyxy = self.root.map_to(self).boxes(torch.tensor([[0.0, 0.0, width, height]]))
+        said = html.line(f"This frame, and in orange all of {self.root.name}:")
+        return html.block(table, said, html.outlines(self.size_hw, image_xyxy.tolist()))
+
     def _upwards(self) -> Iterator[Frame]:
         frame: Frame | None = self
         while frame is not None:
             yield frame
             frame = frame.parent
+
+
+def _words(frame: Frame, axis: int) -> str:
+    """What the step to this frame does to a coordinate."""
+    if frame.parent is None:
+        return ""
+    scale, shift = map(float, frame._lines[axis])
+    name = "yx"[axis]
+    scaled = {1.0: name, -1.0: f"-{name}"}.get(scale, f"{scale:.6g} {name}")
+    if scale < 0 and shift:
+        return f"{shift:.6g} - {scaled.lstrip('-')}"
+    return f"{scaled} {'-' if shift < 0 else '+'} {abs(shift):.6g}" if shift else scaled
 
 
 def _exact(value: float | Fraction) -> Fraction:

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from roialign.errors import CoverageError, RoIError, RoIWarning
+from roialign.ops import notebook
 from roialign.ops.calls import LEAST_COVERAGE, RoICall, unseen
 
 Policy = Literal["warn", "raise", "ignore"]
 
 _GENERATED = ("<eval_with_key>", "torchinductor", "codegen.py:codegen(")
-_noticed: set[tuple[str, int]] = set()
+_noticed: set[tuple[str, int, int | None]] = set()
 explain: Callable[[RoICall, Tensor], str] | None = None
 """Finds the words for a call whose RoIs lie off the map. The doctor puts itself here."""
 
@@ -50,8 +51,9 @@ class set_policy:
     In compiled code, which gives no notices, neither does anything.
 
     Args:
-        policy: "warn" (the default) gives one `RoIWarning` for each line of code that makes such a call,
-            "raise" raises `CoverageError`, "ignore" says nothing and does not look.
+        policy: "warn" (the default) gives one `RoIWarning` for each line of code that makes such a call, in a
+            notebook again whenever a cell is run; "raise" raises `CoverageError`; "ignore" says nothing and does not
+            look.
 
     Raises:
         ValueError: if `policy` is none of the three.
@@ -135,18 +137,22 @@ def any_low(coverage: Tensor) -> bool:
 
 
 def say(words: Callable[[], str], error: type[RoIError] = CoverageError) -> None:
-    """Warn, once for each line of code, or raise an `error`, as the policy says."""
+    """Warn, once for each line of code, or raise an `error`, as the policy says.
+
+    A cell of a notebook that is run again loses what it said, so it is warned again.
+    """
     policy = get_policy()
     if policy == "ignore":
         return
     if policy == "raise":
         raise error(words())
     frame = calling_frame(("roialign", "torch", "torchvision"))
-    site = (frame.f_code.co_filename, frame.f_lineno)
+    path, line = frame.f_code.co_filename, frame.f_lineno
+    site = (path, line, notebook.run())
     if site in _noticed:
         return
     _noticed.add(site)
-    warnings.warn_explicit(words(), RoIWarning, *site)
+    warnings.warn_explicit(words(), RoIWarning, notebook.source_file(path), line)
 
 
 def calling_frame(packages: Sequence[str]) -> FrameType:

@@ -1,4 +1,4 @@
-"""Reports of what the doctor found: for the terminal and as a page. What they are made with is loaded when one is."""
+"""Reports of what the doctor found: for terminals, for notebooks and as a page. What makes one is loaded with it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ def as_text(report: Report) -> str:
     from roialign.doctor.report import terminal
 
     return terminal.as_text(report)
+
+
+def as_html(report: Report) -> str:
+    """The report as a notebook shows it."""
+    from roialign.doctor.report import notebook
+
+    return notebook.as_html(report)
 
 
 def save(report: Report, path: str | PathLike[str]) -> None:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from roialign.doctor.catalogue import CATALOGUE, Entry
 from roialign.doctor.findings import Finding, Fix, Problem, Report
@@ -17,7 +17,11 @@ from roialign.doctor.report import words
 from roialign.doctor.report.drawing import Drawing, drawing
 from roialign.doctor.report.exhibit import PANEL_WIDTH, Exhibit
 from roialign.doctor.report.playground import MAX_BINS, Values, playground
+from roialign.geometry.html import shortened
 from roialign.version import __version__
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 MAX_PROBLEMS = 50  # shown with pictures; of more there is a table
 _FOLDER = Path(__file__).parent
@@ -76,18 +80,18 @@ def save(report: Report, path: str | PathLike[str]) -> None:
     Path(path).write_text(as_html(report), encoding="utf-8", errors="xmlcharrefreplace")
 
 
-def as_html(report: Report) -> str:
-    """The whole page."""
+def environment() -> Environment:
+    """What the templates of this folder are rendered with; all that they are given is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    made = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(
+    made.globals.update(
         counted=words.counted,
         number=words.number,
         box_text=words.box_text,
@@ -97,26 +101,40 @@ def as_html(report: Report) -> str:
         max_bins=MAX_BINS,
         version=__version__,
     )
-    environment.filters.update(
-        coverage=words.coverage_text, printable=words.printable, proof=_proof, headline=_headline, sort_key=_sort_key
+    made.filters.update(
+        coverage=words.coverage_text,
+        printable=words.printable,
+        shortened=shortened,
+        proof=_proof,
+        headline=_headline,
+        sort_key=_sort_key,
     )
+    return made
+
+
+def as_html(report: Report) -> str:
+    """The whole page."""
     sites, shared = _sites(report), _Shared()
     problems = report.problems
     sections = [_section(problem, report.examined, shared) for problem in problems[:MAX_PROBLEMS]]
     figures = {"maps": shared.values.maps, "figures": [section.playground for section in sections]}
     css, script = _joined(_STYLES), _joined(_SCRIPTS)
-    return environment.get_template("page.html").render(
-        summary=words.summary(report),
-        sections=sections,
-        further=[(problem, words.whereabouts(problem, report.examined)) for problem in problems[MAX_PROBLEMS:]],
-        sites=sites[:_MAX_SITES],
-        sites_left_out=max(len(sites) - _MAX_SITES, 0),
-        pictures=shared.pictures,
-        figures=_json_in_html(figures),
-        css=css,
-        script=script,
-        css_hash=_csp_hash(css),
-        script_hash=_csp_hash(script),
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            summary=words.summary(report),
+            sections=sections,
+            further=[(problem, words.whereabouts(problem, report.examined)) for problem in problems[MAX_PROBLEMS:]],
+            sites=sites[:_MAX_SITES],
+            sites_left_out=max(len(sites) - _MAX_SITES, 0),
+            pictures=shared.pictures,
+            figures=_json_in_html(figures),
+            css=css,
+            script=script,
+            css_hash=_csp_hash(css),
+            script_hash=_csp_hash(script),
+        )
     )
 
 

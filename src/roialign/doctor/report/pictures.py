@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 MAX_IMAGE_SIDE = 640
+_SMALLER_SIDES = (640, 480, 320, 200, 100)
 _NOT_A_NUMBER_RGB = (0.85, 0.1, 0.35)
 
 
@@ -31,6 +32,23 @@ def energy_picture(features: Tensor, image: int | None) -> str | None:
         red = torch.tensor(_NOT_A_NUMBER_RGB)[:, None, None]
         levels = torch.where(energy.isfinite(), levels, red)
     return _data_uri(_shrink(levels), "PNG")
+
+
+def within(uri: str, most: int) -> str | None:
+    """The same picture as a data URI of at most so many signs, in fewer pixels where need be."""
+    from PIL import Image
+
+    if len(uri) <= most:
+        return uri
+    picture = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    for side in _SMALLER_SIDES:
+        picture.thumbnail((side, side))
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=75, optimize=True)
+        smaller = _uri_of(buffer, "JPEG")
+        if len(smaller) <= most:
+            return smaller
+    return None
 
 
 def _shrink(levels_chw: Tensor) -> Tensor:
@@ -59,4 +77,8 @@ def _data_uri(levels_chw: Tensor, format: str) -> str:
     pixels = bytes((levels.clamp(0, 1) * 255).round().to(torch.uint8).flatten().tolist())
     buffer = io.BytesIO()
     Image.frombytes("RGB", (levels.shape[1], levels.shape[0]), pixels).save(buffer, format, quality=82, optimize=True)
-    return f"data:image/{format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return _uri_of(buffer, format)
+
+
+def _uri_of(file: io.BytesIO, format: str) -> str:
+    return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

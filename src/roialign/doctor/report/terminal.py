@@ -22,7 +22,14 @@ _STYLES = {"error": "bold red", "warning": "bold yellow"}
 def as_text(report: Report, width: int = 80) -> str:
     """The report as plain text; no line is wider than `width`, except a line to paste that cannot be shorter."""
     file = io.StringIO()
-    console = Console(file=file, width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    console = Console(
+        file=file,
+        width=width,
+        color_system=None,
+        force_terminal=False,
+        force_jupyter=False,  # in a notebook rich would write into the cell's output in place of the file
+        legacy_windows=False,
+    )
     render(report, console)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 

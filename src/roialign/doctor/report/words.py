@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from roialign.doctor.findings import Fix, Problem, Report
+from roialign.geometry.html import printable as printable
 from roialign.ops.calls import RoICall
 
 COVERAGE = (
@@ -87,8 +88,3 @@ def coverage_text(coverage: float | None) -> str:
 def change_text(fix: Fix, arrow: str = "->") -> str:
     """What the fix does to the mean coverage."""
     return f"coverage {coverage_text(fix.coverage_before)} {arrow} {coverage_text(fix.coverage_after)}"
-
-
-def printable(text: str) -> str:
-    """The text with control and direction characters, which could rewrite the line, written as escapes."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from torch import nn
 
@@ -17,8 +18,7 @@ from roialign.doctor.watch.post_mortem import post_mortem as post_mortem
 from roialign.doctor.watch.sites import CallSites as CallSites
 
 
-@contextmanager
-def watch(model: nn.Module | None = None) -> Iterator[Report]:
+class watch:
     """Examine every RoI call made inside the block, whichever library makes it.
 
     Seen are calls of roialign's operators and of `pool_regions`, of `torchvision.ops` (`roi_align`, `roi_pool`,
@@ -31,12 +31,14 @@ def watch(model: nn.Module | None = None) -> Iterator[Report]:
     On a GPU nothing waits: what the checks need is copied while it works, and examined later. A program may make
     any number of calls: of those that a line makes with one outcome the first hundred are kept, the rest counted.
 
+    In a notebook, where a block ends with its cell, `report = roialign.watch().start()` watches until `report.stop()`.
+
     Args:
         model: the model that makes the features, or one that contains it: a detector, a backbone. With it the
             size of the tensor that enters the backbone is known, and the grids of the maps that leave it.
 
-    Yields:
-        A `Report` that fills as calls are made; each finding has its `call_site`.
+    Returns:
+        On entering, a `Report` that fills as calls are made; each finding has its `call_site`.
 
     Example:
         >>> import torch, roialign
@@ -45,9 +47,26 @@ def watch(model: nn.Module | None = None) -> Iterator[Report]:
         >>> [finding.code for finding in report.findings]
         ['RA101']
     """
-    log = CallLog()
-    with watching(log.add, model) as examiner:
-        yield LiveReport(log, examiner.catch_up)
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self._log = CallLog()
+        self._block = watching(self._log.add, model)
+
+    def start(self) -> LiveReport:
+        """Watch until `stop` is called, of this object or of the report, or until both are gone."""
+        return LiveReport(self._log, self._block.__enter__().catch_up, self.stop)
+
+    def stop(self) -> None:
+        """Watch no longer; the report stays."""
+        self._block.__exit__(None, None, None)
+
+    def __enter__(self) -> Report:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._block.__exit__(kind, error, traceback)
 
 
 @contextmanager

@@ -69,10 +69,13 @@ class LiveReport(Report):
 
     _log: CallLog
     _catch_up: Callable[[], None]
+    stop: Callable[[], None]
+    """Ends the watching, wherever it was begun."""
 
-    def __init__(self, log: CallLog, catch_up: Callable[[], None]) -> None:
+    def __init__(self, log: CallLog, catch_up: Callable[[], None], stop: Callable[[], None]) -> None:
         object.__setattr__(self, "_log", log)
         object.__setattr__(self, "_catch_up", catch_up)
+        object.__setattr__(self, "stop", stop)
 
     @property
     def calls(self) -> list[Diagnosis]:
@@ -82,3 +85,5 @@ class LiveReport(Report):
 
     def __repr__(self) -> str:
         return f"Report(calls={self.calls!r})"
+
+    _repr_pretty_ = Report._repr_pretty_  # which IPython would else find only after `__repr__`

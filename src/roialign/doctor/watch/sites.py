@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 
-from roialign.ops import notice
+from roialign.ops import notebook, notice
 
 LIBRARIES = ("torchvision", "timm", "transformers", "detectron2", "mmcv", "mmdet", "torch", "roialign")
 """Packages whose lines are not the user's."""
 
 
 class CallSites:
-    """Names lines of code by the folder that was the current one when watching began, as "file.py:12"."""
+    """Names lines of code by the folder that was the current one when watching began, as "file.py:12"; those
+    of a notebook as "Cell In[3], line 2"."""
 
     def __init__(self, folder: str | None = None) -> None:
         self._folder = folder or _current_folder()
@@ -23,6 +24,9 @@ class CallSites:
 
     def named(self, path: str, line: int) -> str:
         """The name of a line; the path is absolute if the file is not below the folder."""
+        cell = notebook.cell(path)
+        if cell:
+            return f"{cell}, line {line}"
         if path.startswith("<"):
             return f"{path}:{line}"
         absolute = os.path.join(self._folder, path)  # a script is known by the path that was typed
