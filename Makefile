@@ -16,7 +16,7 @@ BUILD_LOG := $(VENV)/build.log
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check check-lint check-format check-types check-layers check-codes check-benchmarks \
-	sanitize compare-mmcv bench bench-operators bench-overhead bench-doctor offsets notebook docs clean
+	sanitize compare-mmcv bench bench-operators bench-overhead bench-doctor bench-reports offsets notebook docs clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -35,6 +35,7 @@ help:
 	@echo "make bench-operators  all the other operators, likewise: 30 minutes"
 	@echo "make bench-overhead   what watching costs a Mask R-CNN: 5 minutes"
 	@echo "make bench-doctor     faults injected into healthy pipelines: 10 minutes"
+	@echo "make bench-reports    what people reported: 5 minutes"
 	@echo "make offsets          where cells are centred, on photographs: 15 minutes"
 	@echo
 	@echo "The first run sets up .venv: torch and torchvision, about 6 GB."
@@ -96,6 +97,10 @@ bench-overhead: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 
 bench-doctor: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 	@$(RUN) -m benchmarks.doctor --seed 8
+
+# With ROIALIGN_BCCD=DIR in the environment also on the blood smears of that data set.
+bench-reports: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
+	@$(RUN) -m benchmarks.reports
 
 # On photographs of scikit-image, scikit-learn and deepforest; more of them: make offsets PHOTOGRAPHS=DIR
 offsets: $(VENV)/.stamp-offsets demo/data/.stamp-deepforest

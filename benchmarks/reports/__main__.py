@@ -1,0 +1,89 @@
+"""Scores the doctor on programs made of public reports, and writes benchmarks/results/reports.md.
+
+Of a fault, "named" is a first finding with the right code and the right words, "wrong" is another one. Of a healthy
+program, or of one whose fault nothing shows, a "false error" is any finding that is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.environment import environment
+from benchmarks.results import write_all
+
+from .collection import Entry, Part, entries
+from .page import page, score
+from .scenes import MissingPictureError
+from .scoring import ALONE, WAYS, Verdict, judge
+
+_ROOT = Path(__file__).parents[2]
+RESULTS = _ROOT / "benchmarks" / "results"
+EXPECTED = _ROOT / "tests" / "doctor" / "reports.json"
+
+
+def main() -> None:
+    given = _arguments()
+    os.environ["COLUMNS"] = "80"
+    torch.set_num_threads(1)
+    begin = time.monotonic()
+    parts: tuple[Part, ...] = (given.half,) if given.half else ()
+    chosen = [entry for entry in entries(*parts) if given.only in entry.reported.name]
+    verdicts: dict[str, dict[str, Verdict]] = {}
+    judged, missing = [], []
+    for entry in chosen:
+        try:
+            verdicts[entry.id] = _judged(entry, [ALONE] if given.expect else WAYS)
+        except MissingPictureError as error:
+            missing.append(f"{entry.id} ({error})")
+            continue
+        judged.append(entry)
+        _show(entry, verdicts[entry.id], given.verbose, given.half == "kept" or bool(given.only))
+    print(score(judged, verdicts))
+    if missing:
+        print(f"not run: {', '.join(missing)}")
+    if given.expect:
+        expected = {entry.id: verdicts[entry.id][ALONE].outcome for entry in judged}
+        EXPECTED.write_text(json.dumps(expected, indent=1) + "\n")
+    elif not given.only and not given.half:
+        command = " ".join(["python -m benchmarks.reports", *sys.argv[1:]])
+        facts = {**environment(), "command": command, "minutes": f"{(time.monotonic() - begin) / 60:.0f}"}
+        write_all(RESULTS, {"reports.md": page(judged, verdicts, missing, facts).encode()})
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reports", description=__doc__)
+    parser.add_argument("-v", "--verbose", action="store_true", help="print each report, 80 columns wide")
+    parser.add_argument("--only", metavar="NAME", default="", help="reports whose name contains this")
+    parser.add_argument("--half", choices=("given", "fitted", "kept"), help="one part of the reports")
+    parser.add_argument("--expect", action="store_true", help="write what the tests expect, tests/doctor/reports.json")
+    return parser.parse_args()
+
+
+def _judged(entry: Entry, ways: tuple[str, ...] | list[str]) -> dict[str, Verdict]:
+    program = entry.reported.build()
+    return {way: judge(entry.reported, program, way) for way in ways}
+
+
+def _show(entry: Entry, verdicts: dict[str, Verdict], verbose: bool, wanted: bool) -> None:
+    """Kept reports are shown by their number only, unless they were asked for."""
+    shown = entry.part != "kept" or wanted
+    for way, verdict in verdicts.items():
+        raised = f"  raised {verdict.raised}" if verdict.raised else ""
+        fix = f"fix {verdict.fix}" if verdict.fix else ""
+        codes = " ".join(dict.fromkeys(verdict.codes)) if shown else ""
+        name = entry.reported.name if shown else entry.id
+        print(f"{name:38} {way:13} {verdict.outcome:12} {fix:9} {codes}{raised}", flush=True)
+    if verbose and shown:
+        print(f"\n{entry.reported.title}\nright: {entry.reported.right or 'as it is'}\n")
+        print("\n".join(dict.fromkeys(verdict.text for verdict in verdicts.values())), "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""All reports, and the part that each belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal
+
+from .program import Kind, Reported
+
+Part = Literal["given", "fitted", "kept"]
+"""The doctor was built with the given reports and tuned to none; fitted ones may be looked at and tuned to; kept ones
+are run and not looked at."""
+
+_MODULES: dict[Part, tuple[str, ...]] = {
+    "given": ("frames", "grids", "formats", "maps", "healthy", "healthy_more"),
+    "fitted": (),
+    "kept": (),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One report in its part."""
+
+    reported: Reported
+    part: Part
+    id: str
+    """The report's name, or, of a kept one, its number among them."""
+
+
+def entries(*parts: Part) -> list[Entry]:
+    """The reports of these parts, or of all: faults first, then what cannot be seen, then healthy programs."""
+    kinds: tuple[Kind, ...] = ("fault", "unseen", "healthy")
+    found = []
+    for part in parts or tuple(_MODULES):
+        modules = [import_module(f"{__package__}.{name}") for name in _MODULES[part]]
+        reports = [one for module in modules for one in vars(module).values() if isinstance(one, Reported)]
+        reports.sort(key=lambda one: kinds.index(one.kind))
+        for number, reported in enumerate(reports, 1):
+            found.append(Entry(reported, part, f"kept {number}" if part == "kept" else reported.name))
+    return found
