@@ -19,7 +19,6 @@ from roialign.geometry import FeatureGrid
 from roialign.ops.calls import RoICall
 from roialign.ops.roi_align import as_call
 
-Believed = dict[explanations.Kind, float]
 _DECIDED_BY_THE_RUN = ("RA106", "RA110")
 """What the pooler's own check says better, from all boxes and the image sizes, or does not say on purpose."""
 
@@ -88,11 +87,11 @@ def examine(
     caller: Caller | None = None,
     around: Surroundings | None = None,
     facts: FeatureFacts | None = None,
-    believed: Believed | None = None,
+    beliefs: explanations.Beliefs | None = None,
 ) -> Diagnosis:
     """Look at one call: first for what can be seen, then for what explains where its boxes lie.
 
-    `facts` are what is known of features that cannot be looked at any more; `believed` is what earlier calls of the
+    `facts` are what is known of features that cannot be looked at any more; `beliefs` are what earlier calls of the
     same line said, to which this one adds.
     """
     sane, coverage = call.usable(), call.coverage()
@@ -107,10 +106,10 @@ def examine(
     elif bool(sane.any()):
         rows = sane.nonzero().flatten().tolist()
         if run is None:
-            found += [_of_rows(finding, rows) for finding in _of_boxes(known, believed)]
+            found += [_of_rows(finding, rows) for finding in _of_boxes(known, beliefs)]
         elif run.index == run.busiest:
             whole = replace(known, call=run.whole(call), coverage_known=None, grid=run.grid_of_the_first())
-            causes = _of_boxes(whole, believed)
+            causes = _of_boxes(whole, beliefs)
             if causes:
                 call, coverage = whole.call, whole.coverage
             found += causes
@@ -140,14 +139,12 @@ def likely_cause(call: RoICall, coverage: Tensor) -> str:
     return " ".join(words) + "\nroialign.diagnose(...) with the same arguments shows the evidence."
 
 
-def _of_boxes(known: Evidence, believed: Believed | None) -> list[Finding]:
+def _of_boxes(known: Evidence, beliefs: explanations.Beliefs | None) -> list[Finding]:
     """What was seen of the features and the axes; or else what explains the boxes; or else what single boxes have."""
     seen = _found(checks.SEEN_CHECKS, known)
     if any(not finding.doubtful for finding in seen):
         return seen[:1]
-    weighed = explanations.weigh(known, lambda code: _can_be(known, code), believed)
-    if believed is not None:
-        weighed.add_to(believed)
+    weighed = explanations.weigh(known, lambda code: _can_be(known, code), beliefs)
     return seen + (explanations.findings(weighed) or _found(checks.BOX_CHECKS, known))
 
 

@@ -160,6 +160,13 @@ class Evidence:
         return seen if len(seen) == len(frames) == self.call.input.shape[0] else ()
 
     @property
+    def images(self) -> Tensor | None:
+        """The batch that entered the network, where it is held and can be looked at without waiting for a device."""
+        images = self.around.images if self.around is not None else None
+        usable = images is not None and images.device.type == "cpu" and len(images) == self.call.input.shape[0]
+        return images if usable else None
+
+    @property
     def mosaic(self) -> Mosaic | None:
         return self.around.mosaic if self.around is not None else None
 

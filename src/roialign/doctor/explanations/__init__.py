@@ -3,7 +3,7 @@
 from roialign.doctor.explanations.telling import findings as findings
 from roialign.doctor.explanations.telling import split as split
 from roialign.doctor.explanations.telling import tell as tell
+from roialign.doctor.explanations.weigh import Beliefs as Beliefs
 from roialign.doctor.explanations.weigh import Explanation as Explanation
-from roialign.doctor.explanations.weigh import Kind as Kind
 from roialign.doctor.explanations.weigh import Weighed as Weighed
 from roialign.doctor.explanations.weigh import weigh as weigh

@@ -87,6 +87,10 @@ class Scene:
         """Pixels [..., 4] of the image that entered in cells."""
         return pixels * self.per_pixel(lattice) + self.lead(lattice)
 
+    def to_pixels(self, cells: Tensor, lattice: Lattice) -> Tensor:
+        """Cells [..., 4] in pixels of the image that entered."""
+        return (cells - self.lead(lattice)) / self.per_pixel(lattice)
+
     def per_pixel(self, lattice: Lattice) -> Tensor:
         stride_y, stride_x = lattice.stride_yx
         return 1 / self.boxes.new_tensor([[stride_x, stride_y] * 2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,13 +13,30 @@ from roialign.doctor.evidence import Evidence
 from roialign.doctor.explanations import likelihood, orders, table
 from roialign.doctor.explanations.orders import ORDERS, RIGHT, Order
 from roialign.doctor.explanations.places import Place, Scene, places
+from roialign.doctor.picture import Edges
 
 _MOST_BOXES = 128
+_PICTURES_OF_A_CALL, _MOST_PICTURES = 2, 8  # the latter of one line of code
 _LOOKED_AT = 8.0  # log-likelihood behind the best up to which the picture is asked
 
 Kind = tuple[str, ...]
-Witness = Callable[[Tensor], Tensor]
-"""The log-likelihood ratios [E] of a picture, of boxes [E, K, 4] in its pixels."""
+"""What counts as the same explanation: its codes, and the order of the numbers where it is another."""
+
+
+@dataclass
+class Beliefs:
+    """What the calls of one line of code have said so far: several images through one line add up."""
+
+    kinds: dict[Kind, float] = field(default_factory=dict)
+    """The log-likelihood of each kind of explanation against that of "nothing is wrong"."""
+    pictures: int = 0
+    """How many pictures were looked at."""
+
+    def add(self, evidence: Mapping[Kind, float]) -> None:
+        """Add what one more call says."""
+        for one in {*self.kinds, *evidence}:
+            value = self.kinds.get(one, 0.0) + evidence.get(one, -table.MOST_BELIEVED)
+            self.kinds[one] = max(-table.MOST_BELIEVED, min(table.MOST_BELIEVED, value))
 
 
 @dataclass(frozen=True)
@@ -58,12 +75,6 @@ class Weighed:
     evidence: Mapping[Kind, float]
     """The log-likelihood of each kind against that of "nothing is wrong"."""
 
-    def add_to(self, believed: dict[Kind, float]) -> None:
-        """Add what this call says to what earlier ones of the same line said."""
-        for one in {*believed, *self.evidence}:
-            value = believed.get(one, 0.0) + self.evidence.get(one, -table.MOST_BELIEVED)
-            believed[one] = max(-table.MOST_BELIEVED, min(table.MOST_BELIEVED, value))
-
 
 def kind(order: Order, place: Place) -> Kind:
     """What counts as the same explanation: healthy ones are one kind, as are those of one code."""
@@ -71,13 +82,9 @@ def kind(order: Order, place: Place) -> Kind:
     return (*codes, order.name) if order.code is not None else codes
 
 
-def weigh(
-    known: Evidence,
-    can_be: Callable[[str], bool],
-    believed: Mapping[Kind, float] | None = None,
-    witness: Callable[[Scene], Witness | None] | None = None,
-) -> Weighed:
-    """Weigh the explanations whose codes `can_be` said of the operator."""
+def weigh(known: Evidence, can_be: Callable[[str], bool], beliefs: Beliefs | None = None) -> Weighed:
+    """Weigh the explanations whose codes `can_be` said of the operator, and add to what is believed."""
+    beliefs = beliefs if beliefs is not None else Beliefs()
     count = len(known.boxes_xyxy)
     rows = torch.arange(count) if count <= _MOST_BOXES else torch.linspace(0, count - 1, _MOST_BOXES).long()
     scene = Scene(known, rows)
@@ -96,11 +103,11 @@ def weigh(
     fit = fit + fit.new_tensor([_seen(scene, of_place[p]) for _, p in pairs])
     prior = fit.new_tensor([_log_prior(ORDERS[o], of_place[p]) for o, p in pairs])
     kinds = [kind(ORDERS[o], of_place[p]) for o, p in pairs]
-    belief = fit.new_tensor([(believed or {}).get(one, 0.0) for one in kinds])
-    total = fit + prior + belief
-    shown = _witnessed(scene, witness, cells, of_place, pairs, total)
-    total = total + shown
-    return _ranked(scene, of_place, pairs, kinds, cells, total, fit + shown, shown)
+    total = fit + prior + fit.new_tensor([beliefs.kinds.get(one, 0.0) for one in kinds])
+    shown = _witnessed(scene, beliefs, cells, of_place, pairs, total)
+    weighed = _ranked(scene, of_place, pairs, kinds, cells, total + shown, fit + shown, shown)
+    beliefs.add(weighed.evidence)
+    return weighed
 
 
 def _log_prior(order: Order, place: Place) -> float:
@@ -161,26 +168,23 @@ def _seen(scene: Scene, place: Place) -> float:
 
 
 def _witnessed(
-    scene: Scene,
-    witness: Callable[[Scene], Witness | None] | None,
-    cells: Tensor,
-    of_place: list[Place],
-    pairs: list[tuple[int, int]],
-    total: Tensor,
+    scene: Scene, beliefs: Beliefs, cells: Tensor, of_place: list[Place], pairs: list[tuple[int, int]], total: Tensor
 ) -> Tensor:
     """What the picture says of those explanations that are not ruled out."""
     shown = torch.zeros_like(total)
-    asked = (total > total.max() - _LOOKED_AT).nonzero().flatten()
-    asked = asked[[of_place[pairs[e][1]].at is None for e in asked.tolist()]]
-    ask = witness(scene) if witness is not None and len(asked) > 1 else None
-    if ask is None:
+    asked = [
+        e for e in (total > total.max() - _LOOKED_AT).nonzero().flatten().tolist() if of_place[pairs[e][1]].at is None
+    ]
+    images = scene.known.images
+    if images is None or len(asked) < 2 or beliefs.pictures >= _MOST_PICTURES:
         return shown
-    lattices = [of_place[pairs[e][1]].lattice for e in asked.tolist()]
-    pixels = torch.stack(
-        [(cells[e] - scene.lead(one)) / scene.per_pixel(one) for e, one in zip(asked.tolist(), lattices, strict=True)]
-    )
-    ratios = ask(pixels.float()).to(total)
-    shown[asked] = torch.logaddexp(ratios + math.log(table.DRAWN), ratios.new_tensor(math.log(1 - table.DRAWN)))
+    pixels = torch.stack([scene.to_pixels(cells[e], of_place[pairs[e][1]].lattice) for e in asked]).float()
+    ratios = pixels.new_zeros(len(asked))
+    of_image, boxes_of_image = scene.images.unique(return_counts=True)
+    for image in of_image[boxes_of_image.argsort(descending=True)][:_PICTURES_OF_A_CALL].tolist():
+        ratios += Edges.of(images[image]).follow(pixels[:, scene.images == image])
+        beliefs.pictures += 1
+    shown[asked] = torch.logaddexp(ratios + math.log(table.DRAWN), torch.full_like(ratios, math.log(1 - table.DRAWN))).to(shown)
     return shown
 
 

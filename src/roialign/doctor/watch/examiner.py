@@ -10,8 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from roialign.doctor.diagnose import Believed, examine
+from roialign.doctor.diagnose import examine
 from roialign.doctor.evidence import Caller
+from roialign.doctor.explanations import Beliefs
 from roialign.doctor.facts import FactsOfMaps, FeatureFacts
 from roialign.doctor.findings import Diagnosis
 from roialign.doctor.images import Seen, SeenImages
@@ -36,7 +37,7 @@ class Examiner:
         self._lock = threading.RLock()
         self._facts = FactsOfMaps()
         self._drawn: set[tuple[str, str]] = set()
-        self._believed: dict[tuple[str, str], Believed] = {}
+        self._beliefs: dict[tuple[str, str], Beliefs] = {}
         self._waiting: deque[later.WaitingCall] = deque()
 
     def see(self, call: RoICall | RegionsCall, caller: Caller | None) -> None:
@@ -128,8 +129,8 @@ class Examiner:
         if image_size_hw is None and grid is not None:
             image_size_hw = grid.image_size_hw
         around = self._images.with_detections(seen, call)
-        believed = self._believed.setdefault((site, call.operator), {})
-        diagnosis = examine(call, image_size_hw, grid or seen.grid, caller, around, facts, believed)
+        beliefs = self._beliefs.setdefault((site, call.operator), Beliefs())
+        diagnosis = examine(call, image_size_hw, grid or seen.grid, caller, around, facts, beliefs)
         picture = None if diagnosis.ok else _picture(seen.images, call)
         diagnosis = diagnosis.at(site, picture)
         problems = {(finding.code, site) for finding in diagnosis.findings}
