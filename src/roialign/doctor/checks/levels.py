@@ -104,12 +104,9 @@ def missing_level(run: Pyramid, call: RoICall) -> Finding | None:
 def unreachable_levels(run: Pyramid, call: RoICall) -> Finding | None:
     """RA405: maps of one stride, of which the pooler reads the first alone."""
     reached = run.most - run.least + 1
-    if len(run.names) <= reached or len(set(run.scales)) == len(run.scales):
+    if len(run.names) < 2 or len(set(run.scales)) > 1:  # torchvision's MobileNet detectors have two of three, on purpose
         return None
-    of_stride = {
-        scale: [_quoted(n) for n, s in zip(run.names, run.scales, strict=True) if s == scale] for scale in run.scales
-    }
-    scale, names = max(of_stride.items(), key=lambda pair: len(pair[1]))
+    scale, names = run.scales[0], [_quoted(name) for name in run.names]
     never = [_quoted(name) for name in run.names[max(reached, 0) :]]
     evidence = (
         f"{_the_pooler(run)} pools from {_listed(run)}: {_and(names)} have the same stride, {1 / scale:g}. It sends a "
@@ -123,9 +120,7 @@ def unreachable_levels(run: Pyramid, call: RoICall) -> Finding | None:
         f"each and join the channels: torch.cat([MultiScaleRoIAlign([name], {size}, {call.sampling_ratio})(features, "
         f"boxes, image_shapes) for name in [{listed}]], 1)"
     )
-    if len(never) == 1:
-        decide += ". Weights that were trained so, as torchvision's fasterrcnn_mobilenet_v3_large_320_fpn, expect it."
-    return Finding("RA405", evidence, decide=decide, doubtful=len(never) == 1)
+    return Finding("RA405", evidence, decide=decide)
 
 
 def stale_scales(run: Pyramid, call: RoICall) -> Finding | None:

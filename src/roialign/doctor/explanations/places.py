@@ -209,8 +209,8 @@ def _seen(scene: Scene, lattice: Lattice) -> Iterator[Place]:
     for index, maps in scene.maps:
         frame = frames[0].chain[index] if frames else None
         place = _mapped(scene, lattice, maps, content)
-        yield replace(place, name="seen frame", share=table.SEEN_FRAME / len(scene.maps), frame=frame, common=True)
-    if frames and len(frames) == len({id(frame) for frame in frames}):
+        yield replace(place, name="seen frame", share=table.SEEN_FRAME, frame=frame, common=True)
+    if frames:
         yield from _partly_resized(scene, lattice, content)
     if known.mosaic is not None:
         moved = _mosaic(scene, lattice)
@@ -219,21 +219,28 @@ def _seen(scene: Scene, lattice: Lattice) -> Iterator[Place]:
 
 
 def _partly_resized(scene: Scene, lattice: Lattice, content: Tensor) -> Iterator[Place]:
-    """The photograph's boxes with only some of the resizes of its image, with all of them twice, or undone."""
+    """Boxes of an earlier frame with only some of the resizes after it, with all of them twice, or undone."""
     frames = scene.known.frames
-    chain = frames[0].chain if frames else ()
-    steps = [child.parent.map_to(child).scale_yx for child in chain[1:] if child.parent is not None]
-    steps = [step for step in steps if min(step) > 0 and step != (1.0, 1.0)]
-    if not steps or any(frame.map_to(frame.chain[0]) != frames[0].map_to(chain[0]) for frame in frames):
+    chain = frames[0].chain
+    if any(frame.map_to(frame.chain[0]) != frames[0].map_to(chain[0]) for frame in frames):
         return
-    whole = (math.prod(step[0] for step in steps), math.prod(step[1] for step in steps))
-    partial = [("one resize of two", step) for step in steps] if len(steps) > 1 else []
-    for name, done in (*partial, ("resized twice", (whole[0] ** 2, whole[1] ** 2)), ("resized the wrong way", (1 / whole[0], 1 / whole[1]))):
-        left = (whole[0] / done[0], whole[1] / done[1])
-        if max(abs(left[0] - 1), abs(left[1] - 1)) < 0.01:
-            continue
-        place = _mapped(scene, lattice, [AxisMap(left, (0.0, 0.0))] * len(frames), content)
-        yield replace(place, name=name, share=table.PARTLY_RESIZED, frame=chain[0], ratio=left[1])
+    for start in range(len(chain) - 1):
+        steps = [_resized(chain[index], chain[index + 1]) for index in range(start, len(chain) - 1)]
+        steps = [step for step in steps if step != (1.0, 1.0)]
+        whole = (math.prod(step[0] for step in steps), math.prod(step[1] for step in steps))
+        done = [("one resize of two", step) for step in steps if len(steps) > 1]
+        done.append(("resized twice", (whole[0] ** 2, whole[1] ** 2)))
+        done.append(("resized the wrong way", (1 / whole[0], 1 / whole[1])))
+        for name, ratio in done:
+            left = (whole[0] / ratio[0], whole[1] / ratio[1])
+            if max(abs(left[0] - 1), abs(left[1] - 1)) > 0.01:
+                place = _mapped(scene, lattice, [AxisMap(left, (0.0, 0.0))] * len(frames), content)
+                yield replace(place, name=name, share=table.PARTLY_RESIZED, frame=chain[start], ratio=left[1])
+
+
+def _resized(before: Frame, after: Frame) -> tuple[float, float]:
+    scale_y, scale_x = before.map_to(after).scale_yx
+    return abs(scale_y), abs(scale_x)
 
 
 def _of_the_padding(scene: Scene, called: Place) -> Iterator[Place]:
@@ -262,12 +269,13 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
     near = torch.cat([content[:, :2]] * 2, 1)
     if called.code is None and bool((boxes == boxes.round()).all()) and 100 < float(boxes.max()) <= 1000:
         yield replace(called, name="thousandths", code="RA107", share=table.THOUSANDTHS, scale=size / 1000, shift=near)
+    unseen = called.share * (table.UNSEEN if scene.maps else 1.0)
     for ratio in table.RATIOS:
         if abs(math.log(ratio)) > 0.05:
+            share = unseen * (table.LARGER if ratio < 1 else table.SMALLER) / len(table.RATIOS)
             yield replace(
-                called, name="another size", code="RA107", share=called.share * table.OTHER_RATIO / len(table.RATIOS),
-                scale=called.scale * ratio, ratio=ratio, common=False,
-            )  # fmt: skip
+                called, name="another size", code="RA107", share=share, scale=called.scale * ratio, ratio=ratio, common=False
+            )
     cells = boxes * scene.of_rows(called.scale) + scene.of_rows(called.shift)
     low, high = cells[:, :2].amin(0), cells[:, 2:].amax(0)
     beyond = bool((high > content[0, 2:]).any()) and bool((high - low <= content[0, 2:] - content[0, :2]).all())
@@ -275,7 +283,7 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
     if beyond and near_by and len(content) == 1:
         middle = (content[0, :2] + content[0, 2:]) / 2 - (low + high) / 2
         yield replace(
-            called, name="window", code="RA107", share=called.share * table.WINDOW, shift=called.shift + torch.cat([middle, middle]),
+            called, name="window", code="RA107", share=unseen * table.WINDOW, shift=called.shift + torch.cat([middle, middle]),
             common=False,
         )  # fmt: skip
     beyond = ((cells - scene.of_rows(near)) / scene.of_rows(size) - 0.5).abs().amin(1) > _FAR_BEYOND

@@ -28,7 +28,8 @@ PADDED_SIZE = 0.01  # fractions of the photograph times the size of the padded i
 BARS_LEFT_OUT = 0.02
 THOUSANDTHS = 0.01  # of documents, whose boxes run from 0 to 1000
 MOSAIC = 0.01
-OTHER_RATIO = 0.02  # a frame that was not seen, of any ratio
+LARGER, SMALLER = 0.025, 0.006  # a frame that was not seen: a larger copy of the image, or a smaller one
+UNSEEN = 0.25  # ... where others were seen
 WINDOW = 0.01  # a window of a larger picture, whose corner was not subtracted
 NO_FRAME = 0.003  # RA209: coordinates of something else, far beyond the image
 
@@ -40,7 +41,7 @@ FROM_THE_BOTTOM = 0.003
 FROM_THE_BOTTOM_UNSORTED = 0.006
 WRONG_CLIP = 0.003
 
-TWO_FAULTS = 0.3  # how much rarer two faults are together than if each knew nothing of the other
+TWO_FAULTS = 0.4  # how much rarer two faults are together than if each knew nothing of the other
 
 # Programs whose healthy boxes lie ... and the shares of boxes that are inside, overhang, and are centred outside.
 PLACEMENTS = (
