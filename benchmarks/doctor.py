@@ -128,7 +128,9 @@ def _program(job: _Job) -> Program:
     fault = next(one for one in (FAULTS if job.first_43 else MORE_FAULTS) if one.name == job.name)
     pipeline = rng.choice([one for one in _open_to(job, held) if one.kind in fault.kinds and fault.only in one.name])
     made_with = rng.randrange(2**31)
-    scene = held.album.drawn_scene if fault.picture and held.album.drawn else held.album.scene
+    scene = held.album.scene if job.first_43 else held.album.any_scene
+    if fault.picture and held.album.drawn:
+        scene = held.album.drawn_scene
     scenes = [scene(pipeline.counts, rng, fault.square) for _ in range(_PHOTOGRAPHS)]
     program = run_program(pipeline, fault, scenes, made_with, rows=not job.first_43 and rng.random() < 0.5)
     print(f"{job.key}: {program.fault}, {pipeline.name}", file=sys.stderr, flush=True)
@@ -145,9 +147,9 @@ def _open_to(job: _Job, held: _Held) -> Iterator[Pipeline]:
 def _healthy(job: _Job) -> Watched:
     held, rng = _built(), random.Random(job.key)
     if job.name in held.healthy:
-        return watch_healthy(held.healthy[job.name], lambda: held.album.scene(BOX_COUNTS, rng), rng)
+        return watch_healthy(held.healthy[job.name], lambda: held.album.any_scene(BOX_COUNTS, rng), rng)
     pipeline = next(one for one in (*held.first, *held.special) if one.name == job.name)
-    return watch_pipeline(pipeline, held.album.scene(pipeline.counts, rng), rng)
+    return watch_pipeline(pipeline, held.album.any_scene(pipeline.counts, rng), rng)
 
 
 def _whole(job: _Job) -> Watched:

@@ -108,6 +108,18 @@ def _rotated(intake: Intake, rng: random.Random) -> Intake:
     return replace(intake, boxes=rows, library="roialign")
 
 
+def _on_the_ground(intake: Intake, rng: random.Random) -> Intake:
+    """Coordinates of a map in metres, east and north, of an aerial picture."""
+    metres = rng.choice([0.1, 0.25, 0.5])
+    east, north = rng.uniform(3e5, 6e5), rng.uniform(4e6, 5e6)
+    x1, y1, x2, y2 = (intake.xyxy * metres).unbind(1)
+    return replace(intake, boxes=[torch.stack([east + x1, north - y2, east + x2, north - y1], 1)])
+
+
+def _renamed(intake: Intake, rng: random.Random) -> Intake:
+    return replace(intake, features={f"feat{name}": level for name, level in intake.features.items()})
+
+
 MORE_FAULTS: tuple[Fault, ...] = (
     Fault("x1 and x2 exchanged", "RA204", _ALL, _boxes(lambda intake: intake.xyxy[:, [2, 1, 0, 3]])),
     Fault("mirrored, x1 > x2", "RA204", _ALL, _boxes(lambda i: _mirrored(i, [0, 1, 2, 3])), also=("RA212",)),
@@ -165,6 +177,18 @@ MORE_FAULTS: tuple[Fault, ...] = (
     Fault("pooled twice", "RA310", (_MAP,), _pooled_twice, needs_more=True),
     Fault(
         "levels of one stride", "RA405", (_PYRAMID,), _made_before("one stride"), only="levels by hand", needs_more=True
+    ),
+    Fault("names that no map has", "RA401", (_PYRAMID,), _renamed, only="levels by hand", needs_more=True),
+    Fault("tiles moved by the other side", "RA107", (_MAP,), _made_before("sides"), only="mosaic", lies_within=_within),
+    Fault("finer map, scale 1", "RA106", (_MAP,), lambda i, rng: replace(i, spatial_scale=1.0), only="finer"),
+    Fault("coordinates of the ground", "RA107", (_MAP, _PYRAMID), _on_the_ground, also=("RA209",)),
+    Fault(
+        "fractions times the map",
+        "RA108",
+        ("unpadded",),
+        _made_before("fractions of the map"),
+        also=("RA106",),
+        needs_more=True,
     ),
     Fault(
         "y first, square",

@@ -17,7 +17,8 @@ from .report import table
 
 _BOUNDS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0, math.inf)  # of odds
 _Z = 1.96  # of the 95 % interval
-_TICKS = (0.5, 0.75, 0.9, 0.97, 0.99, 0.999)
+_ENDS = (0.03, 0.9997)  # of the axes; what lies beyond is drawn at the edge
+_TICKS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 0.999)
 _SETTINGS = {"font.size": 11, "svg.hashsalt": "roialign", "axes.spines.top": False, "axes.spines.right": False}
 _COLOUR, _GREY = "#0b62a4", "#555555"
 
@@ -98,13 +99,13 @@ def draw(points: Sequence[Point]) -> bytes:
     with rc_context(_SETTINGS):
         figure = Figure(figsize=(6.4, 5.6), layout="constrained")
         axes = figure.subplots()
-        ends = (_logit(0.3), _logit(0.9997))
+        ends = (_logit(_ENDS[0]), _logit(_ENDS[1]))
         axes.plot(ends, ends, ":", color=_GREY, label="as sure as it is right")
         for point in points:
             x = _logit(point.stated)
             low, high = (_logit(side) for side in point.interval)
             axes.plot((x, x), (low, high), color=_COLOUR, linewidth=2)
-            axes.plot(x, min(max(_logit(point.share), low), high), "o", color=_COLOUR, markersize=6)
+            axes.plot(x, _logit(point.share), "o", color=_COLOUR, markersize=6, clip_on=False)
             axes.annotate(str(point.count), (x, low), (6, 0), textcoords="offset points", fontsize=9, color=_GREY)
         labels = [f"{100 * tick:g} %" for tick in _TICKS]
         axes.set_xticks([_logit(tick) for tick in _TICKS], labels)
@@ -119,5 +120,5 @@ def draw(points: Sequence[Point]) -> bytes:
 
 
 def _logit(share: float) -> float:
-    held = min(max(share, 1e-4), 1 - 1e-4)
+    held = min(max(share, _ENDS[0]), _ENDS[1])
     return math.log(held / (1 - held))

@@ -16,6 +16,7 @@ from .doctor_pipelines import Scene, boxes_of
 from .photographs import SKIMAGE, SKLEARN, as_tensor, load_drawn, load_folder
 
 _MOST_PIXELS = 800
+_MOST_OF_A_FOLDER = 100
 _FORMATS = (
     4 / 3,
     3 / 2,
@@ -50,15 +51,20 @@ class Album:
         chosen = sorted(rng.sample(range(len(boxes)), min(len(boxes), rng.choice(counts))))
         return Scene(as_tensor(photograph), boxes[chosen])
 
+    def any_scene(self, counts: Sequence[int], rng: random.Random, square: bool = False) -> Scene:
+        """One of both kinds, half of them with boxes that people drew, if there are any."""
+        draw = self.drawn_scene if self.drawn and rng.random() < 0.5 else self.scene
+        return draw(counts, rng, square)
+
 
 def album(folder: Path | None) -> Album:
     """Those of scikit-image and scikit-learn, and of a folder, their longer side at most 800 pixels."""
     found: list[Image.Image] = [Image.open(str(files("skimage") / "data" / name)) for name in SKIMAGE]
     found += [Image.open(str(files("sklearn") / "datasets" / "images" / name)) for name in SKLEARN]
-    found += load_folder(folder, 100) if folder else []
+    found += load_folder(folder, _MOST_OF_A_FOLDER) if folder else []
     for photograph in found:
         photograph.thumbnail((_MOST_PIXELS, _MOST_PIXELS))
-    drawn = [_small(*one) for one in load_drawn(folder)] if folder else []
+    drawn = [_small(*one) for one in load_drawn(folder, _MOST_OF_A_FOLDER)] if folder else []
     return Album([photograph.convert("RGB") for photograph in found], [one for one in drawn if len(one[1])])
 
 

@@ -48,6 +48,8 @@ def special_pipelines() -> list[Pipeline]:
             _several(trunk),
             _levels(resnet),
             _large(),
+            _mosaic(trunk),
+            _finer(nn.Sequential(*resnet[:6])),
         ]
 
 
@@ -58,7 +60,12 @@ def _unpadded(name: str, model: nn.Module, offset: float, stride: int) -> Pipeli
         as_drawn = map_intake(scene, image, model(image), stride, to_frame, aligned=aligned)
         as_drawn = replace(as_drawn, boxes=[seen_by(as_drawn.xyxy, image, offset)])
         taken_off = offset - (stride / 2 if aligned else 0)
-        return replace(as_drawn, boxes=[as_drawn.xyxy - taken_off], wrong={"offset": lambda: as_drawn})
+        of_the_map = as_drawn.xyxy / _sides(as_drawn.frame_hw) * _sides(tuple(as_drawn.features.shape[2:]))
+        wrong = {
+            "offset": lambda: as_drawn,
+            "fractions of the map": lambda: replace(as_drawn, boxes=[of_the_map], spatial_scale=1.0),
+        }
+        return replace(as_drawn, boxes=[as_drawn.xyxy - taken_off], wrong=wrong)
 
     return Pipeline(name, model, look, pool_map, "unpadded", counts=(3, 8, 20, 60))
 
@@ -216,6 +223,38 @@ def _large() -> Pipeline:
         return replace(intake, wrong=wrong)
 
     return Pipeline("large image", model, look, pool_map, "large")
+
+
+def _mosaic(trunk: nn.Module) -> Pipeline:
+    """Four photographs of one size, put together to one image."""
+
+    def look(scene: Scene, rng: random.Random) -> Intake:
+        height, width = rng.randrange(112, 176), rng.randrange(112, 176)
+        parts = [functional.interpolate(scene.photograph[None], (height, width), mode="bilinear") for _ in range(4)]
+        image = torch.cat([torch.cat(parts[:2], 3), torch.cat(parts[2:], 3)], 2) - 0.5
+        boxes = [boxes_of((height, width), math.ceil(len(scene.boxes_xyxy) / 4), rng) for _ in parts]
+
+        def put_together(step_x: int, step_y: int) -> Tensor:
+            corners = [(0, 0), (step_x, 0), (0, step_y), (step_x, step_y)]
+            return torch.cat([some + some.new_tensor(at * 2) for some, at in zip(boxes, corners, strict=True)])
+
+        intake = map_intake(scene, image, trunk(image), 16, (1.0, 0.0, 0.0), aligned=True)
+        intake = replace(intake, boxes=[put_together(width, height)])
+        return replace(intake, wrong={"sides": lambda: replace(intake, boxes=[put_together(height, width)])})
+
+    return Pipeline("mosaic of four", trunk, look, pool_map, "map")
+
+
+def _finer(trunk: nn.Module) -> Pipeline:
+    """A map that is upsampled to more cells than its image has pixels."""
+
+    def look(scene: Scene, rng: random.Random) -> Intake:
+        image, to_frame = fit_short(scene, 7 * rng.randint(20, 32), 7)
+        cells = [side * 8 // 7 for side in image.shape[2:]]
+        features = functional.interpolate(trunk(image)[:, :32], cells, mode="bilinear")
+        return map_intake(scene, image, features, 7 / 8, to_frame, aligned=True, sampling_ratio=2)
+
+    return Pipeline("map finer than the image", trunk, look, pool_map, "map")
 
 
 def _rounded(intake: Intake, dtype: torch.dtype) -> Callable[[], Intake]:

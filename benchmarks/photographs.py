@@ -65,13 +65,14 @@ def load_trees() -> list[Trees]:
     return found
 
 
-def load_drawn(folder: Path) -> list[tuple[Image.Image, Tensor]]:
-    """The photographs anywhere in a folder that have a Pascal VOC file of boxes, with these [K, 4], xyxy."""
+def load_drawn(folder: Path, most: int) -> list[tuple[Image.Image, Tensor]]:
+    """At most `most` photographs anywhere in a folder that have a Pascal VOC file, with its boxes [K, 4], xyxy."""
     photographs = {path.stem: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES}
-    found = [
-        (photographs[path.stem], _boxes_in(path)) for path in sorted(folder.rglob("*.xml")) if path.stem in photographs
-    ]
-    return [(Image.open(path).convert("RGB"), boxes) for path, boxes in found if len(boxes)]
+    pairs = [(photographs[path.stem], path) for path in sorted(folder.rglob("*.xml")) if path.stem in photographs]
+    count = min(most, len(pairs))
+    chosen = [pairs[index * len(pairs) // count] for index in range(count)]
+    found = [(Image.open(photograph).convert("RGB"), _boxes_in(boxes)) for photograph, boxes in chosen]
+    return [(photograph, boxes) for photograph, boxes in found if len(boxes)]
 
 
 def _boxes_in(file: IO[bytes] | Path) -> Tensor:
