@@ -34,7 +34,7 @@ help:
 	@echo "make bench            roi_align and pyramids, verified and timed: 20 minutes"
 	@echo "make bench-operators  all the other operators, likewise: 30 minutes"
 	@echo "make bench-overhead   what watching costs a Mask R-CNN: 5 minutes"
-	@echo "make bench-doctor     faults injected into healthy pipelines: 10 minutes"
+	@echo "make bench-doctor     faults injected into healthy pipelines: 15 minutes"
 	@echo "make bench-reports    what people reported: 5 minutes"
 	@echo "make offsets          where cells are centred, on photographs: 15 minutes"
 	@echo

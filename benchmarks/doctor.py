@@ -1,6 +1,6 @@
-"""How well the doctor does: faults made at random in healthy programs. Run by `python -m benchmarks.doctor`.
+"""How well the doctor does: faults made at random in healthy programs, and healthy programs left as they are.
 
-Writes benchmarks/results/doctor.md and .csv.
+Run by `python -m benchmarks.doctor`, which writes benchmarks/results/doctor.md, .csv and .svg.
 """
 
 from __future__ import annotations
@@ -11,137 +11,186 @@ import random
 import sys
 import time
 import warnings
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from importlib.resources import files
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from .doctor_cases import Program, check_whole, run_case
+from .doctor_alarms import Watched, section, watch_healthy, watch_pipeline, watch_whole
+from .doctor_cases import Program, run_program
 from .doctor_faults import FAULTS, Fault
-from .doctor_pipelines import Pipeline, Scene, boxes_of, pipelines
+from .doctor_healthy import Healthy, healthy_programs
+from .doctor_more_faults import MORE_FAULTS
+from .doctor_pipelines import BOX_COUNTS, Pipeline, pipelines
+from .doctor_reliability import curve, draw, verdicts_weighed
 from .doctor_report import as_csv, page
+from .doctor_scenes import Album, album
+from .doctor_special import special_pipelines
 from .environment import environment
-from .photographs import SKIMAGE, SKLEARN, as_tensor, load_folder
 from .results import write_all
 
 RESULTS = Path(__file__).parent / "results"
-_MOST_PIXELS = 800
-_WHOLE = 4
+_PROGRAMS = 301
+_HEALTHY_CALLS = 2000
+_TO_EACH_NEW_FAULT = 4  # programs
+_WHOLE = 4  # of each detector
 _PHOTOGRAPHS = 4  # of each program
-_FORMATS = (
-    4 / 3,
-    3 / 2,
-    16 / 9,
-    4 / 3,
-    3 / 2,
-    3 / 4,
-    2 / 3,
-    1.0,
-)  # of cameras; many photographs of scikit-image are square
+_CALLS_IN_A_ROUND = 60  # at least; a round is every healthy program once
 
 
-def photographs(folder: Path | None) -> list[Image.Image]:
-    """Those of scikit-image and scikit-learn, and of a folder, their longer side at most 800 pixels."""
-    found: list[Image.Image] = [Image.open(str(files("skimage") / "data" / name)) for name in SKIMAGE]
-    found += [Image.open(str(files("sklearn") / "datasets" / "images" / name)) for name in SKLEARN]
-    found += load_folder(folder, 100) if folder else []
-    for photograph in found:
-        photograph.thumbnail((_MOST_PIXELS, _MOST_PIXELS))
-    return [photograph.convert("RGB") for photograph in found]
+@dataclass(frozen=True)
+class _Job:
+    """One program to run, as it is told to another process."""
+
+    key: str
+    """What its random numbers are drawn with."""
+    name: str
+    """Of the fault, or of the healthy program."""
+    first_43: bool = False
 
 
-def run(
-    programs: int, seed: int, folder: Path | None, workers: int = 1, faults: Sequence[Fault] = FAULTS
-) -> list[Program]:
-    """`programs` with one fault each, all kinds in turn, in pipelines, photographs and boxes drawn at random."""
-    chosen = [(seed, index, faults[index % len(faults)].name) for index in range(programs)]
-    if workers == 1:
-        _begin(folder)
-        return [_program(one) for one in chosen]
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (folder,)) as pool:
-        return list(pool.map(_program, chosen, chunksize=1))
+@dataclass(frozen=True)
+class _Held:
+    """What a process builds once."""
+
+    first: list[Pipeline]
+    special: list[Pipeline]
+    healthy: dict[str, Healthy]
+    album: Album
 
 
-_held: tuple[list[Pipeline], list[Image.Image]] | None = None  # of one process
+_held: _Held | None = None
+
+
+def faulty_programs(pool: Executor, programs: int, seed: int) -> tuple[list[Program], list[Program]]:
+    """So many programs with one of the first 43 faults each, all kinds in turn, and in proportion of the new ones."""
+    first = [_Job(f"{seed}/{index}", _in_turn(FAULTS, index).name, True) for index in range(programs)]
+    new = max(1, round(len(MORE_FAULTS) * _TO_EACH_NEW_FAULT * programs / _PROGRAMS))
+    jobs = first + [_Job(f"{seed}/new/{index}", _in_turn(MORE_FAULTS, index).name) for index in range(new)]
+    made = list(pool.map(_program, jobs, chunksize=1))
+    return made[:programs], made[programs:]
+
+
+def healthy_calls(pool: Executor, calls: int, seed: int) -> list[Watched]:
+    """What is said of at least so many healthy calls, of all programs in turn."""
+    found: list[Watched] = []
+    names = pool.submit(_names_of_healthy).result()
+    round_ = 0
+    while sum(one.calls for one in found) < calls:
+        jobs = [_Job(f"{seed}/healthy/{round_}/{name}", name) for name in names]
+        missing = calls - sum(one.calls for one in found)
+        if missing < _CALLS_IN_A_ROUND:
+            jobs = random.Random(f"{seed}/{round_}").sample(jobs, min(len(jobs), missing))
+        found += pool.map(_healthy, jobs, chunksize=1)
+        round_ += 1
+        print(f"{sum(one.calls for one in found)} healthy calls", file=sys.stderr, flush=True)
+    return found
+
+
+def whole_detectors(pool: Executor, seed: int) -> list[Watched]:
+    """What is said of all calls of whole detectors."""
+    names = pool.submit(_names_of_whole).result()
+    return list(pool.map(_whole, [_Job(f"{seed}/whole/{index}", name) for name in names for index in range(_WHOLE)]))
+
+
+def _in_turn(faults: Sequence[Fault], index: int) -> Fault:
+    return faults[index % len(faults)]
 
 
 def _begin(folder: Path | None) -> None:
     global _held
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    _held = pipelines(), photographs(folder)
+    healthy = {one.name: one for one in healthy_programs()}
+    _held = _Held(pipelines(), special_pipelines(), healthy, album(folder))
 
 
-def _program(chosen: tuple[int, int, str]) -> Program:
+def _built() -> _Held:
     if _held is None:
         raise RuntimeError("nothing was built")
-    seed, index, name = chosen
-    built, pictures = _held
-    rng = random.Random(f"{seed}/{index}")
-    fault = next(one for one in FAULTS if one.name == name)
-    pipeline = rng.choice([one for one in built if _can_have(one, fault)])
+    return _held
+
+
+def _names_of_healthy() -> list[str]:
+    held = _built()
+    return [*held.healthy, *(one.name for one in (*held.first, *held.special))]
+
+
+def _names_of_whole() -> list[str]:
+    return [one.name for one in _built().first if one.whole]
+
+
+def _program(job: _Job) -> Program:
+    held, rng = _built(), random.Random(job.key)
+    fault = next(one for one in (FAULTS if job.first_43 else MORE_FAULTS) if one.name == job.name)
+    pipeline = rng.choice([one for one in _open_to(job, held) if one.kind in fault.kinds and fault.only in one.name])
     made_with = rng.randrange(2**31)
-    scenes = [_scene(pipeline, pictures, rng) for _ in range(_PHOTOGRAPHS)]
-    program = Program([run_case(pipeline, fault, scene, made_with) for scene in scenes])
-    print(f"{index + 1}: {program.fault}, {pipeline.name}", file=sys.stderr, flush=True)
+    scene = held.album.scene if job.first_43 else held.album.any_scene
+    if fault.picture and held.album.drawn:
+        scene = held.album.drawn_scene
+    scenes = [scene(pipeline.counts, rng, fault.square) for _ in range(_PHOTOGRAPHS)]
+    program = run_program(pipeline, fault, scenes, made_with, rows=not job.first_43 and rng.random() < 0.5)
+    print(f"{job.key}: {program.fault}, {pipeline.name}", file=sys.stderr, flush=True)
     return program
 
 
-def whole_models(seed: int, pictures: Sequence[Image.Image]) -> tuple[int, Counter[str]]:
-    """How many RoI calls whole healthy detectors made, and the codes that were found in them."""
-    count, alarms = 0, Counter[str]()
-    rng = random.Random(seed)
-    for pipeline in pipelines():
-        for _ in range(_WHOLE if pipeline.whole else 0):
-            calls, found = check_whole(pipeline, _scene(pipeline, pictures, rng))
-            count += calls
-            alarms.update(code for codes in found.values() for code in codes)
-    return count, alarms
+def _open_to(job: _Job, held: _Held) -> Iterator[Pipeline]:
+    """The pipelines that faults are made in, for the first 43 always the same."""
+    yield from held.first
+    if not job.first_43:
+        yield from held.special
 
 
-def _can_have(pipeline: Pipeline, fault: Fault) -> bool:
-    return pipeline.kind in fault.kinds and fault.only in pipeline.name
+def _healthy(job: _Job) -> Watched:
+    held, rng = _built(), random.Random(job.key)
+    if job.name in held.healthy:
+        return watch_healthy(held.healthy[job.name], lambda: held.album.any_scene(BOX_COUNTS, rng), rng)
+    pipeline = next(one for one in (*held.first, *held.special) if one.name == job.name)
+    return watch_pipeline(pipeline, held.album.any_scene(pipeline.counts, rng), rng)
 
 
-def _scene(pipeline: Pipeline, pictures: Sequence[Image.Image], rng: random.Random) -> Scene:
-    photograph = as_tensor(_cropped(rng.choice(pictures), rng.choice(_FORMATS)))
-    size_hw = (photograph.shape[1], photograph.shape[2])
-    return Scene(photograph, boxes_of(size_hw, rng.choice(pipeline.counts), rng))
-
-
-def _cropped(photograph: Image.Image, aspect: float) -> Image.Image:
-    """The middle of the photograph, as wide as `aspect` times its height."""
-    width = min(photograph.width, round(photograph.height * aspect))
-    height = min(photograph.height, round(photograph.width / aspect))
-    left, top = (photograph.width - width) // 2, (photograph.height - height) // 2
-    return photograph.crop((left, top, left + width, top + height))
+def _whole(job: _Job) -> Watched:
+    held, rng = _built(), random.Random(job.key)
+    pipeline = next(one for one in held.first if one.name == job.name)
+    return watch_whole(pipeline, held.album.scene(pipeline.counts, rng))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--programs", type=int, default=301, help="how many programs to make a fault in")
+    parser.add_argument(
+        "--programs", type=int, default=_PROGRAMS, help="how many to make a fault in; all else in proportion"
+    )
+    parser.add_argument("--healthy", type=int, metavar="N", help="only N healthy calls; writes nothing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="how many processes")
-    parser.add_argument("--data", type=Path, help="a folder of more photographs")
+    parser.add_argument("--data", type=Path, help="a folder of more photographs, some with boxes as Pascal VOC files")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     given = parser.parse_args()
-    command = " ".join(["python -m benchmarks.doctor", *sys.argv[1:]])
     begin = time.monotonic()
-    pictures = photographs(given.data)
-    programs = run(given.programs, given.seed, given.data, given.workers)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        calls, alarms = whole_models(given.seed, pictures)
-    facts = {**environment(), "command": command, "seed": str(given.seed)}
-    minutes = (time.monotonic() - begin) / 60
-    text = page(programs, calls, alarms, len(pictures), minutes, facts)
+    with ProcessPoolExecutor(given.workers, get_context("spawn"), _begin, (given.data,)) as pool:
+        if given.healthy:
+            print(section(healthy_calls(pool, given.healthy, given.seed)))
+            return
+        first, new = faulty_programs(pool, given.programs, given.seed)
+        watched = healthy_calls(pool, round(_HEALTHY_CALLS * given.programs / _PROGRAMS), given.seed)
+        watched += whole_detectors(pool, given.seed)
+    photographs = album(given.data)
+    facts = {
+        **environment(),
+        "command": " ".join(["python -m benchmarks.doctor", *sys.argv[1:]]),
+        "seed": str(given.seed),
+        "minutes": f"{(time.monotonic() - begin) / 60:.0f}",
+        "photographs": str(len(photographs.photographs)),
+        "drawn": str(len(photographs.drawn)),
+    }
+    points = curve(verdicts_weighed([*first, *new], watched))
+    text = page(first, new, watched, points, facts)
     print(text)
-    write_all(given.out, {"doctor.md": text.encode(), "doctor.csv": as_csv(programs).encode()})
+    results = {"doctor.md": text.encode(), "doctor.csv": as_csv(first, new).encode(), "doctor.svg": draw(points)}
+    write_all(given.out, results)
 
 
 if __name__ == "__main__":

@@ -1,51 +1,60 @@
-"""One case of the fault-injection benchmark: a healthy call, a faulty one, and what the doctor says of both."""
+"""One program of the benchmark: its healthy calls, its faulty ones, and what the doctor says of both."""
 
 from __future__ import annotations
 
 import math
 import random
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torchvision.ops import poolers
+from torch import Tensor
 
 import roialign
-from roialign.doctor import images
-from roialign.doctor.catalogue import CATALOGUE
-from roialign.doctor.findings import Diagnosis, Finding, Fix, Report
-from roialign.doctor.model import ModelGrids
-from roialign.doctor.watch import post_mortem
+from roialign.doctor.findings import Diagnosis, Finding, Report
 
 from .doctor_faults import Fault
+from .doctor_fixes import is_right, pasted, repaired
 from .doctor_pipelines import Intake, Pipeline, Scene
+from .doctor_watched import ALONE, KNOWN, SEEN, Alarm, Run, alarms_in, grids_kept, pooled, problems
 
-ALONE, SEEN, KNOWN = MODES = ("boxes alone", "image seen", "model known")
 LEAST_CHANGE = 0.05
-_EQUAL = 1e-3  # of the largest value: more is another region, not rounding
 
 
-@dataclass
+@dataclass(frozen=True)
+class Said:
+    """A problem that the doctor reports."""
+
+    code: str
+    severity: str
+    odds: float | None
+    """None for what was seen and not weighed."""
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """What the doctor said of the faulty call in one mode."""
+    """What the doctor said of a faulty call, or of all of a program, in one mode."""
 
-    codes: list[str] = field(default_factory=list)
+    said: tuple[Said, ...] = ()
     """In the order of the report."""
     fix_offered: bool = False
-    """Whether the first finding has the right code and a fix that was proven."""
+    """Whether the first finding has a right code and a fix."""
     fix_right: bool = False
-    """Whether the output with that fix equals the healthy one."""
+    """Whether the output of the call that was proven equals the healthy one."""
+    line_right: bool = False
+    """Whether the output with the fix's line pasted into the program does."""
+    line: str = ""
     evidence: str = ""
     decide: str = ""
 
     @property
+    def codes(self) -> list[str]:
+        return [one.code for one in self.said]
+
+    @property
     def first(self) -> str:
-        return self.codes[0] if self.codes else "nothing"
+        return self.said[0].code if self.said else "nothing"
 
 
 @dataclass
@@ -53,9 +62,14 @@ class Case:
     """One fault in one pipeline."""
 
     fault: str
-    code: str
+    codes: tuple[str, ...]
+    """Those that are right, the likeliest first."""
     pipeline: str
     boxes: int
+    needs_more: bool = False
+    """Whether the arguments of the call cannot show the fault."""
+    hidden: bool = False
+    """Whether no number shows the fault, only the picture."""
     change: float = math.inf
     """The largest relative L2 difference of a RoI's features from the healthy ones; infinite where the call raises or
     the shapes differ."""
@@ -64,8 +78,10 @@ class Case:
     oblong: float = 1.0
     """The longer side of the image over the shorter."""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    false_alarms: dict[str, list[str]] = field(default_factory=dict)
-    """Codes found in the healthy call, by mode."""
+
+    @property
+    def code(self) -> str:
+        return self.codes[0]
 
     @property
     def harmful(self) -> bool:
@@ -81,205 +97,132 @@ class Program:
 
     cases: list[Case]
     """One for each photograph."""
+    verdicts: dict[str, Verdict]
+    """What the report of the whole program says."""
+    healthy_calls: int
+    alarms: list[Alarm]
+    """What was found before the fault was made."""
 
     @property
     def fault(self) -> str:
         return self.cases[0].fault
 
     @property
+    def codes(self) -> tuple[str, ...]:
+        return self.cases[0].codes
+
+    @property
     def code(self) -> str:
-        return self.cases[0].code
+        return self.codes[0]
 
     @property
     def harmful(self) -> bool:
         return any(case.harmful for case in self.cases)
 
+    @property
+    def hidden(self) -> bool:
+        return all(case.hidden for case in self.cases)
+
     def verdict(self, mode: str) -> Verdict | None:
-        """What the report of the whole program says: errors first, then what is found in most of its calls."""
-        made = [case.verdicts[mode] for case in self.cases if mode in case.verdicts]
-        if not made:
-            return None
-        counts = Counter(code for verdict in made for code in dict.fromkeys(verdict.codes))
-        codes = sorted(counts, key=lambda code: (CATALOGUE[code].severity != "error", -counts[code]))
-        if not codes:
-            return Verdict()
-        shown = next(verdict for verdict in made if codes[0] in verdict.codes)
-        return replace(shown, codes=codes) if shown.first == codes[0] else Verdict(codes)
+        return self.verdicts.get(mode)
 
 
-def run_case(pipeline: Pipeline, fault: Fault, scene: Scene, seed: int) -> Case:
-    """Pool healthily and with the fault, under `watch()` and `watch(model)` at once, and look at the calls alone."""
-    case = Case(fault.name, fault.code, pipeline.name, len(scene.boxes_xyxy))
-    with (
-        roialign.set_policy("ignore"),
-        _grids_kept(),
-        roialign.watch() as seen,
-        roialign.watch(pipeline.model) as known,
-    ):
-        reports = {SEEN: seen, KNOWN: known}
-        with torch.no_grad():
-            intake = pipeline.look(scene, random.Random(seed))
-        healthy = _pooled(pipeline, intake, reports)
-        faulty_intake = fault.make(intake, random.Random(seed + 1))
-        faulty = _pooled(pipeline, faulty_intake, reports)
-    with roialign.set_policy("ignore"), torch.no_grad():
-        right = faulty_intake.healthy() if faulty_intake.healthy else healthy.output
-        if right is None:
-            raise RuntimeError(f"{pipeline.name}: the healthy call raises")
-        calls = {**faulty.calls, ALONE: [roialign.diagnose(**one) for one in faulty.given]}
-        if faulty_intake.calibrated_offset_yx is not None:
-            calls[KNOWN] = [roialign.diagnose(**one, grid=_grid(faulty_intake)) for one in faulty.given]
-        modes = MODES if faulty.given else (SEEN, KNOWN)
-        case.verdicts = {mode: _verdict(pipeline, fault, faulty_intake, calls[mode], right) for mode in modes}
-        alarms = {**healthy.calls, ALONE: [roialign.diagnose(**one) for one in healthy.given]}
-        case.false_alarms = {mode: [problem.code for problem in _problems(alarms[mode])] for mode in modes}
-        case.change = math.inf if fault.changes_output else _change(faulty.output, right)
-    case.reach_xy, case.oblong = _reach(faulty_intake), max(intake.frame_hw) / min(intake.frame_hw)
-    return case
+def run_program(pipeline: Pipeline, fault: Fault, scenes: Sequence[Scene], seed: int, rows: bool = False) -> Program:
+    """Run it healthily, then with the fault, each under `watch()` and `watch(model)` at once, and look at its calls
+    alone; `rows`: boxes are handed over as [K, 5]."""
+    healthy = _runs(pipeline, None, scenes, seed, rows)[0]
+    faulty, whole = _runs(pipeline, fault, scenes, seed, rows)
+    program = Program([], {}, 0, [])
+    by_hand = (ALONE,) if faulty[0][0].grid is None else (ALONE, KNOWN)  # the modes of which no watch says anything
+    whole |= {mode: [] for mode in by_hand}
+    for scene, (_, before), (intake, after) in zip(scenes, healthy, faulty, strict=True):
+        with roialign.set_policy("ignore"), torch.no_grad():
+            case, calls = _case(pipeline, fault, scene, intake, before, after)
+            for mode in by_hand:
+                whole[mode] += calls.get(mode, [])
+            program.cases.append(case)
+            program.healthy_calls += max(1, len(before.calls[SEEN]))
+            for mode, some in {**before.calls, ALONE: before.alone()}.items():
+                program.alarms += alarms_in(mode, some)
+    if not whole[ALONE]:
+        del whole[ALONE]
+    program.verdicts = {mode: _of_the_program(program.cases, mode, some) for mode, some in whole.items()}
+    return program
 
 
-def check_whole(pipeline: Pipeline, scene: Scene) -> tuple[int, dict[str, list[str]]]:
-    """How many RoI calls all of a healthy model makes, and the codes found in them, by mode."""
-    alarms: dict[str, list[str]] = {}
-    count = 0
-    for mode, model in ((SEEN, None), (KNOWN, pipeline.model)):
-        with torch.no_grad(), roialign.watch(model) as report:
-            if pipeline.whole is not None:
-                pipeline.whole(scene)
-        alarms[mode] = [finding.code for finding in report.findings]
-        count = len(report.calls)
-    return count, alarms
+def _runs(
+    pipeline: Pipeline, fault: Fault | None, scenes: Sequence[Scene], seed: int, rows: bool
+) -> tuple[list[tuple[Intake, Run]], dict[str, list[Diagnosis]]]:
+    """One run of the program over all scenes, the fault being the same in each: each pooling, watched for itself, and
+    what one watch over all of it says, by mode."""
+    made = []
+    with ExitStack() as stack:
+        for held in (roialign.set_policy("ignore"), grids_kept()):
+            stack.enter_context(held)
+        over_all: dict[str, Report] = {
+            SEEN: stack.enter_context(roialign.watch()),
+            KNOWN: stack.enter_context(roialign.watch(pipeline.model)),
+        }
+        for scene in scenes:
+            with roialign.watch() as seen, roialign.watch(pipeline.model) as known:
+                with torch.no_grad():
+                    intake = replace(pipeline.look(scene, random.Random(seed)), rows=rows)
+                    if fault is not None:
+                        intake = fault.make(intake, random.Random(seed + 1))
+                made.append((intake, pooled(pipeline, intake, {SEEN: seen, KNOWN: known})))
+    raised = {mode: [one for _, run in made for one in run.raised] for mode in over_all}
+    whole = {mode: [*report.calls, *raised[mode]] for mode, report in over_all.items()}
+    return made, whole
 
 
-@dataclass
-class _Run:
-    """One pooling."""
-
-    output: Tensor | None
-    calls: dict[str, list[Diagnosis]]
-    """What was seen of it, by mode; an error that ended it is among it, as the command shows it."""
-    given: list[dict[str, Any]]
-    """The arguments of its calls of `roi_align`."""
-
-
-def _pooled(pipeline: Pipeline, intake: Intake, reports: Mapping[str, Report]) -> _Run:
-    before = {mode: len(report.calls) for mode, report in reports.items()}
-    run = _Run(None, {}, [])
-    raised: list[Diagnosis] = []
-    with _recorded(run.given):
-        try:
-            run.output = pipeline.pool(intake).detach()
-        except Exception as error:  # of whatever library: a user's program ends here, and the command looks at it
-            dead = post_mortem(error.__traceback__)
-            if dead is not None:
-                raised.append(dead)
-            elif isinstance(error, roialign.RoIError):
-                raised.append(Diagnosis((Finding(error.code, str(error)),), None))
-    if pipeline.kind not in ("pyramid", "extractor"):
-        names = ("boxes", "output_size", "spatial_scale", "sampling_ratio", "aligned")
-        run.given[:] = [{"input": intake.features, **{name: getattr(intake, name) for name in names}}]
-    run.calls = {mode: [*report.calls[before[mode] :], *raised] for mode, report in reports.items()}
-    return run
+def _case(
+    pipeline: Pipeline, fault: Fault, scene: Scene, intake: Intake, before: Run, after: Run
+) -> tuple[Case, dict[str, list[Diagnosis]]]:
+    """The case, and the diagnoses of its calls by mode."""
+    right = intake.healthy() if intake.healthy else before.output
+    if right is None:
+        raise RuntimeError(f"{pipeline.name}: the healthy call raises")
+    calls, alone = dict(after.calls), after.alone()
+    if alone:
+        calls[ALONE] = alone
+    if intake.grid is not None:
+        calls[KNOWN] = [roialign.diagnose(**one, grid=intake.grid) for one in after.given]
+    case = Case(fault.name, fault.codes, pipeline.name, len(scene.boxes_xyxy), fault.needs_more, fault.hidden(intake))
+    case.verdicts = {mode: _verdict(pipeline, fault, intake, some, right) for mode, some in calls.items()}
+    case.change = math.inf if fault.changes_output else _change(after.output, right)
+    case.reach_xy, case.oblong = _reach(intake), max(intake.frame_hw) / min(intake.frame_hw)
+    return case, calls
 
 
-_kept: dict[int, ModelGrids] = {}
-
-
-@contextmanager
-def _grids_kept() -> Iterator[None]:
-    """Trace each model once for all cases, as one long watch would."""
-
-    def keep(model: nn.Module) -> ModelGrids:
-        return _kept.setdefault(id(model), ModelGrids(model))
-
-    module: Any = images
-    module.ModelGrids = keep
-    try:
-        yield
-    finally:
-        module.ModelGrids = ModelGrids
-
-
-@contextmanager
-def _recorded(given: list[dict[str, Any]]) -> Iterator[None]:
-    """Note the arguments of the calls that MultiScaleRoIAlign makes."""
-    module: Any = poolers
-    operator = module.roi_align
-
-    def noting(input: Tensor, boxes: Any, **options: Any) -> Tensor:
-        given.append({"input": input, "boxes": boxes, **options})
-        pooled: Tensor = operator(input, boxes, **options)
-        return pooled
-
-    module.roi_align = noting
-    try:
-        yield
-    finally:
-        module.roi_align = operator
-
-
-def _problems(calls: Sequence[Diagnosis]) -> list[Finding]:
-    return [problem.finding for problem in Report(calls).problems]
+def _said(found: Sequence[Finding]) -> tuple[Said, ...]:
+    return tuple(Said(one.code, one.severity, one.odds) for one in found)
 
 
 def _verdict(pipeline: Pipeline, fault: Fault, intake: Intake, calls: Sequence[Diagnosis], right: Tensor) -> Verdict:
-    problems = _problems(calls)
-    if not problems:
+    found = problems(calls)
+    if not found:
         return Verdict()
-    first = problems[0]
-    verdict = Verdict([one.code for one in problems], evidence=first.evidence, decide=first.decide or "")
-    if first.code != fault.code or first.fix is None:
+    first = found[0]
+    verdict = Verdict(_said(found), evidence=first.evidence, decide=first.decide or "")
+    if first.code not in fault.codes or first.fix is None:
         return verdict
-    repaired = _repaired(pipeline, intake, first.fix)
-    verdict.fix_offered = True
-    verdict.fix_right = repaired is not None and _is_right(repaired, right, intake.spoilt)
-    return verdict
-
-
-def _repaired(pipeline: Pipeline, intake: Intake, fix: Fix) -> Tensor | None:
-    """The output with the fix made: of the proven call, or, for a pyramid, of the line pasted before the pooler."""
-    if pipeline.kind == "pyramid":
-        return _pasted(pipeline, intake, fix.code)
-    call = fix.call
-    if pipeline.kind == "other operator":
-        changes: dict[str, Any] = {"features": call.input, "boxes": call.rois, "spatial_scale": call.spatial_scale}
-        return pipeline.pool(replace(intake, **changes))
-    return call.run()[0]
-
-
-def _pasted(pipeline: Pipeline, intake: Intake, code: str) -> Tensor | None:
-    """What the pooler gives once the line was pasted before it, or in its place."""
-    with suppress(Exception):
-        pipeline.pool(intake)
-    if ".scales" not in code:  # the program begins anew with the line in it
-        pipeline.pooler.scales = pipeline.pooler.map_levels = None
-    boxes = [some.clone() for some in intake.boxes]
-    of_a_list = " in boxes]" in code or "roi_align(" in code or "pool" in code  # otherwise of the boxes of one image
-    names: dict[str, Any] = {"features": intake.features, "boxes": boxes if of_a_list else boxes[0], "torch": torch}
-    names |= {"model": pipeline.model, "pooler": pipeline.pooler, "MultiScaleRoIAlign": poolers.MultiScaleRoIAlign}
-    names |= {"pool_regions": roialign.pool_regions, "FeatureGrid": roialign.FeatureGrid}
-    axes = re.match(r"roi_align\(features(\.\w+\([\d, ]*\))", code)
-    if axes:
-        code = f"features = {{name: one{axes[1]} for name, one in features.items()}}"
-    try:
-        made = eval(code, names)
-    except SyntaxError:
-        exec(code, names)
-        made = pipeline.pooler
-    boxes = names["boxes"] if of_a_list else [names["boxes"]]
-    if isinstance(made, nn.Module):
-        made = made(names["features"], boxes, list(intake.image_shapes))
-    pooled: Tensor = getattr(made, "features", made)
-    return pooled
-
-
-def _is_right(repaired: Tensor, right: Tensor, spoilt: Tensor | None) -> bool:
-    expected = [right] if spoilt is None else [right, right[~spoilt[: len(right)]]]
-    return any(
-        repaired.shape == one.shape
-        and (not one.numel() or float((repaired - one).abs().max()) <= _EQUAL * float(one.abs().max()))
-        for one in expected
+    return replace(
+        verdict,
+        fix_offered=True,
+        fix_right=is_right(repaired(pipeline, intake, first.fix), right, intake.spoilt),
+        line_right=is_right(pasted(pipeline, intake, first.fix.code), right, intake.spoilt),
+        line=first.fix.code,
     )
+
+
+def _of_the_program(cases: Sequence[Case], mode: str, calls: Sequence[Diagnosis]) -> Verdict:
+    """What the report of all calls says; its first problem has the fix of the first call that has that problem."""
+    said = _said(problems(calls))
+    if not said:
+        return Verdict()
+    made = [verdict for one in cases if (verdict := one.verdict(mode)) is not None]
+    shown = next((verdict for verdict in made if said[0].code in verdict.codes), None)
+    return replace(shown, said=said) if shown is not None and shown.first == said[0].code else Verdict(said)
 
 
 def _change(wrong: Tensor | None, right: Tensor) -> float:
@@ -296,10 +239,3 @@ def _reach(intake: Intake) -> tuple[float, float]:
     height, width = intake.frame_hw
     furthest = boxes.detach().float().amax(0)
     return float(max(furthest[0], furthest[2])) / width, float(max(furthest[1], furthest[3])) / height
-
-
-def _grid(intake: Intake) -> roialign.FeatureGrid:
-    size_hw = (int(intake.features.shape[2]), int(intake.features.shape[3]))
-    return roialign.FeatureGrid(
-        size_hw, (intake.stride, intake.stride), calibrated_offset_yx=intake.calibrated_offset_yx
-    )

@@ -30,6 +30,24 @@ class Fault:
     """Part of the name of the pipelines that can have it, where not all of the kind can."""
     changes_output: bool | None = None
     """Set where the comparison of outputs does not tell whether the fault does harm."""
+    also: tuple[str, ...] = ()
+    """Other codes that are right too."""
+    needs_more: bool = False
+    """Whether the arguments of the call cannot show it: it takes the image, the model or the pooler."""
+    picture: bool = False
+    """Whether nothing but the picture can show it."""
+    square: bool = False
+    """Whether it is to be made in square photographs."""
+    lies_within: Callable[[Intake], bool] | None = None
+    """Whether the faulty boxes lie where healthy ones would, so that nothing but the picture shows this case."""
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        return self.code, *self.also
+
+    def hidden(self, intake: Intake) -> bool:
+        """Whether nothing but the picture can show the fault in this intake."""
+        return self.picture or (self.lies_within is not None and self.lies_within(intake))
 
 
 def _boxes(change: Callable[[Intake, random.Random], Tensor]) -> Callable[[Intake, random.Random], Intake]:
@@ -233,12 +251,12 @@ FAULTS: tuple[Fault, ...] = (
     Fault("stride for its inverse", "RA104", _MAPS, _scale(lambda intake, rng: intake.stride)),
     Fault("scale zero or not finite", "RA105", (_MAP,), _scale(_zero_scale)),
     Fault("stride 2 or 4 times wrong", "RA106", _MAPS, _scale(_other_stride)),
-    Fault("16 for 14, 14 for 16", "RA106", _MAPS, _scale(_other_patch), only="ViT"),
-    Fault("stride a few percent off", "RA106", _MAPS, _scale(_a_few_percent)),
+    Fault("16 for 14, 14 for 16", "RA106", _MAPS, _scale(_other_patch), only="ViT", needs_more=True),
+    Fault("stride a few percent off", "RA106", _MAPS, _scale(_a_few_percent), needs_more=True),
     Fault("boxes before the resize", "RA107", _ALL[:3], _before_the_resize),
-    Fault("bars of the letterbox left out", "RA107", (_MAP,), _without_the_bars, only="letterbox"),
+    Fault("bars of the letterbox left out", "RA107", (_MAP,), _without_the_bars, only="letterbox", needs_more=True),
     Fault("crop not subtracted", "RA107", _ALL[:3], _boxes(_crop_forgotten)),
-    Fault("half a cell off", "RA108", (_MAP,), _half_a_cell),
+    Fault("half a cell off", "RA108", (_MAP,), _half_a_cell, needs_more=True),
     Fault("one scale for two strides", "RA110", ("two strides",), _one_scale_for_two_strides),
     Fault("x, y, width, height", "RA201", _ALL, _boxes(_as_xywh)),
     Fault("centre and size", "RA202", _ALL, _boxes(_as_cxcywh)),
@@ -256,13 +274,19 @@ FAULTS: tuple[Fault, ...] = (
     Fault("all zero", "RA301", _ALL[:3], _features(_dead)),
     Fault("NaN or infinite features", "RA302", _ALL[:3], _features(_overflown)),
     Fault("channels last", "RA303", (_MAP, _PYRAMID), _features(lambda features, rng: features.permute(0, 2, 3, 1))),
-    Fault("height and width swapped", "RA304", _ALL[:3], _features(lambda features, rng: features.transpose(2, 3))),
+    Fault(
+        "height and width swapped",
+        "RA304",
+        _ALL[:3],
+        _features(lambda features, rng: features.transpose(2, 3)),
+        needs_more=True,
+    ),
     Fault("tokens", "RA305", (_MAP,), _features(_tokens), only="ViT"),
     Fault("no batch axis", "RA306", (_MAP,), _features(lambda features, rng: features[0])),
-    Fault("a level left out", "RA401", (_PYRAMID,), _level_left_out, only="ResNet"),
-    Fault("coarse levels first", "RA402", (_PYRAMID,), _coarse_first, only="ResNet"),
-    Fault("another image size given", "RA403", (_PYRAMID,), _photo_size_given),
-    Fault("scales of another batch", "RA404", (_PYRAMID,), _cached),
+    Fault("a level left out", "RA401", (_PYRAMID,), _level_left_out, only="ResNet", needs_more=True),
+    Fault("coarse levels first", "RA402", (_PYRAMID,), _coarse_first, only="ResNet", needs_more=True),
+    Fault("another image size given", "RA403", (_PYRAMID,), _photo_size_given, needs_more=True),
+    Fault("scales of another batch", "RA404", (_PYRAMID,), _cached, needs_more=True),
     Fault("one sample in large bins", "RA501", (_MAP,), _undersampled, only="stride 8"),
     Fault("boxes smaller than a cell", "RA502", (_MAP,), _boxes(_specks), changes_output=True),
     Fault(
@@ -271,6 +295,7 @@ FAULTS: tuple[Fault, ...] = (
         (_MAP,),
         lambda intake, rng: replace(intake, boxes=[intake.xyxy.clone().requires_grad_()], library="torchvision"),
         changes_output=True,
+        needs_more=True,
     ),
     Fault("whole-number boxes", "RA505", (_MAP,), _boxes(lambda intake, rng: intake.xyxy.long())),
     Fault("float64 boxes", "RA505", (_MAP,), _boxes(lambda intake, rng: intake.xyxy.double())),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import timm
@@ -71,12 +71,33 @@ class Intake:
     """How many times larger the image of the first batch was, of which MultiScaleRoIAlign keeps the scales."""
     healthy: Callable[[], Tensor] | None = None
     """What the program should have computed, where that is not what the operator makes of the unchanged intake."""
+    rows: bool = False
+    """Whether the boxes are handed over as [K, 5], the index of the image first."""
+    tokens: Tensor | None = None
+    """All tokens [N, count, C] of a transformer, of some of which the map is made."""
+    wrong: Mapping[str, Callable[[], Intake]] = field(default_factory=dict)
+    """By its name a mistake that is made earlier in this program, and what it leads to."""
 
     @property
     def xyxy(self) -> Tensor:
         """The boxes while they are healthy, [K, 4]."""
         boxes: Tensor = self.boxes[0]
         return boxes
+
+    @property
+    def handed(self) -> Any:
+        """The boxes as the operator is given them."""
+        healthy = isinstance(self.boxes, list) and all(isinstance(some, Tensor) for some in self.boxes)
+        return as_rows(self.boxes) if self.rows and healthy else self.boxes
+
+    @property
+    def grid(self) -> roialign.FeatureGrid | None:
+        """The map's grid, where its offset was measured."""
+        if self.calibrated_offset_yx is None:
+            return None
+        size_hw = (int(self.features.shape[2]), int(self.features.shape[3]))
+        strides = (self.stride, self.stride)
+        return roialign.FeatureGrid(size_hw, strides, calibrated_offset_yx=self.calibrated_offset_yx)
 
     @property
     def pyramid(self) -> bool:
@@ -95,7 +116,7 @@ class Pipeline:
     pool: Callable[[Intake], Tensor]
     """Runs the operator, [K, C, h, w]."""
     kind: str
-    """"map", "pyramid", "extractor" or "other operator": which faults it can have."""
+    """"map", "pyramid", "extractor", "other operator" or a kind of its own: which faults it can have."""
     counts: Sequence[int] = BOX_COUNTS
     whole: Callable[[Scene], object] | None = None
     """Runs all of the model, for false alarms."""
@@ -124,11 +145,16 @@ def moved(boxes_xyxy: Tensor, photo_to_frame: tuple[float, float, float]) -> Ten
     return boxes_xyxy * scale + boxes_xyxy.new_tensor([x, y, x, y])
 
 
+def as_rows(boxes: Sequence[Tensor]) -> Tensor:
+    """[K, 5], the index of the image first."""
+    return torch.cat([pad(some, (1, 0), value=float(index)) for index, some in enumerate(boxes)])
+
+
 def pool_map(intake: Intake) -> Tensor:
     """By the library's `roi_align`."""
     operator = roialign.roi_align if intake.library == "roialign" else torchvision.ops.roi_align
     pooled: Tensor = operator(
-        intake.features, intake.boxes, intake.output_size, intake.spatial_scale, intake.sampling_ratio, intake.aligned
+        intake.features, intake.handed, intake.output_size, intake.spatial_scale, intake.sampling_ratio, intake.aligned
     )
     return pooled
 
@@ -152,28 +178,28 @@ def pipelines() -> list[Pipeline]:
         ]
 
 
-def _resized(scene: Scene, size_hw: tuple[int, int]) -> Tensor:
+def resized(scene: Scene, size_hw: tuple[int, int]) -> Tensor:
     return interpolate(scene.photograph[None], size_hw, mode="bilinear", antialias=True, align_corners=False) - 0.5
 
 
-def _fit_short(scene: Scene, short: int, multiple: int) -> tuple[Tensor, tuple[float, float, float]]:
+def fit_short(scene: Scene, short: int, multiple: int) -> tuple[Tensor, tuple[float, float, float]]:
     """The shorter side resized to `short`, then padded at the far edges to a multiple."""
     scale = short / min(scene.size_hw)
     height, width = (round(side * scale) for side in scene.size_hw)
-    image = _resized(scene, (height, width))
+    image = resized(scene, (height, width))
     return pad(image, (0, -width % multiple, 0, -height % multiple)), (scale, 0.0, 0.0)
 
 
-def _letterbox(scene: Scene, size_hw: tuple[int, int]) -> tuple[Tensor, tuple[float, float, float]]:
+def letterbox(scene: Scene, size_hw: tuple[int, int]) -> tuple[Tensor, tuple[float, float, float]]:
     """Resized to fit, in the middle."""
     scale = min(target / side for target, side in zip(size_hw, scene.size_hw, strict=True))
     height, width = (round(side * scale) for side in scene.size_hw)
     top, left = (size_hw[0] - height) // 2, (size_hw[1] - width) // 2
-    image = pad(_resized(scene, (height, width)), (left, size_hw[1] - width - left, top, size_hw[0] - height - top))
+    image = pad(resized(scene, (height, width)), (left, size_hw[1] - width - left, top, size_hw[0] - height - top))
     return image, (scale, float(left), float(top))
 
 
-def _map_intake(
+def map_intake(
     scene: Scene,
     image: Tensor,
     features: Tensor,
@@ -241,15 +267,15 @@ def _c4() -> Pipeline:
     aligned = torchvision.ops.RoIAlign(14, 1 / 16, 0, aligned=True)
 
     def look(scene: Scene, rng: random.Random) -> Intake:
-        image, to_frame = _fit_short(scene, rng.randrange(240, 480), rng.choice([1, 32]))
+        image, to_frame = fit_short(scene, rng.randrange(240, 480), rng.choice([1, 32]))
         options: dict[str, Any] = {"output_size": 14, "sampling_ratio": 0, "aligned": True}
-        return _map_intake(scene, image, backbone(image), 16, to_frame, **options)
+        return map_intake(scene, image, backbone(image), 16, to_frame, **options)
 
     def pool(intake: Intake) -> Tensor:
         if isinstance(intake.output_size, int):
             aligned.output_size, aligned.spatial_scale = intake.output_size, intake.spatial_scale
             aligned.sampling_ratio, aligned.aligned = intake.sampling_ratio, intake.aligned
-            pooled: Tensor = aligned(intake.features, intake.boxes)
+            pooled: Tensor = aligned(intake.features, intake.handed)
             return pooled
         return pool_map(intake)
 
@@ -261,10 +287,10 @@ def _vit(name: str, timm_name: str, patch: int, library: str, **options: Any) ->
 
     def look(scene: Scene, rng: random.Random) -> Intake:
         size_hw = (rng.randrange(16, 33) * patch, rng.randrange(16, 33) * patch)
-        image, to_frame = _letterbox(scene, size_hw)
+        image, to_frame = letterbox(scene, size_hw)
         tokens = model.forward_features(image)[:, model.num_prefix_tokens :]
         features = tokens.transpose(1, 2).unflatten(2, (size_hw[0] // patch, size_hw[1] // patch))
-        return _map_intake(scene, image, features, patch, to_frame, library=library, aligned=library == "roialign")
+        return map_intake(scene, image, features, patch, to_frame, library=library, aligned=library == "roialign")
 
     return Pipeline(name, model, look, pool_map, "map")
 
@@ -273,8 +299,8 @@ def _swin() -> Pipeline:
     stages: Any = torchvision.models.swin_t(weights=None).features[:6].eval()  # stride 16, channels last
 
     def look(scene: Scene, rng: random.Random) -> Intake:
-        image, to_frame = _fit_short(scene, rng.randrange(160, 288), 32)
-        return _map_intake(scene, image, stages(image).permute(0, 3, 1, 2), 16, to_frame, sampling_ratio=2)
+        image, to_frame = fit_short(scene, rng.randrange(160, 288), 32)
+        return map_intake(scene, image, stages(image).permute(0, 3, 1, 2), 16, to_frame, sampling_ratio=2)
 
     return Pipeline("Swin-T", stages, look, pool_map, "map")
 
@@ -299,25 +325,25 @@ def _by_hand() -> list[Pipeline]:
     trunks = {8: nn.Sequential(*list(resnet.children())[:6]), 32: nn.Sequential(*list(resnet.children())[:8])}
     mobile = torchvision.models.mobilenet_v3_small(weights=None).features[:9].eval()  # stride 16
 
-    def resized(scene: Scene, rng: random.Random) -> Intake:
-        image, to_frame = _fit_short(scene, rng.randrange(240, 520), 1)
-        return _map_intake(scene, image, mobile(image), 16, to_frame)
+    def freely(scene: Scene, rng: random.Random) -> Intake:
+        image, to_frame = fit_short(scene, rng.randrange(240, 520), 1)
+        return map_intake(scene, image, mobile(image), 16, to_frame)
 
     def letterboxed(scene: Scene, rng: random.Random) -> Intake:
         side = 32 * rng.randrange(8, 17)
-        image, to_frame = _letterbox(scene, (side, side))
-        return _map_intake(scene, image, mobile(image), 16, to_frame, library="roialign", aligned=True)
+        image, to_frame = letterbox(scene, (side, side))
+        return map_intake(scene, image, mobile(image), 16, to_frame, library="roialign", aligned=True)
 
     def fine(scene: Scene, rng: random.Random) -> Intake:
-        image, to_frame = _fit_short(scene, rng.randrange(200, 400), 8)
-        return _map_intake(scene, image, trunks[8](image), 8, to_frame, library="roialign")
+        image, to_frame = fit_short(scene, rng.randrange(200, 400), 8)
+        return map_intake(scene, image, trunks[8](image), 8, to_frame, library="roialign")
 
     def coarse(scene: Scene, rng: random.Random) -> Intake:
-        image, to_frame = _letterbox(scene, (32 * rng.randrange(10, 17), 32 * rng.randrange(10, 17)))
-        return _map_intake(scene, image, trunks[32](image), 32, to_frame, aligned=True, sampling_ratio=2)
+        image, to_frame = letterbox(scene, (32 * rng.randrange(10, 17), 32 * rng.randrange(10, 17)))
+        return map_intake(scene, image, trunks[32](image), 32, to_frame, aligned=True, sampling_ratio=2)
 
     return [
-        Pipeline("by hand, resized", mobile, resized, pool_map, "map"),
+        Pipeline("by hand, resized", mobile, freely, pool_map, "map"),
         Pipeline("by hand, letterboxed", mobile, letterboxed, pool_map, "map"),
         Pipeline("by hand, stride 8", trunks[8], fine, pool_map, "map"),
         Pipeline("by hand, stride 32", trunks[32], coarse, pool_map, "map"),
@@ -331,8 +357,8 @@ def _text() -> Pipeline:
     backbone = nn.Sequential(*list(resnet.children())[:7])
 
     def look(scene: Scene, rng: random.Random) -> Intake:
-        image, to_frame = _fit_short(scene, rng.randrange(240, 400), 16)
-        intake = _map_intake(scene, image, backbone(image), 16, to_frame, library="roialign", aligned=True)
+        image, to_frame = fit_short(scene, rng.randrange(240, 400), 16)
+        intake = map_intake(scene, image, backbone(image), 16, to_frame, library="roialign", aligned=True)
         in_cells = intake.xyxy / torch.tensor([8.0, 16.0, 8.0, 16.0])
         return Intake(**{**vars(intake), "boxes": [in_cells], "spatial_scale": 1.0})
 
@@ -343,12 +369,12 @@ def _roi_pool() -> Pipeline:
     backbone = torchvision.models.vgg11(weights=None).features[:-1].eval()  # as Fast R-CNN had it, stride 16
 
     def look(scene: Scene, rng: random.Random) -> Intake:
-        image, to_frame = _fit_short(scene, rng.randrange(160, 256), 1)
-        return _map_intake(scene, image, backbone(image), 16, to_frame)
+        image, to_frame = fit_short(scene, rng.randrange(160, 256), 1)
+        return map_intake(scene, image, backbone(image), 16, to_frame)
 
     def pool(intake: Intake) -> Tensor:
         pooled: Tensor = torchvision.ops.roi_pool(
-            intake.features, intake.boxes, intake.output_size, intake.spatial_scale
+            intake.features, intake.handed, intake.output_size, intake.spatial_scale
         )
         return pooled
 
@@ -360,12 +386,12 @@ def _ps_roi_align() -> Pipeline:
     backbone = nn.Sequential(*list(resnet.children())[:7], nn.Conv2d(256, 8 * 49, 1)).eval()  # R-FCN's score maps
 
     def look(scene: Scene, rng: random.Random) -> Intake:
-        image, to_frame = _fit_short(scene, rng.randrange(240, 400), 16)
-        return _map_intake(scene, image, backbone(image), 16, to_frame)
+        image, to_frame = fit_short(scene, rng.randrange(240, 400), 16)
+        return map_intake(scene, image, backbone(image), 16, to_frame)
 
     def pool(intake: Intake) -> Tensor:
         pooled: Tensor = torchvision.ops.ps_roi_align(
-            intake.features, intake.boxes, intake.output_size, intake.spatial_scale, intake.sampling_ratio
+            intake.features, intake.handed, intake.output_size, intake.spatial_scale, intake.sampling_ratio
         )
         return pooled
 

@@ -6,206 +6,265 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from .doctor_cases import ALONE, KNOWN, LEAST_CHANGE, MODES, SEEN, Case, Program, Verdict
+from .doctor_alarms import Watched, section
+from .doctor_cases import LEAST_CHANGE, Case, Program, Verdict
+from .doctor_reliability import Point, as_table
+from .doctor_watched import ALONE, KNOWN, MODES, SEEN
 from .report import table
 
 _HEAD = """\
 # How well the doctor does
 
-Made by `{command}` in {minutes:.0f} minutes; do not edit it.
+Made by `{command}` in {minutes} minutes; do not edit it.
 
 - Seed {seed}; versions: roialign {roialign} at commit {commit}, torch {torch}, torchvision {torchvision}
 - Machine: {machine}; day: {date}
 
-Into {programs} healthy programs, one fault each was made at random: {faults} faults, in turn, with random parameters.
-A program pools from {each} of {photographs} photographs, drawn at random and cropped to the formats of cameras (one in
-eight is square), with boxes drawn at random, in most pipelines 1 to 30 an image. Photograph by photograph these are
-{cases} calls. A call *counts* if the fault does harm: if it changes the features of some RoI by more than
-{change:.0f} % (relative L2), their shape, raises, or withholds a gradient that was wanted: {harmful} calls. A program
-counts if one of its calls does: {harmful_programs} programs. Every fault weighs the same, however common it is.
-*Found*: the doctor reports something. *Right first*: the first problem of its report has the code of the fault.
-*Fix right*: the output with the proven fix of that problem equals the healthy one, of those where it has a fix.
+Into {programs} healthy programs, one fault each was made at random, with random parameters: the first {first} programs
+have the {first_faults} faults that this benchmark began with, in turn, the others {new_faults} that people reported
+since. A program pools from {each} of {photographs} photographs, drawn at random and cropped to the formats of cameras
+(one in eight is square), with boxes drawn at random, in most pipelines 1 to 60 an image. Photograph by photograph
+these are {cases} calls. A call *counts* if the fault does harm: if it changes the features of some RoI by more than
+{change:.0f} % (relative L2), their shape, raises, or withholds a gradient that was wanted. A program counts if one of
+its calls does. Every fault weighs the same, however common it is.
+
+- *Found*: the doctor reports something.
+- *Right first*: the first problem of its report has a code of the fault.
+- *Fix right*: the output of the call that the first problem's fix is proven by equals the healthy one, of those where
+  there is such a fix; in a pyramid that of the pooler with the line before it.
+- *Line right*: the same of the program itself, with the line that is shown to be pasted run as it stands.
 
 The doctor is asked in three ways, which give it more and more evidence:
 
 - *{alone}*: `roialign.diagnose(...)` with the call's arguments and nothing else,
 - *{seen}*: the unchanged program under `roialign.watch()`,
-- *{known}*: the same under `roialign.watch(model)`. RA108 needs a grid with a measured offset, which only
-  `roialign.diagnose(..., grid=...)` takes: in this row it was given.
-"""
-_COUNTED = ("found", "right first", "fix right")
-_ALARMS = """\
-## False alarms
+- *{known}*: the same under `roialign.watch(model)`. Half a cell off (RA108) needs a grid with a measured offset, which
+  only `roialign.diagnose(..., grid=...)` takes: in this row it was given.
 
-{healthy} healthy calls of the same programs, and {whole} calls of whole detectors, examined in each way that applies:
-{alarms}.
+Some of the reported faults leave boxes where healthy ones might lie: a mirrored photograph, y first in a square one,
+another frame whose boxes lie within this one. No number shows them, so they are counted apart, below.
+{drawn_words}
 """
-_MISSES = """\
-## Every miss, with the image seen
+_DRAWN = "Those that only the picture shows at all are made in {drawn} photographs with boxes that people drew."
+_NOT_DRAWN = "No photographs with boxes that people drew were given (`--data`), so the picture shows none of them here."
+_COUNTED = ("found", "right first", "fix right", "line right")
+_RELIABILITY = """\
+## How sure it is, and how often it is right
 
-Cases that count and that were not found, or under another code first.
+The first findings of all calls, in all three ways, whose odds were stated: how many times likelier than all other
+explanations together, which is a probability of odds / (1 + odds). Healthy calls are among them: what is named there is
+wrong. Faults that only the picture shows are, too.
+
+![How often the first finding is right against how sure the doctor is](doctor.svg)
 """
+_Kind = tuple[str, Sequence[Program]]
 
 
 def page(
-    programs: Sequence[Program],
-    whole: int,
-    whole_alarms: Mapping[str, int],
-    photographs: int,
-    minutes: float,
+    first: Sequence[Program],
+    new: Sequence[Program],
+    watched: Sequence[Watched],
+    points: Sequence[Point],
     facts: Mapping[str, str],
 ) -> str:
     """All of the results as Markdown."""
-    cases = [case for program in programs for case in program.cases]
-    harmful = [case for case in cases if case.harmful]
-    counting = [program for program in programs if program.harmful]
-    missed = [one for one in counting if _first(one, SEEN) != one.code]
+    programs = [*first, *new]
+    cases = _cases(programs)
+    drawn = int(facts["drawn"])
     head = _HEAD.format(
         **facts,
-        minutes=minutes,
-        photographs=photographs,
+        drawn_words=_DRAWN.format(drawn=drawn) if drawn else _NOT_DRAWN,
         programs=len(programs),
+        first=len(first),
+        first_faults=len({one.fault for one in first}),
+        new_faults=len({one.fault for one in new}),
         each=len(programs[0].cases),
-        harmful_programs=len(counting),
         cases=len(cases),
-        faults=len({case.fault for case in cases}),
         change=100 * LEAST_CHANGE,
-        harmful=len(harmful),
         alone=ALONE,
         seen=SEEN,
         known=KNOWN,
     )
-    alarms = Counter(code for case in cases for codes in case.false_alarms.values() for code in codes)
-    alarms.update(whole_alarms)
-    told = ", ".join(f"{code} {count} times" for code, count in sorted(alarms.items())) or "none"
-    parts = [
-        head,
-        "## Programs\n",
-        table(
-            ["evidence", "programs", "found", "right first", "fix right"], (_total(counting, mode) for mode in MODES)
-        ),
-        "### Programs that are not found, or under another code first, with the image seen\n",
-        "".join(f"- {_missed(program)}\n" for program in missed) or "None.\n",
-        "## Single calls\n",
-        table(["evidence", "calls", *_COUNTED], (_total(harmful, mode) for mode in MODES)),
-        _ALARMS.format(healthy=len(cases), whole=whole, alarms=told),
-        "## By fault, with the image seen, and with the model known\n",
-        _by_fault(harmful),
-        "## By fault, boxes alone\n",
-        table(["code", "fault", "cases", "found", "right first", "fix right"], _rows(harmful, ALONE)),
-        "## Which code comes first, with the image seen\n",
-        _confusion(harmful),
-        _MISSES,
-        "".join(f"- {_miss(case, SEEN)}\n" for case in harmful if case.verdicts[SEEN].first != case.code) or "None.\n",
-        "## And those that the model does not mend, or that only then appear\n",
-        "".join(f"- {_miss(case, KNOWN)}\n" for case in harmful if case.verdicts[KNOWN].first != case.code)
-        or "None.\n",
-        "## Fixes that are not right, with the image seen\n",
-        "".join(f"- {_wrong_fix(case)}\n" for case in harmful if _has_wrong_fix(case)) or "None.\n",
+    kinds: list[_Kind] = [("the first faults", _counting(first)), ("the faults reported since", _counting(new))]
+    calls = [*watched, *(Watched(one.cases[0].pipeline, one.healthy_calls, one.alarms) for one in programs)]
+    shown = [case for _, some in kinds for case in _calls(some)]
+    parts = [head, "## Targets\n", _targets(kinds, calls)]
+    for name, some in kinds:
+        parts += [f"## Programs: {name}\n", table(["evidence", "programs", *_COUNTED], _totals(some))]
+    for name, some in kinds:
+        parts += [f"## Single calls: {name}\n", table(["evidence", "calls", *_COUNTED], _totals(_calls(some)))]
+    parts += ["## What only the picture shows\n", _hidden(cases)]
+    parts += [section(calls), _RELIABILITY, as_table(points) or "No finding had odds.\n"]
+    for mode in MODES:
+        parts += [f"## What is taken for what, {mode}\n", _confusion(shown, mode)]
+    for name, some in kinds:
+        parts += [f"## By fault: {name}\n", *(_by_fault(_calls(some), mode) for mode in MODES)]
+    for mode in (SEEN, KNOWN):
+        missed = [program for _, some in kinds for program in some if not _right(program, mode)]
+        parts += [f"## Programs that are not found, or under another code first, {mode}\n"]
+        parts += [_list([_missed(program, mode) for program in missed])]
+    for mode in (SEEN, KNOWN):
+        parts += [f"## Every call that is missed, {mode}\n"]
+        parts += [_list([_miss(case, mode) for case in shown if not _right(case, mode)])]
+    parts += [
+        "## Fixes and lines that are not right\n",
+        _list([words for case in shown for words in _wrong_fixes(case)]),
     ]
     return "\n".join(parts)
 
 
-def as_csv(programs: Sequence[Program]) -> str:
+def as_csv(first: Sequence[Program], new: Sequence[Program]) -> str:
     """One line for each call: the fault, and what comes first in each way of asking."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    asked = [f"{what}, {mode}" for mode in MODES for what in ("first", "fix right")]
-    writer.writerow(["program", "code", "fault", "pipeline", "boxes", "change", *asked])
-    for index, program in enumerate(programs):
+    asked = [f"{what}, {mode}" for mode in MODES for what in ("first", "severity", "odds", "fix right", "line right")]
+    writer.writerow(["program", "codes", "fault", "pipeline", "boxes", "hidden", "change", *asked])
+    for index, program in enumerate([*first, *new]):
         for case in program.cases:
-            said = [_said(case.verdict(mode)) for mode in MODES]
-            change = f"{case.change:.4g}"
-            writer.writerow(
-                [
-                    index,
-                    case.code,
-                    case.fault,
-                    case.pipeline,
-                    case.boxes,
-                    change,
-                    *(part for one in said for part in one),
-                ]
-            )
+            said = [part for mode in MODES for part in _in_csv(case.verdict(mode))]
+            about = [case.fault, case.pipeline, case.boxes, case.hidden, f"{case.change:.4g}"]
+            writer.writerow([index, " ".join(case.codes), *about, *said])
     return text.getvalue()
 
 
-def _said(verdict: Verdict | None) -> tuple[str, str]:
-    if verdict is None:
-        return "", ""
-    return verdict.first, str(verdict.fix_right) if verdict.fix_offered else ""
+def _in_csv(verdict: Verdict | None) -> list[str]:
+    if verdict is None or not verdict.said:
+        return ["" if verdict is None else "nothing", "", "", "", ""]
+    first = verdict.said[0]
+    fixes = [str(verdict.fix_right), str(verdict.line_right)] if verdict.fix_offered else ["", ""]
+    return [first.code, first.severity, "" if first.odds is None else f"{first.odds:.4g}", *fixes]
+
+
+def _cases(programs: Iterable[Program]) -> list[Case]:
+    return [case for program in programs for case in program.cases]
+
+
+def _counting(programs: Iterable[Program]) -> list[Program]:
+    return [program for program in programs if program.harmful and not program.hidden]
+
+
+def _calls(programs: Iterable[Program]) -> list[Case]:
+    return [case for case in _cases(programs) if case.harmful and not case.hidden]
+
+
+def _right(one: Case | Program, mode: str) -> bool:
+    verdict = one.verdict(mode)
+    return verdict is None or verdict.first in one.codes
 
 
 def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} % ({part} of {whole})" if whole else ""
 
 
-def _total(made: Iterable[Case | Program], mode: str) -> list[str]:
-    verdicts = [(one.code, verdict) for one in made if (verdict := one.verdict(mode)) is not None]
+def _totals(made: Sequence[Case | Program]) -> list[list[str]]:
+    """A row for each way of asking."""
+    rows = [_total(mode, mode, made) for mode in MODES]
+    return [*rows[:1], _total(f"{ALONE}, of what they can show", ALONE, _showable(made)), *rows[1:]]
+
+
+def _showable(made: Sequence[Case | Program]) -> list[Case | Program]:
+    """Without the faults that the arguments of a call cannot show."""
+    return [one for one in made if not (one.cases[0] if isinstance(one, Program) else one).needs_more]
+
+
+def _total(name: str, mode: str, made: Sequence[Case | Program]) -> list[str]:
+    verdicts = [(one, verdict) for one in made if (verdict := one.verdict(mode)) is not None]
     offered = [verdict for _, verdict in verdicts if verdict.fix_offered]
     return [
-        mode,
+        name,
         str(len(verdicts)),
-        _share(sum(bool(verdict.codes) for _, verdict in verdicts), len(verdicts)),
-        _share(sum(verdict.first == code for code, verdict in verdicts), len(verdicts)),
+        _share(sum(bool(verdict.said) for _, verdict in verdicts), len(verdicts)),
+        _share(sum(verdict.first in one.codes for one, verdict in verdicts), len(verdicts)),
         _share(sum(verdict.fix_right for verdict in offered), len(offered)),
+        _share(sum(verdict.line_right for verdict in offered), len(offered)),
     ]
 
 
-def _first(program: Program, mode: str) -> str:
-    verdict = program.verdict(mode)
-    return verdict.first if verdict else ""
+def _targets(kinds: Sequence[_Kind], watched: Sequence[Watched]) -> str:
+    right_first, fix_right = 3, 4  # columns of _total
+    aims: list[tuple[str, str, Callable[[Sequence[Program]], list[str]], int]] = [
+        ("programs, model known: right first", "98 %", lambda some: _total("", KNOWN, some), right_first),
+        ("programs, image seen: right first", "97 %", lambda some: _total("", SEEN, some), right_first),
+        ("single calls, boxes alone: right first", "80 %", lambda some: _total("", ALONE, _calls(some)), right_first),
+        (
+            "the same of what they can show",
+            "",
+            lambda some: _total("", ALONE, _showable(_calls(some))),
+            right_first,
+        ),
+        ("programs, model known: fix right", "97 %", lambda some: _total("", KNOWN, some), fix_right),
+        ("programs, image seen: fix right", "97 %", lambda some: _total("", SEEN, some), fix_right),
+    ]
+    rows = [[what, least, *(total(some)[column] for _, some in kinds)] for what, least, total, column in aims]
+    errors = sum(alarm.severity == "error" for one in watched for alarm in one.alarms)
+    rows.append([f"errors in {sum(one.calls for one in watched)} healthy calls", "0", str(errors), ""])
+    return table(["what", "target", *(name for name, _ in kinds)], rows)
 
 
-def _missed(program: Program) -> str:
-    counts = Counter(case.verdicts[SEEN].first for case in program.cases)
-    said = ", ".join(f"{first} in {count}" for first, count in counts.most_common())
-    known = _first(program, KNOWN)
-    return f"{program.code}, {program.fault}, in {program.cases[0].pipeline}: {said}. With the model: {known}."
-
-
-def _faults(cases: Sequence[Case]) -> list[tuple[str, str]]:
-    return sorted({(case.code, case.fault) for case in cases})
-
-
-def _rows(cases: Sequence[Case], mode: str) -> list[list[str]]:
+def _by_fault(cases: Sequence[Case], mode: str) -> str:
     rows = []
-    for code, fault in _faults(cases):
-        chosen = [case.verdicts[mode] for case in cases if case.fault == fault and mode in case.verdicts]
+    for codes, fault in sorted({(case.codes, case.fault) for case in cases}):
+        own = [case for case in cases if case.fault == fault]
+        chosen = [verdict for case in own if (verdict := case.verdict(mode)) is not None]
         offered = [verdict for verdict in chosen if verdict.fix_offered]
-        counts = [len(chosen), sum(bool(v.codes) for v in chosen), sum(v.first == code for v in chosen)]
-        fixes = f"{sum(v.fix_right for v in offered)} of {len(offered)}" if offered else ""
-        rows.append([code, fault, *map(str, counts), fixes])
-    return rows
+        counts = [len(chosen), sum(bool(one.said) for one in chosen), sum(one.first in codes for one in chosen)]
+        fixes = [f"{sum(made)} of {len(made)}" if made else "" for made in _made(offered)]
+        rows.append([" or ".join(codes), fault, *map(str, counts), *fixes])
+    return table(["code", f"fault, {mode}", "calls", *_COUNTED], rows)
 
 
-def _by_fault(cases: Sequence[Case]) -> str:
-    rows = [[*seen, *known[3:]] for seen, known in zip(_rows(cases, SEEN), _rows(cases, KNOWN), strict=True)]
-    head = ["code", "fault", "cases", "found", "right first", "fix right"]
-    return table([*head, "model: found", "right first", "fix right"], rows)
+def _made(offered: Sequence[Verdict]) -> tuple[list[bool], list[bool]]:
+    return [verdict.fix_right for verdict in offered], [verdict.line_right for verdict in offered]
 
 
-def _confusion(cases: Sequence[Case]) -> str:
-    firsts = sorted({case.verdicts[SEEN].first for case in cases})
+def _hidden(cases: Sequence[Case]) -> str:
+    """Of the calls that no number gives away: what is said of them."""
     rows = []
-    for code in sorted({case.code for case in cases}):
-        counts = Counter(case.verdicts[SEEN].first for case in cases if case.code == code)
-        rows.append([code, *(str(counts[first]) if counts[first] else "" for first in firsts)])
-    return table(["made", *firsts], rows)
+    for codes, fault in sorted({(case.codes, case.fault) for case in cases if case.hidden and case.harmful}):
+        own = [case for case in cases if case.fault == fault and case.hidden and case.harmful]
+        for mode in MODES:
+            firsts = [verdict.first for case in own if (verdict := case.verdict(mode)) is not None]
+            right, silent = sum(first in codes for first in firsts), firsts.count("nothing")
+            counts = [len(firsts), right, len(firsts) - right - silent, silent]
+            rows.append([" or ".join(codes), fault, mode, *map(str, counts)])
+    return table(["code", "fault", "evidence", "calls", "right first", "another first", "nothing"], rows)
+
+
+def _confusion(cases: Sequence[Case], mode: str) -> str:
+    """What comes first in place of a right code, the most frequent first."""
+    wrong = [(case, verdict) for case in cases if (verdict := case.verdict(mode)) and verdict.first not in case.codes]
+    counts = Counter((" or ".join(case.codes), case.fault, verdict.first) for case, verdict in wrong)
+    if not counts:
+        return "Nothing.\n"
+    of_each = Counter(case.fault for case in cases if case.verdict(mode))
+    rows = [
+        [codes, fault, first, f"{count} of {of_each[fault]}"] for (codes, fault, first), count in counts.most_common()
+    ]
+    return table(["made", "fault", "first", "calls"], rows)
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "".join(f"- {line}\n" for line in lines) or "None.\n"
+
+
+def _missed(program: Program, mode: str) -> str:
+    firsts = Counter(verdict.first for case in program.cases if (verdict := case.verdict(mode)))
+    said = ", ".join(f"{first} in {count}" for first, count in firsts.most_common())
+    return f"{' or '.join(program.codes)}, {program.fault}, in {program.cases[0].pipeline}: {said}."
 
 
 def _where(case: Case) -> str:
-    return f"{case.code}, {case.fault}, in {case.pipeline} ({case.boxes} boxes)"
+    return f"{' or '.join(case.codes)}, {case.fault}, in {case.pipeline} ({case.boxes} boxes)"
 
 
 def _miss(case: Case, mode: str) -> str:
     verdict = case.verdicts[mode]
-    if not verdict.codes:
+    if not verdict.said:
         return f"{_where(case)}: nothing found. {_reason(case)}"
-    beside = " The right code is further down." if case.code in verdict.codes else ""
-    named = " Its words name the right one too." if case.code in verdict.decide else ""
+    beside = " The right code is further down." if set(case.codes) & set(verdict.codes) else ""
+    named = " Its words name the right one too." if any(code in verdict.decide for code in case.codes) else ""
     return f"{_where(case)}: {verdict.first} first. {verdict.evidence}{beside}{named}"
 
 
@@ -226,10 +285,12 @@ def _percent(change: float) -> str:
     return "more than can be said" if math.isinf(change) else f"{100 * change:.0f} % at most"
 
 
-def _has_wrong_fix(case: Case) -> bool:
-    return case.verdicts[SEEN].fix_offered and not case.verdicts[SEEN].fix_right
-
-
-def _wrong_fix(case: Case) -> str:
-    verdict = case.verdicts[SEEN]
-    return f"{_where(case)}: {verdict.evidence} {verdict.decide}".rstrip()
+def _wrong_fixes(case: Case) -> list[str]:
+    """The fixes and lines that are not right, those of both ways of watching that are one told once."""
+    told = []
+    for verdict in (case.verdict(SEEN), case.verdict(KNOWN)):
+        if verdict is not None and verdict.fix_offered and not (verdict.fix_right and verdict.line_right):
+            made = {"fix": verdict.fix_right, "line": verdict.line_right}
+            wrong = " and ".join(name for name, right in made.items() if not right)
+            told.append(f"{_where(case)}, {wrong}: `{' '.join(verdict.line.split())}`")
+    return list(dict.fromkeys(told))

@@ -6,6 +6,7 @@ import zipfile
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import IO
 from xml.etree import ElementTree
 
 import torch
@@ -60,12 +61,27 @@ def load_trees() -> list[Trees]:
             if f"deepforest/data/{name}.xml" not in names:
                 continue
             photograph = Image.open(wheel.open(f"deepforest/data/{name}.png")).convert("RGB")
-            rows = [
-                [float(box.findtext(corner, "nan")) for corner in ("xmin", "ymin", "xmax", "ymax")]
-                for box in ElementTree.parse(wheel.open(f"deepforest/data/{name}.xml")).iter("bndbox")
-            ]
-            found.append(Trees(name, photograph, torch.tensor(rows, dtype=torch.float64)))
+            found.append(Trees(name, photograph, _boxes_in(wheel.open(f"deepforest/data/{name}.xml"))))
     return found
+
+
+def load_drawn(folder: Path, most: int) -> list[tuple[Image.Image, Tensor]]:
+    """At most `most` photographs anywhere in a folder that have a Pascal VOC file, with its boxes [K, 4], xyxy."""
+    photographs = {path.stem: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES}
+    pairs = [(photographs[path.stem], path) for path in sorted(folder.rglob("*.xml")) if path.stem in photographs]
+    count = min(most, len(pairs))
+    chosen = [pairs[index * len(pairs) // count] for index in range(count)]
+    found = [(Image.open(photograph).convert("RGB"), _boxes_in(boxes)) for photograph, boxes in chosen]
+    return [(photograph, boxes) for photograph, boxes in found if len(boxes)]
+
+
+def _boxes_in(file: IO[bytes] | Path) -> Tensor:
+    """The boxes [K, 4], xyxy, of a Pascal VOC file."""
+    rows = [
+        [float(box.findtext(corner, "nan")) for corner in ("xmin", "ymin", "xmax", "ymax")]
+        for box in ElementTree.parse(file).iter("bndbox")
+    ]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
 
 
 def square(photograph: Image.Image, side_px: int) -> Image.Image:

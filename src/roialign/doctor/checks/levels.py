@@ -104,7 +104,7 @@ def missing_level(run: Pyramid, call: RoICall) -> Finding | None:
 def unreachable_levels(run: Pyramid, call: RoICall) -> Finding | None:
     """RA405: maps of one stride, of which the pooler reads the first alone."""
     reached = run.most - run.least + 1
-    if len(run.names) < 2 or len(set(run.scales)) > 1:  # torchvision's MobileNet detectors have two of three, on purpose
+    if len(run.names) < 3 or len(set(run.scales)) > 1:  # torchvision's MobileNet detectors have two, on purpose
         return None
     scale, names = run.scales[0], [_quoted(name) for name in run.names]
     never = [_quoted(name) for name in run.names[max(reached, 0) :]]

@@ -1,0 +1,135 @@
+"""Makes the fixes that the doctor proposes, and compares what they give with the healthy output."""
+
+from __future__ import annotations
+
+import ast
+import re
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.ops import poolers
+
+import roialign
+from roialign.doctor.findings import Fix
+
+from .doctor_pipelines import Intake, Pipeline
+
+_EQUAL = 1e-3  # of the largest value: more is another region, not rounding
+
+
+def is_right(repaired: Tensor | None, right: Tensor, spoilt: Tensor | None) -> bool:
+    """Whether the output equals the healthy one, or that without the rows that cannot be put right."""
+    if repaired is None:
+        return False
+    expected = [right] if spoilt is None else [right, right[~spoilt[: len(right)]]]
+    return any(
+        repaired.shape == one.shape
+        and (not one.numel() or float((repaired - one).abs().max()) <= _EQUAL * float(one.abs().max()))
+        for one in expected
+    )
+
+
+def repaired(pipeline: Pipeline, intake: Intake, fix: Fix) -> Tensor | None:
+    """The output with the fix made: of the proven call, or, for a pyramid, of the line pasted before the pooler."""
+    if pipeline.kind == "pyramid":
+        return _before_the_pooler(pipeline, intake, fix.code)
+    call = fix.call
+    if pipeline.kind == "other operator":
+        changes: dict[str, Any] = {"features": call.input, "boxes": call.rois, "spatial_scale": call.spatial_scale}
+        return pipeline.pool(replace(intake, **changes))
+    return call.run()[0]
+
+
+def pasted(pipeline: Pipeline, intake: Intake, code: str) -> Tensor | None:
+    """What the program gives with the line as it stands, before its call or in its place; None where that fails."""
+    _begin_anew(pipeline, intake, code)
+    names = _names(pipeline, intake, [some.clone() for some in _each(intake.handed)])
+    if isinstance(intake.handed, Tensor):
+        names["boxes"] = intake.handed.clone()
+    try:
+        return _output(pipeline, intake, code, names)
+    except Exception:  # whatever a stranger's line raises
+        return None
+
+
+def _each(boxes: Any) -> list[Tensor]:
+    return [some for some in boxes if isinstance(some, Tensor)] if isinstance(boxes, list) else []
+
+
+def _output(pipeline: Pipeline, intake: Intake, code: str, names: dict[str, Any]) -> Tensor:
+    """Run the line; a value that it ends in is the new output, or the new boxes."""
+    tree = ast.parse(code)
+    last = tree.body[-1]
+    value = None
+    if isinstance(last, ast.Expr):
+        exec(compile(ast.Module(tree.body[:-1], []), "pasted", "exec"), names)
+        value = eval(compile(ast.Expression(last.value), "pasted", "eval"), names)
+    else:
+        exec(code, names)
+    if isinstance(value, nn.Module):
+        shapes = [list(intake.image_shapes)] if intake.pyramid else []
+        value = value(names["features"], names["boxes"], *shapes)
+    pooled = getattr(value, "features", value)
+    if isinstance(pooled, Tensor) and pooled.dim() == 4:
+        return pooled
+    boxes = names["boxes"] if value is None else value
+    changes = {"features": names["features"], "boxes": boxes, "spatial_scale": names["spatial_scale"]}
+    return pipeline.pool(replace(intake, rows=False, **changes))
+
+
+def _names(pipeline: Pipeline, intake: Intake, boxes: Any) -> dict[str, Any]:
+    """What a program holds where it pools."""
+    library: Any = roialign if intake.library == "roialign" else torchvision.ops
+    return {
+        "features": intake.features,
+        "boxes": boxes,
+        "spatial_scale": intake.spatial_scale,
+        "tokens": intake.tokens,
+        "grid": intake.grid,
+        "torch": torch,
+        "torchvision": torchvision,
+        "roialign": roialign,
+        "roi_align": library.roi_align,
+        "roi_pool": torchvision.ops.roi_pool,
+        "ps_roi_align": torchvision.ops.ps_roi_align,
+        "pool_regions": roialign.pool_regions,
+        "FeatureGrid": roialign.FeatureGrid,
+        "MultiScaleRoIAlign": poolers.MultiScaleRoIAlign,
+        "model": pipeline.model,
+        "pooler": pipeline.pooler,
+    }
+
+
+def _begin_anew(pipeline: Pipeline, intake: Intake, code: str) -> None:
+    """Bring a pooler to the state in which the program stops, or, if its scales are not set, begins with the line."""
+    if pipeline.kind != "pyramid":
+        return
+    with suppress(Exception):
+        pipeline.pool(intake)
+    if ".scales" not in code:
+        pipeline.pooler.scales = pipeline.pooler.map_levels = None
+
+
+def _before_the_pooler(pipeline: Pipeline, intake: Intake, code: str) -> Tensor | None:
+    """What the pooler gives with the line before it, its names understood of one image's boxes or one map."""
+    _begin_anew(pipeline, intake, code)
+    boxes = [some.clone() for some in intake.boxes]
+    of_a_list = " in boxes]" in code or "roi_align(" in code or "pool" in code  # otherwise of the boxes of one image
+    names = _names(pipeline, intake, boxes if of_a_list else boxes[0])
+    axes = re.match(r"roi_align\(features(\.\w+\([\d, ]*\))", code)
+    if axes:
+        code = f"features = {{name: one{axes[1]} for name, one in features.items()}}"
+    try:
+        made = eval(code, names)
+    except SyntaxError:
+        exec(code, names)
+        made = pipeline.pooler
+    boxes = names["boxes"] if of_a_list else [names["boxes"]]
+    if isinstance(made, nn.Module):
+        made = made(names["features"], boxes, list(intake.image_shapes))
+    pooled: Tensor = getattr(made, "features", made)
+    return pooled
