@@ -21,6 +21,7 @@ _MOST_BOXES = 0.95
 _ALIGNED_BY_DEFAULT = {"roi_align": False, "masked_roi_align": True, "roi_align_1d": False, "roi_align_3d": False}
 _TENSORS = {"masked_roi_align": "features, boxes, masks", "roi_align_1d": "features, segments"}
 _SAME_RATIO = 0.004
+_BOXES_THAT_COUNT = 8  # more boxes of one image do not make its extent more certain
 
 
 @dataclass(frozen=True)
