@@ -124,7 +124,7 @@ def unreachable_levels(run: Pyramid, call: RoICall) -> Finding | None:
         f"boxes, image_shapes) for name in [{listed}]], 1)"
     )
     if len(never) == 1:
-        decide += ". Weights that were trained so, as torchvision's fasterrcnn_mobilenet_v3_large_320_fpn, expect it."
+        decide += ". Weights that were trained so, as of torchvision's fasterrcnn_mobilenet_v3_large_fpn, expect it."
     return Finding("RA405", evidence, decide=decide, doubtful=len(never) == 1)
 
 
