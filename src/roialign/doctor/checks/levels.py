@@ -103,18 +103,18 @@ def missing_level(run: Pyramid, call: RoICall) -> Finding | None:
 
 def unreachable_levels(run: Pyramid, call: RoICall) -> Finding | None:
     """RA405: maps of one stride, of which the pooler reads the first alone."""
-    reached = run.most - run.least + 1
-    if len(run.names) <= reached or len(set(run.scales)) == len(run.scales):
+    reached = max(run.most - run.least + 1, 0)
+    repeated = [scale for scale in run.scales if run.scales.count(scale) > 1]
+    if len(run.names) <= reached or not repeated:
         return None
-    of_stride = {
-        scale: [_quoted(n) for n, s in zip(run.names, run.scales, strict=True) if s == scale] for scale in run.scales
-    }
-    scale, names = max(of_stride.items(), key=lambda pair: len(pair[1]))
-    never = [_quoted(name) for name in run.names[max(reached, 0) :]]
+    if len(run.names) == 2 and run.others:
+        return None  # torchvision's own detectors on mobilenet_v3_large: two maps of stride 32, and one for proposals
+    same = [_quoted(name) for name, scale in zip(run.names, run.scales, strict=True) if scale == repeated[0]]
+    never = [_quoted(name) for name in run.names[reached:]]
     evidence = (
-        f"{_the_pooler(run)} pools from {_listed(run)}: {_and(names)} have the same stride, {1 / scale:g}. It sends a "
-        f"box to the level of its size and counts levels by stride, from the first map's to the last one's, {reached} "
-        f"of them for {len(run.names)} maps: {_and(never)} can never be given a box."
+        f"{_the_pooler(run)} pools from {_listed(run)}: {_and(same)} have the same stride. It sends a box to the level "
+        f"of its size and counts levels by stride, from the first map's to the last one's, {reached} of them for "
+        f"{len(run.names)} maps: {_and(never)} can never be given a box."
     )
     listed = ", ".join(_quoted(name) for name in run.names)
     size, _ = _options(call)
@@ -123,8 +123,6 @@ def unreachable_levels(run: Pyramid, call: RoICall) -> Finding | None:
         f"each and join the channels: torch.cat([MultiScaleRoIAlign([name], {size}, {call.sampling_ratio})(features, "
         f"boxes, image_shapes) for name in [{listed}]], 1)"
     )
-    if len(never) == 1:
-        decide += ". Weights that were trained so, as of torchvision's fasterrcnn_mobilenet_v3_large_fpn, expect it."
     return Finding("RA405", evidence, decide=decide, doubtful=len(never) == 1)
 
 
