@@ -179,3 +179,13 @@ def test_whole_pixels_are_kept_by_half_precision() -> None:
     boxes = (objects(40) / 4).round()
     assert torch.equal(boxes.bfloat16().float(), boxes)
     assert codes([boxes.bfloat16()], MAP.bfloat16()) == []
+
+
+def test_boxes_of_a_small_image_are_not_taken_for_rotated_ones() -> None:
+    boxes = torch.cat([seeded_percents(12), objects() / 8], 1)  # percents first; y2 is at most 80, as angles may be
+    (finding, *_) = found(boxes)
+    assert (finding.code, finding.fix) == ("RA206", None)
+
+
+def seeded_percents(count: int) -> Tensor:
+    return torch.rand(count, 1, generator=torch.Generator().manual_seed(4)) * 98 + 1.5

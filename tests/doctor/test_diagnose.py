@@ -148,7 +148,7 @@ EVIDENCE = {  # what the evidence of each code's example must say
     "RA202": r"Read as centre x, centre y, width, height all have an area and lie on the map",
     "RA203": r"Read y first, all of them fit",
     "RA204": r"1 have no width or no height; the first is boxes\[3\] = \[500, 500, 500, 600\]",
-    "RA205": r"1 of 2 boxes cannot be sampled \(row 1\), the first is boxes\[1\] = \[0, nan, 0, 9, 9\]",
+    "RA205": r"1 of 2 boxes cannot be sampled \(row 1\), the first is row 1 = \[nan, 0, 9, 9\] of image 0",
     "RA206": r"name an image that the batch of 1 does not have, the first is boxes\[0\] = \[1, 300, 300, 400, 400\]",
     "RA207": r"the column with the image index is missing",
     "RA208": r"at most one list of boxes for each of the 1 images in the batch; got 2 lists",

@@ -21,6 +21,7 @@ _MOST_BOXES = 0.95
 _ALIGNED_BY_DEFAULT = {"roi_align": False, "masked_roi_align": True, "roi_align_1d": False, "roi_align_3d": False}
 _TENSORS = {"masked_roi_align": "features, boxes, masks", "roi_align_1d": "features, segments"}
 _SAME_RATIO = 0.004
+_TOY_SIDE = 4  # pixels
 _BOXES_THAT_COUNT = 8  # more boxes of one image do not make its extent more certain
 
 
@@ -102,6 +103,13 @@ class Evidence:
     def sides(self) -> Tensor:
         """Widths and heights of the boxes, [K, 2]."""
         return self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]
+
+    @cached_property
+    def is_thin(self) -> bool:
+        """Whether the numbers are those of a toy: a map of one cell, or few boxes of at most some pixels, as tests of
+        shapes have them. What is concluded from where they lie is doubtful then."""
+        few_and_small = len(self.sides) < _BOXES_THAT_COUNT and bool((self.sides <= _TOY_SIDE).all())
+        return min(self.call.map_size_hw) == 1 or few_and_small
 
     @cached_property
     def frame_hw(self) -> tuple[float, float]:

@@ -199,9 +199,10 @@ class Report:
         for diagnosis in self.calls:
             for finding in diagnosis.findings:
                 met.setdefault((finding.code, finding.call_site), []).append((diagnosis, finding))
-        problems = [
-            Problem(*cases[0], max(1, sum(diagnosis.times for diagnosis, _ in cases))) for cases in met.values()
-        ]
+        problems = []
+        for cases in met.values():
+            first = min(cases, key=lambda case: case[1].severity != "error")
+            problems.append(Problem(*first, max(1, sum(diagnosis.times for diagnosis, _ in cases))))
         return tuple(sorted(problems, key=lambda problem: (problem.finding.severity != "error", -problem.count)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -235,7 +236,7 @@ class Problem:
     """One finding as often as it was made at one line of code."""
 
     diagnosis: Diagnosis
-    """The first call that had it."""
+    """The first call that had it, as an error if any had."""
     finding: Finding
     count: int
     """How many calls had it."""

@@ -52,12 +52,16 @@ def in_order(boxes_xyxy: Tensor) -> Tensor:
     return torch.cat([low, high], 1)
 
 
+def listed(values: Sequence[object]) -> str:
+    """Values in words: "a", "a and b", "a, b and c"."""
+    words = [str(value) for value in values]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
 def rows_of(rows: Sequence[int], most: int = 8) -> str:
     """The numbers of rows in words, as "row 3" or "rows 1, 4 and 7"; the first of many."""
-    shown = [str(row) for row in rows[:most]]
-    if len(rows) > most:
-        return f"rows {', '.join(shown)} and {len(rows) - most} more"
-    return f"row {shown[0]}" if len(shown) == 1 else f"rows {', '.join(shown[:-1])} and {shown[-1]}"
+    shown = listed([*rows[:most], f"{len(rows) - most} more"] if len(rows) > most else rows)
+    return f"row {shown}" if len(rows) == 1 else f"rows {shown}"
 
 
 def masked_later(rows: Sequence[int]) -> str:

@@ -179,7 +179,8 @@ class _Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         problems = [
-            (problem.finding.code, problem.finding.call_site, problem.count) for problem in self.report.problems
+            (problem.finding.code, problem.finding.severity, problem.finding.call_site, problem.count)
+            for problem in self.report.problems
         ]
         return {"calls": self.report.examined, "left": self.left, "problems": problems, "allowed": dict(self.allowed)}
 
@@ -202,6 +203,7 @@ class _Tally:
     tests: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     allowed: Counter[str] = field(default_factory=Counter)
+    errors: set[str] = field(default_factory=set)
     tests_of: dict[str, set[str]] = field(default_factory=dict)
     sites_of: dict[str, Counter[str]] = field(default_factory=dict)
 
@@ -213,7 +215,8 @@ class _Tally:
             self.tests.add(test)
         self.examined += told["calls"]
         self.allowed.update(told["allowed"])
-        for code, site, count in told["problems"]:
+        for code, severity, site, count in told["problems"]:
+            self.errors |= {code} if severity == "error" else set()
             self.counts[code] += count
             self.tests_of.setdefault(code, set()).add(test)
             self.sites_of.setdefault(code, Counter())[str(site)] += count
@@ -224,9 +227,9 @@ class _Tally:
             return ["0 RoI calls examined: no test made one that can be seen."]
         made = f"{counted(self.examined, 'RoI call')} examined, of {counted(len(self.tests), 'test')}"
         lines = [f"{made}: {'see below' if self.counts or self.allowed or self.left else 'nothing wrong'}."]
-        for code in sorted(self.counts, key=lambda code: (CATALOGUE[code].severity != "error", code)):
+        for code in sorted(self.counts, key=lambda code: (code not in self.errors, code)):
             where = f"{counted(self.counts[code], 'call')} of {counted(len(self.tests_of[code]), 'test')}"
-            lines.append(f"{code} {CATALOGUE[code].severity}, {where}: {CATALOGUE[code].title}")
+            lines.append(f"{code} {'error' if code in self.errors else 'warning'}, {where}: {CATALOGUE[code].title}")
             sites = self.sites_of[code].most_common()
             lines += [f"    {site}, {counted(count, 'call')}" for site, count in sites[:_SITES_SHOWN]]
             if len(sites) > _SITES_SHOWN:

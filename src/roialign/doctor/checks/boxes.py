@@ -48,7 +48,8 @@ def outside(known: Evidence) -> Finding | None:
         f"map, which covers an image of about {width:.4g} columns and {height:.4g} rows: {rows_of(rows)}; the first is "
         f"{_row(known, known.low)}. The boxes span {known.nearest:g} to {max(x, y):g}."
     )
-    return Finding("RA209", evidence, rows, decide=_where_they_come_from(known))
+    decide = _where_they_come_from(known)
+    return Finding("RA209", evidence, rows, decide=decide, doubtful=known.is_thin)
 
 
 def rounded(known: Evidence) -> Finding | None:

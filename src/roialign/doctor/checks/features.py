@@ -75,12 +75,13 @@ def other_tokens(known: Evidence) -> Finding | None:
     if tokens is None or tokens.count < height * width:
         return None
     extra = tokens.count - height * width
-    late = extra - tokens.first if extra <= _MOST_EXTRA_TOKENS else 0
+    extra = extra if extra <= _MOST_EXTRA_TOKENS else tokens.first
+    late = extra - tokens.first
     if late <= 0 and tokens.transposed:
         return None
     evidence = (
-        f"The map of {height} x {width} cells was made of a module's {tokens.count} tokens, of which the last "
-        f"{height * width} are patches; the first {extra} are class and register tokens. "
+        f"The map of {height} x {width} cells was made of a module's {tokens.count} tokens, of which "
+        f"{height * width} are patches, after {extra} class and register tokens. "
     )
     if late > 0:
         evidence += (

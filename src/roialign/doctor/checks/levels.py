@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from roialign.doctor.evidence import COMMON_STRIDES, likelihood_of_reach, mean, number, rows_where
 from roialign.doctor.findings import Finding, Fix
-from roialign.doctor.lines import IN_ORDER, ONLY_IF_EXCHANGED, in_order, masked_later
+from roialign.doctor.lines import IN_ORDER, ONLY_IF_EXCHANGED, in_order, listed, masked_later
 from roialign.doctor.pyramid import Pyramid
 from roialign.ops.calls import RoICall
 
@@ -62,15 +62,14 @@ def wrong_order(run: Pyramid, call: RoICall) -> Finding | None:
     moved = sum(now >= 0 and now != then for now, then in zip(at_now, at_right, strict=True))
     if not lost + moved:
         return None
-    become = [f"{lost} find no map and become zeros"] * (lost > 0) + [
-        f"{moved} are pooled from the map of another level"
-    ] * (moved > 0)
+    become = [f"{lost} find no map and become zeros"] * (lost > 0)
+    become += [f"{moved} are pooled from the map of another level"] * (moved > 0)
     evidence = (
-        f"{_the_pooler(run)} is given its maps in the order {_listed(run)}: a coarse one comes before a finer one. "
+        f"{_the_pooler(run)} is given its maps in the order {_the_maps(run)}: a coarse one comes before a finer one. "
         "It keeps the order of the dict, whatever featmap_names says, and takes the first map for the finest level. "
-        f"Of {len(at_now)} boxes {_and(become)}."
+        f"Of {len(at_now)} boxes {listed(become)}."
     )
-    names = ", ".join(f'"{run.names[index]}"' for index in order)
+    names = ", ".join(_quoted(run.names[index]) for index in order)
     code = f"features = {{name: features[name] for name in [{names}]}}  # fine before coarse"
     return Finding("RA402", evidence, fix=_fix("features", code, run, right, call))
 
@@ -89,38 +88,40 @@ def missing_level(run: Pyramid, call: RoICall) -> Finding | None:
         return None
     right, code = _with_the_missing(run, missing) or _by_grids(run, call)
     least = min((run.rois[:, 3:] - run.rois[:, 1:3]).prod(1).sqrt()[concerned.to(run.rois.device)].tolist())
-    become = [f"{lost} become zeros"] * (lost > 0) + [
-        f"{int(moved.sum())} are pooled from a coarser map than they should be"
-    ] * bool(moved.any())
+    become = [f"{lost} become zeros"] * (lost > 0)
+    become += [f"{int(moved.sum())} are pooled from a coarser map than they should be"] * bool(moved.any())
     evidence = (
-        f"{_the_pooler(run)} pools from {_listed(run)}; there is none of stride {_and(missing)}. It counts "
+        f"{_the_pooler(run)} pools from {_the_maps(run)}; there is none of stride {listed(missing)}. It counts "
         f"levels from the first map's stride to the last one's, {run.most - run.least + 1} of them, and takes its "
         f"{len(run.names)} maps for the first {len(run.names)}. Boxes of {least:.0f} pixels and more (the root of "
-        f"their area) go to the missing level or beyond it: of {len(run.rois)} boxes {_and(become)}."
+        f"their area) go to the missing level or beyond it: of {len(run.rois)} boxes {listed(become)}."
     )
     return Finding("RA401", evidence, fix=_fix("featmap_names", code, run, right, call))
 
 
 def unreachable_levels(run: Pyramid, call: RoICall) -> Finding | None:
     """RA405: maps of one stride, of which the pooler reads the first alone."""
-    reached = run.most - run.least + 1
-    if len(run.names) < 3 or len(set(run.scales)) > 1:  # torchvision's MobileNet detectors have two, on purpose
+    reached = max(run.most - run.least + 1, 0)
+    repeated = [scale for scale in run.scales if run.scales.count(scale) > 1]
+    if len(run.names) <= reached or not repeated:
         return None
-    scale, names = run.scales[0], [_quoted(name) for name in run.names]
-    never = [_quoted(name) for name in run.names[max(reached, 0) :]]
+    if len(run.names) == 2 and run.others:
+        return None  # torchvision's own detectors on mobilenet_v3_large: two maps of stride 32, and one for proposals
+    same = [_quoted(name) for name, scale in zip(run.names, run.scales, strict=True) if scale == repeated[0]]
+    never = [_quoted(name) for name in run.names[reached:]]
     evidence = (
-        f"{_the_pooler(run)} pools from {_listed(run)}: {_and(names)} have the same stride, {1 / scale:g}. It sends a "
-        f"box to the level of its size and counts levels by stride, from the first map's to the last one's, {reached} "
-        f"of them for {len(run.names)} maps: {_and(never)} can never be given a box."
+        f"{_the_pooler(run)} pools from {_the_maps(run)}: {listed(same)} have the same stride. It sends a box to the "
+        f"level of its size and counts levels by stride, from the first map's to the last one's, {reached} of them for "
+        f"{len(run.names)} maps: {listed(never)} can never be given a box."
     )
-    listed = ", ".join(_quoted(name) for name in run.names)
+    names = ", ".join(map(_quoted, run.names))
     size, _ = _options(call)
     decide = (
         "Give it maps of different strides (replace_stride_with_dilation=False keeps them), or pool all boxes from "
         f"each and join the channels: torch.cat([MultiScaleRoIAlign([name], {size}, {call.sampling_ratio})(features, "
-        f"boxes, image_shapes) for name in [{listed}]], 1)"
+        f"boxes, image_shapes) for name in [{names}]], 1)"
     )
-    return Finding("RA405", evidence, decide=decide)
+    return Finding("RA405", evidence, decide=decide, doubtful=len(never) == 1)
 
 
 def stale_scales(run: Pyramid, call: RoICall) -> Finding | None:
@@ -134,13 +135,16 @@ def stale_scales(run: Pyramid, call: RoICall) -> Finding | None:
     strides = _strides(run, now)
     worst = _worst(run, strides)
     height, width = _largest(run)
+    kept, inferred = (listed([number(scale) for scale in scales]) for scales in (run.scales, now))
     evidence = (
-        f"{_the_pooler(run)} inferred its scales, {_numbers(run.scales)}, in its first run and keeps them. In this "
-        f"run, of images of up to {height} x {width}, it would infer {_numbers(now)}. With the old ones "
+        f"{_the_pooler(run)} inferred its scales, {kept}, in its first run and keeps them. In this run, of images of "
+        f"up to {height} x {width}, it would infer {inferred}. With the old ones "
         f"{_how_far_off(run, worst, *strides[worst])}."
     )
     code = f"{run.pooler}.scales = None  # of the MultiScaleRoIAlign, before this run: it infers them again"
-    return Finding("RA404", evidence, _rows(call), _fix("scales", code, run, run.with_scales(now), call))
+    return Finding(
+        "RA404", evidence, tuple(range(len(call.rois))), _fix("scales", code, run, run.with_scales(now), call)
+    )
 
 
 def inferred_scales(run: Pyramid, call: RoICall) -> Finding | None:
@@ -174,7 +178,7 @@ def inferred_scales(run: Pyramid, call: RoICall) -> Finding | None:
             f"{run.pooler}.scales = [{', '.join(map(number, right))}]\n"
             f"{run.pooler}.map_levels = initLevelMapper({repaired.least}, {repaired.most})"
         )
-    return Finding("RA403", evidence, _rows(call), _fix("scales", code, run, repaired, call))
+    return Finding("RA403", evidence, tuple(range(len(call.rois))), _fix("scales", code, run, repaired, call))
 
 
 def _axes_misread(run: Pyramid, call: RoICall) -> bool:
@@ -251,8 +255,7 @@ def _with_the_missing(run: Pyramid, missing: list[int]) -> tuple[Pyramid, str] |
         map_sizes_hw=tuple(sizes[name] for name in names),
         strides_yx=(None,) * len(names),
     ).with_scales([scales[name] for name in names])
-    listed = ", ".join(f'"{name}"' for name in names)
-    return whole, f"MultiScaleRoIAlign(featmap_names=[{listed}], {{options}})"
+    return whole, f"MultiScaleRoIAlign(featmap_names=[{', '.join(map(_quoted, names))}], {{options}})"
 
 
 def _by_grids(run: Pyramid, call: RoICall) -> tuple[Pyramid, str]:
@@ -281,10 +284,6 @@ def _fix(argument: str, code: str, run: Pyramid, right: Pyramid, call: RoICall) 
     return Fix(argument, None, code, mean(run.coverage(call)), mean(right.coverage(call)), after)
 
 
-def _rows(call: RoICall) -> tuple[int, ...]:
-    return tuple(range(len(call.rois)))
-
-
 def _largest(run: Pyramid) -> tuple[int, int]:
     """The largest height and width of the image sizes that the pooler was given."""
     return max(size[0] for size in run.image_sizes_hw), max(size[1] for size in run.image_sizes_hw)
@@ -305,16 +304,7 @@ def _the_pooler(run: Pyramid) -> str:
     return f"MultiScaleRoIAlign ({run.pooler})" if "." in run.pooler else "MultiScaleRoIAlign"
 
 
-def _listed(run: Pyramid) -> str:
+def _the_maps(run: Pyramid) -> str:
     """The maps of a run with their sizes and strides."""
     maps = zip(run.names, run.map_sizes_hw, run.scales, strict=True)
-    return _and([f'"{name}" ({height} x {width}, stride {1 / scale:g})' for name, (height, width), scale in maps])
-
-
-def _numbers(scales: tuple[float, ...]) -> str:
-    return _and([number(scale) for scale in scales])
-
-
-def _and(values: list[str] | list[int]) -> str:
-    words = [str(value) for value in values]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return listed([f'"{name}" ({height} x {width}, stride {1 / scale:g})' for name, (height, width), scale in maps])

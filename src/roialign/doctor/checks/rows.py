@@ -151,4 +151,7 @@ def _row(call: RoICall, mask: Tensor) -> str:
     row = int(mask.nonzero()[0])
     if has_other_boxes(call):
         return f"row {row}"
-    return f"boxes[{row}] = [" + ", ".join(f"{value:g}" for value in call.rois[row].tolist()) + "]"
+    values = [f"{value:g}" for value in call.rois[row].tolist()]
+    if call.boxes_form == "list":
+        return f"row {row} = [{', '.join(values[1:])}] of image {values[0]}"
+    return f"boxes[{row}] = [{', '.join(values)}]"
