@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TextIO
 
-
 _ON_THE_WAY = ("roialign.cli.", "runpy")  # modules whose frames lead to the program
 
 
