@@ -49,8 +49,9 @@ def calls_of(folder: Path) -> int:
     ids=["thread, atexit, and it raises", "executor", "thread of a thread", "daemon"],
 )
 def test_calls_after_the_last_line_are_seen(tmp_path: Path, program: str, calls: int) -> None:
-    status, _, errors = doctor(tmp_path, program, "--json", "out.json")
+    status, _, errors = doctor(tmp_path, program, "--json", "out.json", "--report", "out.html")
     assert status == 1, errors
+    assert "RA101" in (tmp_path / "out.html").read_text()
     assert calls_of(tmp_path) == calls
     assert "RA101" in errors
     assert "Exception ignored" not in errors
@@ -69,7 +70,23 @@ def test_threads_and_atexit_come_in_pythons_order(tmp_path: Path) -> None:
     )
     assert (status, out) == (plain.returncode, plain.stdout)
     assert out.splitlines() == ["last line", "thread", "in atexit", "atexit, registered later", "atexit"]
-    assert errors.count("KeyError: 'of atexit'") == 1
+    assert errors.count("KeyError: 'of atexit'") == plain.stderr.count("KeyError: 'of atexit'") == 1
+
+
+def test_children_of_the_program_come_to_their_own_end(tmp_path: Path) -> None:
+    program = (
+        "import multiprocessing\ndef child(queue):\n    atexit.register(print, 'of the child', flush=True)\n"
+        "    queue.put([0] * 100_000)\n"
+        "queue = multiprocessing.get_context('fork').Queue()\n"
+        "process = multiprocessing.get_context('fork').Process(target=child, args=(queue,))\nprocess.start()\n"
+        "print(len(queue.get()))\nprocess.join()\nprint(process.exitcode)\n"
+    )
+    _, out, _ = doctor(tmp_path, program)
+    plain = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert out == plain.stdout
+    assert "100000\n" in out
 
 
 @pytest.mark.parametrize("end", ["os._exit(3)", "os.execv('/bin/sh', ['sh', '-c', 'exit 3'])"])

@@ -38,9 +38,15 @@ def to_its_end(
     sys.excepthook = sys.__excepthook__  # that of the command's own libraries is none of the program's
     try:
         with _saying_what_ends_the_process(stderr):
-            status, raised_at = _to_its_last_line(run_program, stderr)
-            if own_process:
-                status = _to_the_end_of_the_process(status, stderr)
+            if not own_process:
+                return _to_its_last_line(run_program, stderr)
+            with _FunctionsAtExit() as at_exit:
+                status, raised_at = _to_its_last_line(run_program, stderr)
+                try:
+                    threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing does it
+                    at_exit.call(stderr)
+                except KeyboardInterrupt:
+                    status = _interrupted(stderr)
     finally:
         sys.argv, sys.path[:], sys.excepthook = argv, path, hook
     return status, raised_at
@@ -86,14 +92,44 @@ def _to_its_last_line(run_program: Callable[[], object], stderr: TextIO) -> tupl
     return 0, None
 
 
-def _to_the_end_of_the_process(status: int, stderr: TextIO) -> int:
-    """Do what Python does after a program's last line, as the standard library's multiprocessing does it."""
-    try:
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-    except KeyboardInterrupt:
-        return _interrupted(stderr)
-    return status
+class _FunctionsAtExit:
+    """Takes what the program registers with `atexit`, of which the report is to tell.
+
+    What others have registered before, torch among them, takes down what the report is made with: it stays for later.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
+        self._process = os.getpid()  # those that it forks have an end of their own
+        self._register, self._unregister = atexit.register, atexit.unregister
+
+    def __enter__(self) -> _FunctionsAtExit:
+        atexit.register, atexit.unregister = self.register, self.unregister  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        atexit.register, atexit.unregister = self._register, self._unregister
+
+    def register(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        if os.getpid() != self._process:
+            return self._register(function, *args, **kwargs)
+        self._calls.append((function, args, kwargs))
+        return function
+
+    def unregister(self, function: Callable[..., Any]) -> None:
+        self._calls = [call for call in self._calls if call[0] != function]
+        self._unregister(function)
+
+    def call(self, stderr: TextIO) -> None:
+        """Call the functions, the last one first, and those that they register."""
+        while self._calls:
+            function, args, kwargs = self._calls.pop()
+            try:
+                function(*args, **kwargs)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # as Python, which goes on with the next one
+                say(f"Exception ignored in atexit callback {function!r}:\n{traceback.format_exc().rstrip()}", stderr)
 
 
 def _interrupted(stderr: TextIO) -> int:
