@@ -142,8 +142,10 @@ class unseen:
         _thread.unseen += 1
         if modes_are_on():
             self._without_modes = ExitStack()
-            self._without_modes.enter_context(torch._C.DisableTorchFunction())
             self._without_modes.enter_context(_disable_current_modes())
+            for _ in range(torch._C._len_torch_function_stack()):  # off, not disabled: the doctor has modes of its own
+                mode = torch._C._pop_torch_function_stack()
+                self._without_modes.callback(torch._C._push_on_torch_function_stack, mode)
 
     def __exit__(self, *_: object) -> None:
         if self._without_modes is not None:
