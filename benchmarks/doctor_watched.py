@@ -61,7 +61,7 @@ def pooled(pipeline: Pipeline, intake: Intake, reports: Mapping[str, Report]) ->
         try:
             run.output = pipeline.pool(intake).detach()
         except Exception as error:  # of whatever library: a user's program ends here, and the command looks at it
-            dead = post_mortem(error.__traceback__)
+            dead = post_mortem(error)
             if dead is not None:
                 run.raised.append(dead)
             elif isinstance(error, roialign.RoIError):

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from torch.utils.flop_counter import FlopCounterMode
 
 import roialign
+from roialign.ops import calls
 
 torchvision = pytest.importorskip("torchvision")
 FEATURES = torch.rand(1, 8, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -99,6 +100,27 @@ def test_the_notice_is_no_work_of_the_program(make: Callable[[], Any]) -> None:
             of_regions()
         seen.append(mode.names)
     assert seen[1] == seen[0]
+
+
+def test_the_doctor_has_modes_of_its_own() -> None:
+    class Inner(Called):
+        pass
+
+    with Called() as outer, calls.unseen(), Inner() as inner:
+        _ = FEATURES + 1
+    assert len(inner.names) == 1
+    assert outer.names == []
+
+
+def test_modes_come_back_in_their_order() -> None:
+    outer, inner = Called(), Dispatched()
+    with outer, Called() as second, inner, Dispatched() as fourth:
+        with calls.unseen():
+            _ = FEATURES + 1
+        assert [mode.names for mode in (outer, second, inner, fourth)] == [[], [], [], []]
+        _ = FEATURES + 1
+        assert torch.overrides._get_current_function_mode_stack() == [outer, second]
+        assert [len(mode.names) for mode in (inner, fourth)] == [1, 1]
 
 
 def test_modes_hear_of_the_program_again_after_a_look() -> None:

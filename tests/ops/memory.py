@@ -28,7 +28,7 @@ class Call:
     shape: tuple[int, int, int, int]
     boxes: int
     sides: tuple[float, float]  # of the boxes, in cells
-    size: int = 7
+    size: int | tuple[int, int] = 7
     ratio: int = 2
     large_share: float = 0.0  # of boxes as large as the map
 
@@ -39,14 +39,18 @@ class Call:
         corners = torch.rand(self.boxes, 2) * (size_xy - sides)
         return torch.cat([torch.zeros(self.boxes, 1), corners, corners + sides], dim=1)
 
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
     def prepare(self):
         """The call, ready to be made, of which only the result is still to be allocated."""
         images, channels, height, width = self.shape
         sampling, rois = (1.0, self.ratio, True), self.rois()
-        pooled = self.boxes, channels, self.size, self.size
+        pooled = self.boxes, channels, *self.size_hw
         if self.op == "roi_align":
             features = filled(self.shape, self.dtype, self.layout)
-            return lambda: ops.roi_align(features, rois, self.size, self.size, *sampling)[0]
+            return lambda: ops.roi_align(features, rois, *self.size_hw, *sampling)[0]
         grad = filled(pooled, self.dtype, self.layout)
         return lambda: ops.roi_align_backward(grad, rois, images, height, width, *sampling)
 
@@ -59,7 +63,7 @@ def filled(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> Tensor:
     return torch.empty(shape, dtype=dtype, memory_format=memory_format).fill_(1)
 
 
-WIDE, MANY, FLAT = (1, 64, 640, 640), (1, 2, 200, 304), (1, 1, 4, 4000)
+WIDE, MANY, FLAT, SMALL = (1, 64, 640, 640), (1, 2, 200, 304), (1, 1, 4, 4000), (1, 1, 40, 40)
 CALLS = {
     **{
         f"forward, {dtype}, {layout}": Call("roi_align", dtype, layout, WIDE, 500, (5, 60))
@@ -73,6 +77,14 @@ CALLS = {
     "forward, large boxes": Call("roi_align", FLOAT, "contiguous", (1, 1, 500, 4000), 60, (400, 499), ratio=0),
     "forward, few large boxes among small ones": Call(
         "roi_align", FLOAT, "contiguous", FLAT, 30_000, (2, 4), 2, 0, 0.05
+    ),
+    "forward, very many rows of bins": Call("roi_align", FLOAT, "contiguous", SMALL, 1, (20, 30), (3_000_000, 1)),
+    "forward, very many columns of bins": Call("roi_align", FLOAT, "contiguous", SMALL, 2, (20, 30), (2, 1_000_000)),
+    "forward, very many bins and no channels": Call(
+        "roi_align", FLOAT, "contiguous", (1, 0, 40, 40), 1, (20, 30), (1 << 23, 100)
+    ),
+    "backward, very many rows of bins": Call(
+        "roi_align_backward", FLOAT, "contiguous", SMALL, 1, (20, 30), (3_000_000, 1)
     ),
     "backward, float32": Call("roi_align_backward", FLOAT, "contiguous", WIDE, 4000, (5, 60)),
     "backward, float32, expanded": Call("roi_align_backward", FLOAT, "expanded", WIDE, 4000, (5, 60)),

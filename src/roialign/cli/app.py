@@ -17,6 +17,9 @@ app = typer.Typer(
 )
 
 
+_OWN_PROCESS = object()  # what `main` gives to the commands: that the process is theirs, and ends with them
+
+
 class _DoctorCommand(TyperCommand):
     """Writes out what `doctor`'s arguments imply: that -m ends our options, and FILE of --json and --sarif."""
 
@@ -47,6 +50,7 @@ _FILE_ENDINGS = {"--json": (".json",), "--sarif": (".sarif", ".json")}
 
 @app.command(cls=_DoctorCommand, context_settings={"allow_interspersed_args": False})
 def doctor(
+    context: typer.Context,
     program: Annotated[
         list[str] | None,
         typer.Argument(metavar="SCRIPT [ARGS]", help="A Python program; what follows it is passed on to it."),
@@ -80,7 +84,8 @@ def doctor(
     """
     from roialign.cli.doctor import Request, run
 
-    raise typer.Exit(run(Request(program or [], module, call, report, as_json, sarif, select, ignore)))
+    own_process = context.obj is _OWN_PROCESS
+    raise typer.Exit(run(Request(program or [], module, call, report, as_json, sarif, select, ignore, own_process)))
 
 
 @app.command()
@@ -130,4 +135,4 @@ def env() -> None:
 
 def main() -> None:
     """Entry point of the command."""
-    app()
+    app(obj=_OWN_PROCESS)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
-import runpy
-import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
 
+from roialign.cli.program import NoModuleError, run_module, run_script, say, to_its_end
 from roialign.doctor.findings import Report
 from roialign.doctor.report.terminal import render
 from roialign.doctor.report.words import counted
@@ -42,6 +39,8 @@ class Request:
     sarif: str | None = None
     select: str | None = None
     ignore: str | None = None
+    own_process: bool = False
+    """Whether the process ends with the command, so that the program can be watched to the very end."""
 
 
 def run(request: Request) -> int:
@@ -54,24 +53,21 @@ def run(request: Request) -> int:
         return _refused(error)
     try:
         status, seen = examine()
-    except _NoModuleError as error:
+    except NoModuleError as error:
         return _refused(error)
-    report = selection.of_report(seen)
-    with contextlib.suppress(OSError, ValueError):  # the program may have closed it
+    report, outputs = selection.of_report(seen), outputs.still_open()
+    with contextlib.suppress(OSError, ValueError):  # where nobody reads it any more
         outputs.stdout.flush()
-    render(report, Console(file=outputs.stderr))
+    with contextlib.suppress(OSError, ValueError):
+        render(report, Console(file=outputs.stderr))
     outputs.say_what_was_left_out(seen, report)
     written = outputs.write(report, status)
     found_errors = any(finding.severity == "error" for finding in report.findings)
     return status or (int(found_errors) if written else 2)
 
 
-class _NoModuleError(Exception):
-    """A module that cannot be run, found out when its packages are imported."""
-
-
 def _refused(error: Exception) -> int:
-    print(f"roialign doctor: {error}", file=sys.stderr)
+    say(f"roialign doctor: {error}", _or_nowhere(sys.stderr))
     return 2
 
 
@@ -93,7 +89,11 @@ class _Outputs:
         files = [path for path in (page, json_file, sarif) if path is not None]
         if len(set(files)) < len(files):
             raise ValueError("--report, --json and --sarif need a file each; two of them have the same, or stdout")
-        return cls(page, json_file, sarif, sys.stdout, sys.stderr)
+        return cls(page, json_file, sarif, _or_nowhere(sys.stdout), _or_nowhere(sys.stderr))
+
+    def still_open(self) -> _Outputs:
+        """The same ones, where the program has closed its streams: the terminal or the pipe behind them is open."""
+        return replace(self, stdout=_reopened(self.stdout, 1), stderr=_reopened(self.stderr, 2))
 
     def write(self, report: Report, status: int) -> bool:
         """Write the files; whether all could be written."""
@@ -103,7 +103,7 @@ class _Outputs:
             self._write(self.sarif, lambda path: self._dump(path, as_sarif(report, status))),
         ]
         if self.page is not None and written[0]:
-            print(f"Report with pictures: {os.path.relpath(self.page)}", file=self.stderr)
+            say(f"Report with pictures: {os.path.relpath(self.page)}", self.stderr)
         return all(written)
 
     def say_what_was_left_out(self, seen: Report, report: Report) -> None:
@@ -111,14 +111,14 @@ class _Outputs:
         if number:
             shown = {finding.code for finding in report.findings}
             codes = sorted({finding.code for finding in seen.findings} - shown)
-            print(f"Not selected: {counted(number, 'problem')} of {', '.join(codes)}.", file=self.stderr)
+            say(f"Not selected: {counted(number, 'problem')} of {', '.join(codes)}.", self.stderr)
 
     def _write(self, path: Path | None, write: Callable[[Path], None]) -> bool:
         try:
             if path is not None:
                 write(path)
         except (OSError, ValueError) as error:
-            print(f"roialign doctor: could not write {path}: {error}", file=self.stderr)
+            say(f"roialign doctor: could not write {path}: {error}", self.stderr)
             return False
         return True
 
@@ -129,6 +129,20 @@ class _Outputs:
             return
         self.stdout.write(text)
         self.stdout.flush()
+
+
+def _or_nowhere(stream: TextIO | None) -> TextIO:
+    """The stream; one that leads nowhere in place of one that was closed before Python began."""
+    return stream if stream is not None else open(os.devnull, "w")
+
+
+def _reopened(stream: TextIO, descriptor: int) -> TextIO:
+    if not stream.closed:
+        return stream
+    try:
+        return open(descriptor, "w", closefd=False)
+    except OSError:
+        return _or_nowhere(None)
 
 
 def _output(typed: str | Path | None) -> Path | None:
@@ -150,92 +164,29 @@ def _subject(request: Request) -> Callable[[], tuple[int, Report]]:
         saved = load_call(request.call)
 
         def examine() -> tuple[int, Report]:
-            print(saved.about, end="\n\n", file=sys.stderr)
+            say(f"{saved.about}\n", _or_nowhere(sys.stderr))
             return 0, Report([saved.diagnose()])
 
         return examine
     if request.module is not None:
         module = request.module
-        return lambda: _watched(lambda: _run_module(module, request.program))
+        return lambda: _watched(lambda: run_module(module, request.program), request.own_process)
     if not request.program:
         raise ValueError("expected SCRIPT, -m MODULE or --call FILE; see roialign doctor --help")
     script, *arguments = request.program
     if not Path(script).is_file():
         raise ValueError(f"there is no file {script}")
-    return lambda: _watched(lambda: _run_script(script, arguments))
+    return lambda: _watched(lambda: run_script(script, arguments), request.own_process)
 
 
-def _watched(run_program: Callable[[], object]) -> tuple[int, Report]:
+def _watched(run_program: Callable[[], object], own_process: bool) -> tuple[int, Report]:
     """Run a program to its end, however it ends; its exit status and what was seen."""
     sites = CallSites()
     with watch() as report:
-        status, error = _to_its_end(run_program)
+        status, error = to_its_end(run_program, _or_nowhere(sys.stderr), own_process)
     raised_in = post_mortem(error, sites)
     if raised_in is not None:
         report = Report([*report.calls, raised_in])
     return status, report
 
 
-def _to_its_end(run_program: Callable[[], object]) -> tuple[int, BaseException | None]:
-    """The program's exit status, and what it raised."""
-    argv, path, stderr = sys.argv, sys.path[:], sys.stderr
-    try:
-        run_program()
-    except SystemExit as stop:
-        if stop.code is None or isinstance(stop.code, int):
-            return stop.code or 0, None
-        print(stop.code, file=stderr)
-        return 1, None
-    except KeyboardInterrupt:
-        print("roialign doctor: interrupted; this is what was seen until then", file=stderr)
-        return 128 + signal.SIGINT, None
-    except _NoModuleError:
-        raise
-    except BaseException as error:
-        _print_as_python_would(error, stderr)
-        return 1, error
-    finally:
-        sys.argv, sys.path[:] = argv, path
-    return 0, None
-
-
-def _run_script(script: str, arguments: Sequence[str]) -> None:
-    """Run as `python script arguments` would."""
-    sys.argv = [script, *arguments]
-    sys.path[0] = os.path.dirname(os.path.abspath(script))
-    runpy.run_path(script, run_name="__main__")
-
-
-def _run_module(module: str, arguments: Sequence[str]) -> None:
-    """Run as `python -m module arguments` would."""
-    sys.argv = [module, *arguments]
-    sys.path[0] = os.getcwd()
-    if _is_missing(module):
-        raise _NoModuleError(f"there is no module {module}")
-    if not module.endswith(".__main__") and _is_package(module) and _is_missing(f"{module}.__main__"):
-        raise _NoModuleError(f"{module} is a package without a module __main__, which -m would run")
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
-def _is_missing(module: str) -> bool:
-    if not all(module.split(".")):
-        return True
-    try:
-        return importlib.util.find_spec(module) is None
-    except ModuleNotFoundError as error:
-        if error.name and f"{module}.".startswith(f"{error.name}."):
-            return True
-        raise
-
-
-def _is_package(module: str) -> bool:
-    spec = importlib.util.find_spec(module)
-    return spec is not None and spec.submodule_search_locations is not None
-
-
-def _print_as_python_would(error: BaseException, stderr: TextIO) -> None:
-    """Print the traceback without the frames that lead to the program."""
-    inside = error.__traceback__
-    while inside is not None and inside.tb_frame.f_globals.get("__name__") in (__name__, "runpy"):
-        inside = inside.tb_next
-    traceback.print_exception(type(error), error, inside, file=stderr)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -145,21 +145,27 @@ class _ThisThread(threading.local):
 _thread = _ThisThread()
 
 
-@contextmanager
-def unseen() -> Iterator[None]:
+class unseen:
     """Work on tensors to learn something of a call, of which neither the doctor nor the program's own modes hear.
 
     Modes (TorchDispatchMode, TorchFunctionMode, FlopCounterMode, selective checkpointing) would otherwise count,
     record or replay what is no work of the program's. Outermost, for `torch.no_grad` can be seen by a mode, too.
     """
-    _thread.unseen += 1
-    try:
+
+    _without_modes: ExitStack | None = None
+
+    def __enter__(self) -> None:
+        _thread.unseen += 1
         if modes_are_on():
-            with torch._C.DisableTorchFunction(), _disable_current_modes():
-                yield
-        else:
-            yield
-    finally:
+            self._without_modes = ExitStack()
+            self._without_modes.enter_context(_disable_current_modes())
+            for _ in range(torch._C._len_torch_function_stack()):  # off, not disabled: the doctor has modes of its own
+                mode = torch._C._pop_torch_function_stack()
+                self._without_modes.callback(torch._C._push_on_torch_function_stack, mode)
+
+    def __exit__(self, *_: object) -> None:
+        if self._without_modes is not None:
+            self._without_modes.close()
         _thread.unseen -= 1
 
 

@@ -29,6 +29,12 @@ struct Planes {
   AxisCells cells = {0.0, 0.0};
 };
 
+// Some bins of all: where they begin. None of `whole` where they are all.
+struct Strip {
+  int64_t row = 0, column = 0;
+  PooledSize whole = {0, 0};
+};
+
 struct Geometry {
   int64_t images, channels, height, width;  // of a volume, the height is that of all planes together
   PooledSize pooled;
@@ -37,7 +43,9 @@ struct Geometry {
   bool widen;  // boxes to at least one cell
   Take take = Take::mean;
   Planes planes = {};
+  Strip strip = {};
 
+  PooledSize all_bins() const { return strip.whole.height > 0 ? strip.whole : pooled; }
   bool is_volume() const { return planes.cells.scale != 0.0; }
   int64_t axes() const { return is_volume() ? 3 : 2; }
   int64_t box_columns() const { return 1 + 2 * axes(); }  // image index, x1, y1(, z1), x2, y2(, z2)
@@ -72,6 +80,15 @@ AxisSamples<T> axis_samples(
   return samples_along<T>(start, (high * scale - shift) - start, pooled, extent, geometry, row);
 }
 
+// Those of some bins only.
+template <typename T>
+AxisSamples<T> samples_of_bins(AxisSamples<T> samples, int64_t first, int64_t bins) {
+  samples.first = first;
+  samples.whole = samples.pooled;
+  samples.pooled = bins;
+  return samples;
+}
+
 // The image that a box names, checked.
 template <typename T>
 int64_t checked_image(T image, int64_t row, const Geometry& geometry) {
@@ -91,12 +108,16 @@ struct RoiSamples {
 
   RoiSamples(const T* roi, int64_t row, const Geometry& geometry)
       : image(checked_image(roi[0], row, geometry)),
-        rows(axis_samples<T>(
-            roi[2], roi[2 + geometry.axes()], geometry.pooled.height / geometry.planes.pooled,
-            geometry.plane_height(), geometry.rows, geometry, row)),
-        columns(axis_samples<T>(
-            roi[1], roi[1 + geometry.axes()], geometry.pooled.width, geometry.width, geometry.columns, geometry,
-            row)),
+        rows(samples_of_bins(
+            axis_samples<T>(
+                roi[2], roi[2 + geometry.axes()], geometry.all_bins().height / geometry.planes.pooled,
+                geometry.plane_height(), geometry.rows, geometry, row),
+            geometry.strip.row, geometry.pooled.height / geometry.planes.pooled)),
+        columns(samples_of_bins(
+            axis_samples<T>(
+                roi[1], roi[1 + geometry.axes()], geometry.all_bins().width, geometry.width, geometry.columns,
+                geometry, row),
+            geometry.strip.column, geometry.pooled.width)),
         planes(
             geometry.is_volume() ? axis_samples<T>(
                                        roi[3], roi[6], geometry.planes.pooled, geometry.planes.extent,

@@ -4,6 +4,7 @@
 // out[c] = Ay * F[c] * Ax^T, where Ay and Ax hold the merged bilinear weights of a RoI's rows and
 // columns. They are made once for each RoI; threads then share out RoIs and blocks of channels.
 #include "levels.h"
+#include "strips.h"
 
 namespace roialign {
 namespace {
@@ -45,18 +46,21 @@ void pool(
   scalar_t* pooled = static_cast<scalar_t*>(output.mutable_data_ptr());
   T* covered = coverage.mutable_data_ptr<T>();
   const int64_t image_stride = input.stride(0), channel_stride = input.stride(1);
-  const int64_t channels = geometry.channels, cells = geometry.pooled.cells();
+  const int64_t channels = geometry.channels, cells = geometry.all_bins().cells();
+  const int64_t first_bin = geometry.strip.row * geometry.all_bins().width + geometry.strip.column;
+  const bool is_strip = geometry.pooled.cells() < cells;  // whose channels are not neighbours in the result
   const int64_t plane_bytes = geometry.height * geometry.width * static_cast<int64_t>(sizeof(scalar_t));
   const int64_t lanes = std::min(vector_lanes<T>(), geometry.width);
   Passes<T> passes(rois.const_data_ptr<T>(), std::move(rows), geometry, layout.form);
   for (int64_t pass = 0; pass < passes.count(); ++pass) {
     const auto& plans = passes.plans(pass);
     const int64_t size = passes.size(pass);
-    const int64_t block = layout.by_channel ? 4 * vector_lanes<T>()
-                                            : channels_at_once(channels, plane_bytes, kLeastChannels, size);
+    const int64_t block = is_strip            ? 1
+                          : layout.by_channel ? 4 * vector_lanes<T>()
+                                              : channels_at_once(channels, plane_bytes, kLeastChannels, size);
     const int64_t blocks = (channels + block - 1) / block;
     for (int64_t k = 0; k < size; ++k) {
-      covered[plans[k].row] = plans[k].coverage;
+      covered[plans[k].row] = (first_bin > 0 ? covered[plans[k].row] : T(0)) + plans[k].coverage;
     }
     const auto work = [&](int64_t begin, int64_t end) {
       Scratch<T> scratch;
@@ -71,11 +75,11 @@ void pool(
             plan,
             {features + plan.image * image_stride + channel * channel_stride, channel_stride,
              std::min(block, channels - channel), lanes, bins, geometry.pooled, scratch.room_for(bins, values),
-             pooled + (plans[k].row * channels + channel) * cells});
+             pooled + (plans[k].row * channels + channel) * cells + first_bin});
       }
     };
     const int64_t tasks = blocks * size;
-    torch::stable::parallel_for(0, tasks, tasks_per_thread(tasks, size * channels * cells), work);
+    torch::stable::parallel_for(0, tasks, tasks_per_thread(tasks, size * channels * geometry.pooled.cells()), work);
   }
 }
 
@@ -99,7 +103,10 @@ void pool_level(
     Tensor& coverage) {
   const Tensor input = readable(given_input);
   dispatch(input.scalar_type(), [&](auto scalar) {
-    pool<decltype(scalar)>(input, rois, std::move(rows), geometry, output, coverage);
+    const Strips strips(geometry, true);
+    for (int64_t strip = 0; strip < strips.count(); ++strip) {
+      pool<decltype(scalar)>(input, rois, rows, strips.of(strip), output, coverage);
+    }
   });
 }
 

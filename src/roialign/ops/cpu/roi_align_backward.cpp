@@ -1,6 +1,7 @@
 // The gradient of RoIAlign with respect to the features, on the CPU.
 #include "levels.h"
 #include "slabs.h"
+#include "strips.h"
 
 namespace roialign {
 namespace {
@@ -15,7 +16,9 @@ void scatter_part(
   const int64_t bins = Scratch<T>::bins_at_once(values, geometry.pooled.height);
   kernels_for<scalar_t>().scatter_planes(
       plan,
-      {values_of<scalar_t>(grad) + owned.row * grad.stride(0) + part.channel * grad.stride(1), grad.stride(1),
+      {values_of<scalar_t>(grad) + owned.row * grad.stride(0) + part.channel * grad.stride(1) +
+           geometry.strip.row * grad.stride(2) + geometry.strip.column * grad.stride(3),
+       grad.stride(1),
        grad.stride(2), grad.stride(3), part.channels, std::min(lanes, geometry.width), bins, geometry.pooled,
        scratch.room_for(bins, values), part.sums + plan.image * part.image_pitch, part.plane_size,
        part.top * geometry.width, part.bottom * geometry.width});
@@ -25,14 +28,16 @@ template <typename scalar_t>
 void scatter(const Tensor& grad, const Tensor& rois, Rows boxes, const Geometry& geometry, Tensor& grad_input) {
   using T = compute_t<scalar_t>;
   const int64_t lanes = vector_lanes<T>();
-  Passes<T> passes(rois.const_data_ptr<T>(), std::move(boxes), geometry, {geometry.width, 1, lanes, lanes, true});
+  PassesOfStrips<T> passes(
+      rois.const_data_ptr<T>(), std::move(boxes), geometry, {geometry.width, 1, lanes, lanes, true});
   sum_gradient<scalar_t>(geometry, grad_input, passes.count(), [&](int64_t pass) {
-    const auto& plans = passes.plans(pass);
-    const int64_t rois_of_pass = passes.size(pass);
+    auto& held = passes.at(pass);
+    const auto& plans = held.passes.plans(pass);
+    const int64_t rois_of_pass = held.passes.size(pass);
     return Summands<T>{rois_of_pass, [&, rois_of_pass](const Part<T>& part) {
       Scratch<T> scratch;
       for (int64_t k = 0; k < rois_of_pass; ++k) {
-        scatter_part<scalar_t>(grad, geometry, part, plans[k], scratch);
+        scatter_part<scalar_t>(grad, held.strip, part, plans[k], scratch);
       }
     }};
   });

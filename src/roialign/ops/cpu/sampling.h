@@ -36,17 +36,19 @@ struct AxisSamples {
   int64_t pooled;   // output bins
   int64_t extent;   // cells of the map
   Take take = Take::mean;
+  int64_t first = 0;  // where those bins begin, and
+  int64_t whole = 0;  // how many there are, where they are some of the RoI's bins only
 
   // The order of these operations is torchvision's: whether a sample is on the map is decided on
   // the rounded result, so another order would decide some samples differently.
   T position(int64_t bin_index, int64_t sample) const {
-    return start + static_cast<T>(bin_index) * bin +
+    return start + static_cast<T>(first + bin_index) * bin +
         static_cast<T>(static_cast<T>(sample) + static_cast<T>(0.5)) * bin / static_cast<T>(grid);
   }
 
   // Where a bin begins, and the one before it ends.
   double edge(int64_t bin_index) const {
-    return static_cast<double>(start) + static_cast<double>(bin_index) * static_cast<double>(bin);
+    return static_cast<double>(start) + static_cast<double>(first + bin_index) * static_cast<double>(bin);
   }
 
   // First and past-the-last sample of a bin that are on the map.
@@ -189,7 +191,8 @@ struct AxisTaps {
       first_sample.push_back(count);
     }
     on_map = static_cast<T>(count);
-    total = static_cast<T>(std::max<int64_t>(samples.grid * samples.pooled, 1));
+    const int64_t bins = samples.whole > 0 ? samples.whole : samples.pooled;
+    total = static_cast<T>(std::max<int64_t>(samples.grid * bins, 1));
   }
 
   // Between two cells the surface is straight, so that its integral there is the length times the value in the middle.
