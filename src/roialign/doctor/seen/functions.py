@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from types import MethodType
 from typing import Any, Protocol
 
 import torch
@@ -19,26 +20,19 @@ from roialign.doctor.seen import pil
 
 _LEAST_SIDE = 8
 _IMAGE_CHANNELS = (1, 3, 4)
-_WHERE: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "resized": (
-        torch._C._nn,
-        (
-            "upsample_nearest2d",
-            "_upsample_nearest_exact2d",
-            "upsample_bilinear2d",
-            "upsample_bicubic2d",
-            "_upsample_bilinear2d_aa",
-            "_upsample_bicubic2d_aa",
-            "_upsample_lanczos2d_aa",
-            "adaptive_avg_pool2d",
-        ),
-    ),
-    "padded": (torch._C._nn, ("pad",)),
-    "flipped": (torch, ("flip",)),
-    "joined": (torch, ("cat", "concat", "concatenate")),
-    "stacked": (torch, ("stack",)),
-    "bent": (torch, ("grid_sampler", "rot90")),
-}
+_RESIZE = (
+    *("upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d"),
+    *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "_upsample_lanczos2d_aa", "adaptive_avg_pool2d"),
+)
+_WHERE: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
+    ("resized", torch._C._nn, _RESIZE),
+    ("padded", torch._C._nn, ("pad",)),
+    ("flipped", torch, ("flip",)),
+    ("flipped", torch.Tensor, ("flip",)),
+    ("joined", torch, ("cat", "concat", "concatenate")),
+    ("stacked", torch, ("stack",)),
+    ("bent", torch, ("grid_sampler", "rot90")),
+)
 """What is done to images, and the functions that do it."""
 
 
@@ -54,6 +48,7 @@ class Follower(Protocol):
 
 _lock = threading.Lock()
 _followers: tuple[Follower, ...] = ()
+_open = ExitStack()
 
 
 class _StandIn:
@@ -65,6 +60,7 @@ class _StandIn:
     def __init__(self, deed: str, name: str, original: Any) -> None:
         self._deed = deed
         self._original = original
+        self._is_called_by_modes = not hasattr(torch._C._VariableFunctions, name)  # as torch looks it up by name
         self.__name__ = name
         self.__doc__ = original.__doc__
         self.__wrapped__ = original
@@ -73,7 +69,7 @@ class _StandIn:
         if torch.compiler.is_compiling() or torch._C._is_tracing():
             return self._original(*args, **kwargs)
         output = self._original(*args, **kwargs)
-        if type(output) is Tensor:
+        if type(output) is Tensor and not (self._is_called_by_modes and torch._C._is_torch_function_mode_enabled()):
             with torch._C.DisableTorchFunction():  # what is asked of tensors here is nothing that the program does
                 if 3 <= output.dim() <= 4:
                     _show(self._deed, self.__name__, output, args, kwargs)
@@ -104,16 +100,11 @@ def _show_pil(deed: str, output: Any, image: Any, args: tuple[Any, ...], kwargs:
         follower.follow_pil(deed, output, image, args, kwargs)
 
 
-_method_flip = torch.Tensor.flip
+class _MethodStandIn(_StandIn):
+    """Stands in for a method of tensors."""
 
-
-def _flip(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-    output = _method_flip(self, *args, **kwargs)
-    if not torch.compiler.is_compiling() and not torch.jit.is_tracing() and type(output) is Tensor:
-        with torch._C.DisableTorchFunction():
-            if 3 <= output.dim() <= 4:
-                _show("flipped", "flip", output, (self, *args), kwargs)
-    return output
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
 
 
 # The same ones for every watch: compiled code knows them and would be compiled anew for each, and the JIT knows its
@@ -143,25 +134,27 @@ def showing_images_to(follower: Follower) -> Iterator[None]:
 
 def _begin() -> None:
     if not _STAND_INS:
-        for deed, (module, names) in _WHERE.items():
+        for deed, module, names in _WHERE:
             for name in names:
                 original = getattr(module, name, None)
                 if original is not None:
-                    stand_in = _StandIn(deed, name, original)
+                    kind = _MethodStandIn if module is torch.Tensor else _StandIn
+                    stand_in = kind(deed, name, original)
                     builtin = torch.jit._builtins._find_builtin(original)
                     if builtin is not None:
                         torch.jit._builtins._register_builtin(stand_in, builtin)
                     _STAND_INS.append((module, stand_in))
     for module, stand_in in _STAND_INS:
         setattr(module, stand_in.__name__, stand_in)
-    torch.Tensor.flip = _flip  # type: ignore[method-assign, assignment]
-    pil.begin(_show_pil)
+    _open.enter_context(pil.watched(_show_pil))
 
 
 def _end() -> None:
+    _open.close()
     for module, stand_in in _STAND_INS:
-        if module.__dict__.get(stand_in.__name__) is stand_in:  # unless somebody else put something there meanwhile
+        if module.__dict__.get(stand_in.__name__) is not stand_in:
+            continue  # somebody else put something there meanwhile
+        if module is torch.Tensor:  # which inherits it
+            delattr(module, stand_in.__name__)
+        else:
             setattr(module, stand_in.__name__, stand_in.__wrapped__)
-    if torch.Tensor.__dict__.get("flip") is _flip:
-        del torch.Tensor.flip
-    pil.end()

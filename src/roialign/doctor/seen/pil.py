@@ -1,46 +1,46 @@
-"""PIL's methods that resize, crop and flip images, watched where PIL is imported already."""
+"""PIL's methods that resize, crop and flip images."""
 
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
+from roialign.doctor.seen.imports import at_import
+
 _METHODS = ("resize", "crop", "transpose", "transform")
-_originals: dict[str, Any] = {}
-_stand_ins: dict[str, Any] = {}
 
 Show = Callable[[str, Any, Any, tuple[Any, ...], dict[str, Any]], None]
 
 
-def begin(show: Show) -> None:
-    """Put a stand-in before each method that gives `show` what it made."""
-    module = sys.modules.get("PIL.Image")
-    if module is None:
-        return
-    for name in _METHODS:
-        original = module.Image.__dict__[name]
-        if name not in _stand_ins or _stand_ins[name].__wrapped__ is not original:
-            _stand_ins[name] = _watched(name, original, show)
-        _originals[name] = original
-        setattr(module.Image, name, _stand_ins[name])
+@contextmanager
+def watched(show: Show) -> Iterator[None]:
+    """Give `show` what each method makes, whether PIL is imported already or will be."""
+    replaced: list[tuple[Any, str, Any, Any]] = []
+
+    def watch(module: ModuleType) -> None:
+        for name in _METHODS:
+            original = module.Image.__dict__[name]
+            stand_in = _watched_method(name, original, show)
+            replaced.append((module.Image, name, original, stand_in))
+            setattr(module.Image, name, stand_in)
+
+    try:
+        with at_import("PIL.Image", watch):
+            yield
+    finally:
+        for kind, name, original, stand_in in replaced:
+            if kind.__dict__.get(name) is stand_in:  # unless somebody else put something there meanwhile
+                setattr(kind, name, original)
 
 
-def end() -> None:
-    """Put the methods back."""
-    module: Any = sys.modules.get("PIL.Image")
-    for name, original in _originals.items():
-        if module.Image.__dict__.get(name) is _stand_ins[name]:
-            setattr(module.Image, name, original)
-    _originals.clear()
-
-
-def _watched(name: str, original: Any, show: Show) -> Any:
+def _watched_method(name: str, original: Any, show: Show) -> Any:
     @functools.wraps(original)
-    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def watched_method(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = original(self, *args, **kwargs)
         show(name, output, self, args, kwargs)
         return output
 
-    return watched
+    return watched_method

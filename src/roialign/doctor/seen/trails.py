@@ -79,9 +79,9 @@ class Trails:
             inputs: list[Any] = list(given) if joined and isinstance(given, (list, tuple)) else [given]
             if not all(is_plain(one) and 3 <= one.dim() <= 4 for one in inputs) or len(inputs) > _MOST_IMAGES:
                 return
-            if joined and not any(known for one in inputs for known in self._by_memory(one)):
-                if steps.is_batch(deed, output, args[1:], kwargs):
-                    return  # the batch will be known by its size, if its images are
+            are_known = any(known for one in inputs for known in self._by_memory(one))
+            if not are_known and steps.is_batch(deed, output, args[1:], kwargs):
+                return  # the batch will be known by its size, if its images are
             before = [self._of(one) for one in inputs]
             known = steps.after(deed, name, output, inputs, before, args[1:], kwargs)
             if known is not None:
@@ -173,8 +173,10 @@ class Trails:
         return found
 
     def _there(self, images: Tensor, key: int, place: Place | None) -> Known | None:
-        kept = None if place is None else self._known.get((key, place.plane))
-        if place is None or kept is None:
+        if place is None:  # a picture that lies on its side, say, where something is known of the memory
+            return UNKNOWN if any(known == key for known, _ in self._known) else None
+        kept = self._known.get((key, place.plane))
+        if kept is None:
             return None
         written = kept.version is not None and not images.is_inference() and images._version != kept.version
         other = kept.known.frame is not None and kept.known.frame.size_hw != place.whole_hw
@@ -185,7 +187,8 @@ class Trails:
         count = len(images) if images.dim() == 4 else 1
         alike = [one for one in self._thread.recent if one.counts() and one.is_like(images)]
         known = [known for one in alike for known in one.known]
-        fits = len(known) == count and all(one.frame for one in known)
+        pictures = {one.frame.id for one in known if one.frame is not None}
+        fits = len(known) == count and (len(alike) == 1 or len(pictures) == count) and all(one.frame for one in known)
         return list(known) if fits or not known else [UNKNOWN] * count
 
     def _note(self, images: Tensor, known: Sequence[Known], version: int | None = None) -> None:

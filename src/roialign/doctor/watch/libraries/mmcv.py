@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.machinery
-import importlib.util
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from roialign.doctor.seen.imports import at_import
 from roialign.doctor.watch.libraries.shows import Shows
 from roialign.ops.calls import unseen
 
@@ -38,16 +35,10 @@ def watched(shows: Shows) -> Iterator[None]:
                 replaced.append((extension, name, function, ours))
                 setattr(extension, name, ours)
 
-    finder = _AfterImport(_EXTENSION, watch)
-    if _EXTENSION in sys.modules:
-        watch(sys.modules[_EXTENSION])
-    else:
-        sys.meta_path.insert(0, finder)
     try:
-        yield
+        with at_import(_EXTENSION, watch):
+            yield
     finally:
-        if finder in sys.meta_path:
-            sys.meta_path.remove(finder)
         for extension, name, function, ours in replaced:
             if getattr(extension, name, None) is ours:  # else the program put something else there
                 setattr(extension, name, function)
@@ -70,41 +61,3 @@ def _watched_function(name: str, function: Callable[..., Any], shows: Shows) -> 
         return function(*args, **kwargs)
 
     return watched_function
-
-
-class _AfterImport(importlib.abc.MetaPathFinder):
-    """Calls a function with a module when it has been imported."""
-
-    def __init__(self, name: str, function: Callable[[ModuleType], None]) -> None:
-        self._name = name
-        self._function = function
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != self._name:
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(fullname, path, target)
-            if spec is not None and spec.loader is not None:
-                spec.loader = _Loader(spec.loader, self._function)
-                return spec
-        return None
-
-
-class _Loader(importlib.abc.Loader):
-    """Loads as another loader does, and then calls a function with the module."""
-
-    def __init__(self, loader: Any, function: Callable[[ModuleType], None]) -> None:
-        self._loader = loader
-        self._function = function
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        module: ModuleType | None = self._loader.create_module(spec)
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        if module.__spec__ is not None:
-            module.__spec__.loader = module.__loader__ = self._loader
-        self._function(module)
