@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate, pad
 _MAX_PIXELS = 320_000  # that are looked at: larger pictures are looked at from further away
 _MOST_BOXES = 32
 _LEAST_SIDE = 5  # of a picture, in pixels
+_REACH = 2  # pixels between a side and the edge that it follows
 _LEAST_SIDES = 2  # in the picture, of a box that says something
 _LEAST_LINE = 2.0  # pixels of a side that are looked at
 _BORDER = 2  # pixels: a side that runs along the picture's border shows nothing
@@ -36,8 +37,8 @@ _SPREAD_OF_EDGES, _SPREAD_OF_CONTRAST = (
 )  # variances of what one box shows, where it has nothing to do with them
 _WEIGHT_OF_CONTRAST = 0.6
 _BOXES = (1, 3, 8, 15)
-_SLOPE = (2.0, 2.0, 2.0, 2.2)
-_OFFSET = (-2.8, -3.45, -3.8, -4.6)
+_SLOPE = (2.1, 1.8, 2.0, 2.4)
+_OFFSET = (-2.9, -3.0, -3.6, -4.7)
 _LEAST = (-2.5, -3.0, -3.5, -4.0)
 _MOST = (5.5, 6.9, 6.9, 6.9)
 
@@ -223,8 +224,10 @@ def _blurred(levels: Tensor) -> Tensor:
 
 def _nearby(changes: Tensor) -> Tensor:
     """The largest of each value [H, W] and its neighbours on the left and right: an edge need not be hit exactly."""
-    wide = pad(changes, (1, 1))
-    return torch.maximum(torch.maximum(wide[:, :-2], wide[:, 2:]), changes)
+    for _ in range(_REACH):
+        wide = pad(changes, (1, 1))
+        changes = torch.maximum(torch.maximum(wide[:, :-2], wide[:, 2:]), changes)
+    return changes
 
 
 def _summed(values: Tensor) -> Tensor:
