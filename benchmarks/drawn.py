@@ -22,9 +22,7 @@ PAGES = 40
 _TREES_PX, _NUCLEI_PX = 400, 256  # sides of the tiles that large pictures are cut into
 _LEAST_BOXES = 5  # of a tile
 _FOR_THE_FIT = ("OSBS_029", "2019_YELL_2_528000_4978000_image_crop2")
-_WORDS = (
-    "the cells of each region were measured with small images and boxes in a network whose features are results".split()
-)
+_WORDS = ("the", "cells", "of", "each", "region", "were", "measured", "with", "small", "boxes", "in", "a", "network")
 
 
 @dataclass(frozen=True)

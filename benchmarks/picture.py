@@ -40,21 +40,20 @@ def fit(found: list[Look]) -> dict[int, tuple[float, float]]:
                 scores += some
                 labels += [float(drawn)] * len(some)
                 weights += [1 / max(len(some), 1)] * len(some)
-        line = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-        score, label, weight = (torch.tensor(values, dtype=torch.float64) for values in (scores, labels, weights))
-        optimizer = torch.optim.LBFGS([line], max_iter=200, line_search_fn="strong_wolfe")
-
-        def loss() -> Tensor:
-            optimizer.zero_grad()
-            value = torch.nn.functional.binary_cross_entropy_with_logits(
-                line[0] * score + line[1], label, weight, reduction="sum"
-            )
-            value.backward()
-            return value
-
-        optimizer.step(loss)
-        lines[count] = (float(line.detach()[0]), float(line.detach()[1]))
+        lines[count] = _logistic(*(torch.tensor(some, dtype=torch.float64) for some in (scores, labels, weights)))
     return lines
+
+
+def _logistic(scores: Tensor, labels: Tensor, weights: Tensor) -> tuple[float, float]:
+    """The slope and the offset of log-odds that make the labels likeliest, by Newton's steps."""
+    terms = torch.stack([scores, torch.ones_like(scores)], 1)
+    line = torch.zeros(2, dtype=torch.float64)
+    for _ in range(50):
+        likely = (terms @ line).sigmoid()
+        curvature = terms.T @ (terms * (weights * likely * (1 - likely))[:, None])
+        line = line + torch.linalg.solve(curvature, terms.T @ (weights * (labels - likely)))
+    slope, offset = line.tolist()
+    return slope, offset
 
 
 def costs_ms(repeats: int = 15) -> dict[str, float]:

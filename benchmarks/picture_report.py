@@ -24,8 +24,9 @@ do with it. Here it is asked about boxes that are right, loose, faulty and unrel
 has not seen: {pictures}.
 
 *The rule* takes a hypothesis for right if its likelihood ratio, mixed with that of boxes that nobody drew
-({drawn:.0%} drawn), is more than {odds:g} times that of the boxes as called. *Hits* are the calls with a fault for which
-the rule takes the hypothesis that undoes it. Boxes are drawn at random from those of a picture; `all` are up to 32.
+({drawn:.0%} drawn), is more than {odds:g} times that of the boxes as called. *Hits* are the calls with a fault for
+which the rule takes the hypothesis that undoes it. Boxes are drawn at random from those of a picture; `all` are up to
+32.
 """
 _HITS = """\
 ## Hits

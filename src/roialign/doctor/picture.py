@@ -157,10 +157,17 @@ class Edges:
             for axis in (0, 1)
         ]
         values, seen = (torch.cat(pair, -1) for pair in zip(*found, strict=True))
+        drawn = len(_TIGHTNESS)
+        seen[:drawn] &= self._inside(centres[0, ..., None] + size[..., None] * ends)
         sides = seen.sum(-1)
         of_boxes, boxes_seen = (values * seen).sum(-1) / sides.clamp(min=1), sides >= _LEAST_SIDES
         edged = (of_boxes * boxes_seen).sum(-1) / boxes_seen.sum(-1).clamp(min=1)
-        return edged, boxes_seen[len(_TIGHTNESS) // 2]
+        return edged, boxes_seen[drawn // 2]
+
+    def _inside(self, sides_xy: Tensor) -> Tensor:
+        """Whether sides [E, K, 2, 2] lie off the picture's border: x1, x2, y1, y2, as `_along` has them [E, K, 4]."""
+        limits = torch.tensor(self.size_hw[::-1])[:, None] - _BORDER
+        return ((sides_xy >= _BORDER) & (sides_xy <= limits)).flatten(-2)
 
     def _along(self, axis: int, at: Tensor, middle: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
         """How edged lines are that lie `at` x (axis 0) or y, and whether they are in the picture."""
