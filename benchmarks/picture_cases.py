@@ -103,10 +103,9 @@ def boxes_of_all_kinds(drawn: Drawn, boxes: Tensor, other: Drawn, draws: torch.G
     size, limits = boxes[:, 2:] - boxes[:, :2], torch.tensor([width, height])
     corner = torch.rand(count, 2, generator=draws) * (limits - size).clamp(min=0)
     noise = torch.randn(boxes.shape, generator=draws) * torch.cat([size, size], 1)
-    columns = max(1, round(math.sqrt(count)))
-    rows, place = -(-count // columns), torch.arange(count)
-    cell = torch.tensor([width / columns, height / rows])
-    first = torch.stack([place % columns, place // columns], 1) * cell
+    columns, place = int(torch.randint(1, count + 1, (), generator=draws)), torch.arange(count)
+    cell = limits * (0.3 + 0.7 * torch.rand(2, generator=draws)) / torch.tensor([columns, -(-count // columns)])
+    first = torch.rand(2, generator=draws) * 0.3 * limits + torch.stack([place % columns, place // columns], 1) * cell
     sides = torch.exp(torch.rand(count, 2, generator=draws) * 2.3 + math.log(max(10, 0.05 * min(width, height))))
     centre = torch.rand(count, 2, generator=draws) * limits
     anchor = (centre / 32).floor() * 32 + 16

@@ -138,8 +138,7 @@ def test_any_type_range_and_number_of_channels(dtype: torch.dtype, channels: int
     some = torch.cat([picture, picture[:1]])[:channels]
     some = (some * 200).to(dtype) if dtype == torch.uint8 else ((some - 0.4) * 3).to(dtype)
     right, wrong = Edges.of(some).follow(torch.stack([boxes, boxes[:, [1, 0, 3, 2]]]))
-    assert right > 3
-    assert wrong < 0
+    assert right > wrong + math.log(20)
 
 
 def test_a_large_picture_is_looked_at_from_further_away() -> None:
@@ -148,7 +147,7 @@ def test_a_large_picture_is_looked_at_from_further_away() -> None:
     edges = Edges.of(large)
     assert math.prod(edges.size_hw) <= 330_000
     right, wrong = edges.follow(torch.stack([boxes * 5, boxes[:, [1, 0, 3, 2]] * 5]))
-    assert right > 3 > 0 > wrong
+    assert right > wrong + math.log(20)
 
 
 NOTHING_TO_SEE = {

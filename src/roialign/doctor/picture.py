@@ -40,7 +40,9 @@ _BOXES = (1, 3, 8, 15)
 _SLOPE = (2.1, 1.8, 2.0, 2.4)
 _OFFSET = (-2.9, -3.0, -3.6, -4.7)
 _LEAST = (-2.5, -3.0, -3.5, -4.0)
-_MOST = (5.5, 6.9, 6.9, 6.9)
+_SURE = (5.0, 6.0, 6.0, 6.0)  # beyond, no unrelated boxes were seen: the ratio grows with caution
+_GROWTH = 1.0
+_MOST = 12.0
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Edges:
                 Of more than 32 boxes 32 are looked at, spread evenly over the rows.
 
         Returns:
-            [E], float32, between -4 and 6.9.
+            [E], float32, between -4 and 12.
         """
         return _calibrated(*self.scores(boxes_xyxy))
 
@@ -208,15 +210,16 @@ def _variance(aside: Tensor) -> Tensor:
 
 
 def _calibrated(score: Tensor, boxes_seen: Tensor) -> Tensor:
-    """The log-likelihood ratio: linear in the score, bounded; between the numbers of boxes that were fitted."""
+    """The log-likelihood ratio: rises with the score, bounded; by the numbers of boxes that were fitted."""
     logs = torch.tensor(_BOXES, dtype=torch.float32).log()
     count = boxes_seen.clamp(min=1).float().log().clamp(max=float(logs[-1]))
     above = torch.bucketize(count, logs).clamp(1, len(_BOXES) - 1)
     part = (count - logs[above - 1]) / (logs[above] - logs[above - 1])
-    slope, offset, least, most = (
-        torch.lerp(row[above - 1], row[above], part) for row in torch.tensor((_SLOPE, _OFFSET, _LEAST, _MOST))
+    slope, offset, least, sure = (
+        torch.lerp(row[above - 1], row[above], part) for row in torch.tensor((_SLOPE, _OFFSET, _LEAST, _SURE))
     )
-    ratio = (slope * score + offset).clamp(least, most)
+    beyond = (score - (sure - offset) / slope).clamp(min=0)
+    ratio = ((slope * score + offset).clamp(least, sure) + _GROWTH * beyond).clamp(max=_MOST)
     return torch.where(boxes_seen > 0, ratio, 0.0)
 
 
