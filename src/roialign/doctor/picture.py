@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate, pad
 _MAX_PIXELS = 320_000  # that are looked at: larger pictures are looked at from further away
 _MOST_BOXES = 32
 _LEAST_SIDE = 5  # of a picture, in pixels
+_REACH = 2  # pixels between a side and the edge that it follows
 _LEAST_SIDES = 2  # in the picture, of a box that says something
 _LEAST_LINE = 2.0  # pixels of a side that are looked at
 _BORDER = 2  # pixels: a side that runs along the picture's border shows nothing
@@ -36,10 +37,12 @@ _SPREAD_OF_EDGES, _SPREAD_OF_CONTRAST = (
 )  # variances of what one box shows, where it has nothing to do with them
 _WEIGHT_OF_CONTRAST = 0.6
 _BOXES = (1, 3, 8, 15)
-_SLOPE = (2.0, 2.0, 2.0, 2.2)
-_OFFSET = (-2.8, -3.45, -3.8, -4.6)
+_SLOPE = (2.1, 1.8, 2.0, 2.4)
+_OFFSET = (-2.9, -3.0, -3.6, -4.7)
 _LEAST = (-2.5, -3.0, -3.5, -4.0)
-_MOST = (5.5, 6.9, 6.9, 6.9)
+_SURE = (5.0, 6.0, 6.0, 6.0)  # beyond, no unrelated boxes were seen: the ratio grows with caution
+_GROWTH = 1.0
+_MOST = 12.0
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Edges:
                 Of more than 32 boxes 32 are looked at, spread evenly over the rows.
 
         Returns:
-            [E], float32, between -4 and 6.9.
+            [E], float32, between -4 and 12.
         """
         return _calibrated(*self.scores(boxes_xyxy))
 
@@ -156,10 +159,17 @@ class Edges:
             for axis in (0, 1)
         ]
         values, seen = (torch.cat(pair, -1) for pair in zip(*found, strict=True))
+        drawn = len(_TIGHTNESS)
+        seen[:drawn] &= self._inside(centres[0, ..., None] + size[..., None] * ends)
         sides = seen.sum(-1)
         of_boxes, boxes_seen = (values * seen).sum(-1) / sides.clamp(min=1), sides >= _LEAST_SIDES
         edged = (of_boxes * boxes_seen).sum(-1) / boxes_seen.sum(-1).clamp(min=1)
-        return edged, boxes_seen[len(_TIGHTNESS) // 2]
+        return edged, boxes_seen[drawn // 2]
+
+    def _inside(self, sides_xy: Tensor) -> Tensor:
+        """Whether sides [E, K, 2, 2] lie off the picture's border: x1, x2, y1, y2, as `_along` has them [E, K, 4]."""
+        limits = torch.tensor(self.size_hw[::-1])[:, None] - _BORDER
+        return ((sides_xy >= _BORDER) & (sides_xy <= limits)).flatten(-2)
 
     def _along(self, axis: int, at: Tensor, middle: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
         """How edged lines are that lie `at` x (axis 0) or y, and whether they are in the picture."""
@@ -200,15 +210,16 @@ def _variance(aside: Tensor) -> Tensor:
 
 
 def _calibrated(score: Tensor, boxes_seen: Tensor) -> Tensor:
-    """The log-likelihood ratio: linear in the score, bounded; between the numbers of boxes that were fitted."""
+    """The log-likelihood ratio: rises with the score, bounded; by the numbers of boxes that were fitted."""
     logs = torch.tensor(_BOXES, dtype=torch.float32).log()
     count = boxes_seen.clamp(min=1).float().log().clamp(max=float(logs[-1]))
     above = torch.bucketize(count, logs).clamp(1, len(_BOXES) - 1)
     part = (count - logs[above - 1]) / (logs[above] - logs[above - 1])
-    slope, offset, least, most = (
-        torch.lerp(row[above - 1], row[above], part) for row in torch.tensor((_SLOPE, _OFFSET, _LEAST, _MOST))
+    slope, offset, least, sure = (
+        torch.lerp(row[above - 1], row[above], part) for row in torch.tensor((_SLOPE, _OFFSET, _LEAST, _SURE))
     )
-    ratio = (slope * score + offset).clamp(least, most)
+    beyond = (score - (sure - offset) / slope).clamp(min=0)
+    ratio = ((slope * score + offset).clamp(least, sure) + _GROWTH * beyond).clamp(max=_MOST)
     return torch.where(boxes_seen > 0, ratio, 0.0)
 
 
@@ -223,8 +234,10 @@ def _blurred(levels: Tensor) -> Tensor:
 
 def _nearby(changes: Tensor) -> Tensor:
     """The largest of each value [H, W] and its neighbours on the left and right: an edge need not be hit exactly."""
-    wide = pad(changes, (1, 1))
-    return torch.maximum(torch.maximum(wide[:, :-2], wide[:, 2:]), changes)
+    for _ in range(_REACH):
+        wide = pad(changes, (1, 1))
+        changes = torch.maximum(torch.maximum(wide[:, :-2], wide[:, 2:]), changes)
+    return changes
 
 
 def _summed(values: Tensor) -> Tensor:
