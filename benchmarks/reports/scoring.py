@@ -120,12 +120,13 @@ def _pasted(program: Program, code: str) -> Tensor | None:
     call = _last_call(program)
     _begin(program)
     try:
-        try:
-            pooled = eval(code, names)
-        except SyntaxError:
-            exec(code, names)
-            pooled = eval(call, names)
-        pooled = getattr(pooled, "features", pooled)
+        with roialign.watch():
+            try:
+                pooled = eval(code, names)
+            except SyntaxError:
+                exec(code, names)
+                pooled = eval(call, names)
+            pooled = getattr(pooled, "features", pooled)
     except Exception:  # the line wants names that the program does not have
         return None
     return pooled if isinstance(pooled, Tensor) else None
@@ -147,7 +148,7 @@ def _names(program: Program) -> dict[str, Any]:
     _begin(program)
     before = sys.gettrace()
     sys.settrace(entering)
-    with suppress(Exception):
+    with suppress(Exception), roialign.watch():  # which raises where the peer would read foreign memory
         program.run()
     sys.settrace(before)
     return {**program.run.__globals__, **names}
