@@ -60,7 +60,7 @@ def judge(reported: Reported, program: Program, way: str) -> Verdict:
         verdict.outcome = "silent"
     elif is_named(reported, findings[0]):
         verdict.outcome = "named"
-        verdict.fix = _judged_fix(program, findings[0].fix)
+        verdict.fix = judge_fix(program, findings[0].fix)
     else:
         verdict.outcome = "wrong"
     return verdict
@@ -100,7 +100,8 @@ def _watched(program: Program, way: str) -> tuple[Report, str]:
     return report, raised
 
 
-def _judged_fix(program: Program, fix: Fix | None) -> str:
+def judge_fix(program: Program, fix: Fix | None) -> str:
+    """Whether the line, or else the call that was proven, gives what is right: see `Verdict.fix`."""
     if not program.comparable:
         return ""
     if fix is None:
