@@ -33,7 +33,7 @@ def main() -> None:
     os.environ["COLUMNS"] = "80"
     torch.set_num_threads(1)
     begin = time.monotonic()
-    parts: tuple[Part, ...] = (given.half,) if given.half else ()
+    parts: tuple[Part, ...] = (given.half,) if given.half else ("given", "fitted") if given.only else ()
     chosen = [entry for entry in entries(*parts) if given.only in entry.reported.name]
     verdicts: dict[str, dict[str, Verdict]] = {}
     judged, missing = [], []
@@ -44,7 +44,7 @@ def main() -> None:
             missing.append(f"{entry.id} ({error})")
             continue
         judged.append(entry)
-        _show(entry, verdicts[entry.id], given.verbose, given.half == "kept" or bool(given.only))
+        _show(entry, verdicts[entry.id], given.verbose, given.half == "kept")
     print(score(judged, verdicts))
     if missing:
         print(f"not run: {', '.join(missing)}")
@@ -59,7 +59,9 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reports", description=__doc__)
     parser.add_argument("-v", "--verbose", action="store_true", help="print each report, 80 columns wide")
-    parser.add_argument("--only", metavar="NAME", default="", help="reports whose name contains this")
+    parser.add_argument(
+        "--only", metavar="NAME", default="", help="reports whose name contains this, kept ones only with --half kept"
+    )
     parser.add_argument("--half", choices=("given", "fitted", "kept"), help="one part of the reports")
     parser.add_argument("--expect", action="store_true", help="write what the tests expect, tests/doctor/reports.json")
     given = parser.parse_args()
@@ -81,7 +83,7 @@ def _judged(entry: Entry, ways: tuple[str, ...] | list[str]) -> dict[str, Verdic
 
 
 def _show(entry: Entry, verdicts: dict[str, Verdict], verbose: bool, wanted: bool) -> None:
-    """Kept reports are shown by their number only, unless they were asked for."""
+    """Kept reports are shown by their number only, unless that half was asked for."""
     shown = entry.part != "kept" or wanted
     for way, verdict in verdicts.items():
         raised = f"  raised {verdict.raised}" if verdict.raised else ""
