@@ -48,12 +48,15 @@ class Verdict:
         return self.codes[0] if self.codes else "nothing"
 
 
-def judge(reported: Reported, program: Program, way: str) -> Verdict:
-    """Run the program under the doctor and hold what is said first against the label."""
-    report, raised = _watched(program, way)
+def judge(reported: Reported, program: Program, way: str, right: bool = False) -> Verdict:
+    """Run the program under the doctor and hold what is said first against the label.
+
+    With `right` it does what would have been right, and is judged as a healthy program.
+    """
+    report, raised = _watched(program, way, right)
     findings = list(report.findings)
     verdict = Verdict("", [finding.code for finding in findings], raised=raised, text=str(report))
-    if reported.kind != "fault":
+    if right or reported.kind != "fault":
         error = any(finding.severity == "error" for finding in findings)
         verdict.outcome = "false error" if error else "warned" if findings else "clean"
     elif not findings:
@@ -86,7 +89,7 @@ def _begin(program: Program) -> None:
         program.pooler.scales = program.pooler.map_levels = None
 
 
-def _watched(program: Program, way: str) -> tuple[Report, str]:
+def _watched(program: Program, way: str, right: bool) -> tuple[Report, str]:
     """The report, and the type of the error that passed through the watch, if one did."""
     _begin(program)
     raised, quiet = "", StringIO()
@@ -94,7 +97,7 @@ def _watched(program: Program, way: str) -> tuple[Report, str]:
         warnings.simplefilter("ignore")
         try:
             with roialign.watch(program.model if way == WITH_MODEL else None) as report:
-                program.run()
+                program.run(right)
         except Exception as error:  # of whatever library: the program ends here
             raised = type(error).__name__
     return report, raised
