@@ -14,8 +14,8 @@ are run and not looked at."""
 
 _MODULES: dict[Part, tuple[str, ...]] = {
     "given": ("frames", "grids", "formats", "maps", "healthy", "healthy_more"),
-    "fitted": (),
-    "kept": (),
+    "fitted": ("fitted_frames", "fitted_maps"),
+    "kept": ("kept_frames", "kept_maps"),
 }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn, fasterrcnn_mobilenet_v3_large_fpn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -45,7 +47,7 @@ def enlarged_frame() -> Program:
     return _tracking((270, 480), (540, 960))
 
 
-def _second_look(detector: object, frame_hw: tuple[int, int]) -> Program:
+def _second_look(detector: Callable[..., nn.Module], frame_hw: tuple[int, int]) -> Program:
     model = seeded(
         lambda: detector(weights=None, weights_backbone=None, box_score_thresh=0.0, box_detections_per_img=20)
     )
@@ -110,7 +112,8 @@ def exemplars() -> Program:
     right="spatial_scale=1",
 )
 def projected_twice() -> Program:
-    model = seeded(lambda: make_layers(cfgs["D"])[:-1])  # VGG-16
+    layers = [size if size == "M" else int(size) // 4 for size in cfgs["D"]]  # VGG-16, but thin
+    model = seeded(lambda: make_layers(layers)[:-1])
 
     def run(right: bool = False) -> Tensor:
         features = model(functional.interpolate(photo(375, 500), (600, 800)))
@@ -160,7 +163,7 @@ def fractions_of_a_page() -> Program:
     right="boxes * 512; and the boxes are of one image, where there are four",
 )
 def random_fractions() -> Program:
-    model = torch.nn.Identity()
+    model = nn.Identity()
 
     def run(right: bool = False) -> Tensor:
         features = model(photo(512, 512, 4))
@@ -270,7 +273,7 @@ def window_of_blood() -> Program:
     return _window(blood(124))
 
 
-def _padded_square(boxes_of: object) -> Program:
+def _padded_square(boxes_of: Callable[[bool], Tensor]) -> Program:
     model = patches(16, 16)
 
     def run(right: bool = False) -> Tensor:

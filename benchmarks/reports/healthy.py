@@ -11,7 +11,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from .program import Program, healthy
-from .scenes import objects, photo, resized, resnet, seeded
+from .scenes import Tokens, objects, photo, resized, resnet, seeded
 
 
 @healthy("video actors", "fractions become cells; actors that are missing have boxes of zeros and are masked later")
@@ -140,22 +140,9 @@ def mixed_sizes() -> Program:
     return Program(model, run)
 
 
-class _Tokens(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, 32, 14, 14)
-        self.others = nn.Parameter(torch.randn(1, 5, 32))
-        self.block = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
-
-    def forward(self, images: Tensor) -> Tensor:
-        cells = self.patches(images).flatten(2).transpose(1, 2)
-        tokens: Tensor = self.block(torch.cat([self.others.expand(len(images), -1, -1), cells], 1))
-        return tokens
-
-
 @healthy("ViT/14", "class and register tokens are left out, the others make the map")
 def patch_tokens() -> Program:
-    model = seeded(_Tokens)
+    model = seeded(Tokens)
 
     def run(right: bool = False) -> Tensor:
         tokens = model(photo(504, 700))

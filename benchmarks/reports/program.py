@@ -14,7 +14,8 @@ Kind = Literal["fault", "unseen", "healthy"]
 class Run(Protocol):
     """Does what was reported, or what would have been right, and gives what was pooled.
 
-    NaN in what is right stands for values that do not matter.
+    NaN in what is right stands for values that do not matter. The last return statement of a fault is its RoI call,
+    which is made anew where a fix is pasted before it.
     """
 
     def __call__(self, right: bool = False) -> Tensor: ...

@@ -120,3 +120,24 @@ def resnet(until: str = "layer3") -> nn.Sequential:
 def patches(channels: int, size: int) -> nn.Module:
     """One convolution of stride `size`, as transformers begin with."""
     return seeded(lambda: nn.Sequential(nn.Conv2d(3, channels, size, size), nn.ReLU()))
+
+
+class Tokens(nn.Module):
+    """A transformer of patches of 14 pixels: tokens [N, 5 + cells, 32], of which five are of no cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 14, 14)
+        self.others = nn.Parameter(torch.randn(1, 5, 32))
+        self.block = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        cells = self.patches(images).flatten(2).transpose(1, 2)
+        tokens: Tensor = self.block(torch.cat([self.others.expand(len(images), -1, -1), cells], 1))
+        return tokens
+
+
+def within(boxes_xyxy: Tensor, left: float, top: float, width: float, height: float) -> Tensor:
+    """The boxes that are centred in a window."""
+    x, y = ((boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2).unbind(1)
+    return boxes_xyxy[(x > left) & (x < left + width) & (y > top) & (y < top + height)]

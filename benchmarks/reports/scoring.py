@@ -48,19 +48,22 @@ class Verdict:
         return self.codes[0] if self.codes else "nothing"
 
 
-def judge(reported: Reported, program: Program, way: str) -> Verdict:
-    """Run the program under the doctor and hold what is said first against the label."""
-    report, raised = _watched(program, way)
+def judge(reported: Reported, program: Program, way: str, right: bool = False) -> Verdict:
+    """Run the program under the doctor and hold what is said first against the label.
+
+    With `right` it does what would have been right, and is judged as a healthy program.
+    """
+    report, raised = _watched(program, way, right)
     findings = list(report.findings)
     verdict = Verdict("", [finding.code for finding in findings], raised=raised, text=str(report))
-    if reported.kind != "fault":
+    if right or reported.kind != "fault":
         error = any(finding.severity == "error" for finding in findings)
         verdict.outcome = "false error" if error else "warned" if findings else "clean"
     elif not findings:
         verdict.outcome = "silent"
     elif is_named(reported, findings[0]):
         verdict.outcome = "named"
-        verdict.fix = _judged_fix(program, findings[0].fix)
+        verdict.fix = judge_fix(program, findings[0].fix)
     else:
         verdict.outcome = "wrong"
     return verdict
@@ -86,7 +89,7 @@ def _begin(program: Program) -> None:
         program.pooler.scales = program.pooler.map_levels = None
 
 
-def _watched(program: Program, way: str) -> tuple[Report, str]:
+def _watched(program: Program, way: str, right: bool) -> tuple[Report, str]:
     """The report, and the type of the error that passed through the watch, if one did."""
     _begin(program)
     raised, quiet = "", StringIO()
@@ -94,13 +97,14 @@ def _watched(program: Program, way: str) -> tuple[Report, str]:
         warnings.simplefilter("ignore")
         try:
             with roialign.watch(program.model if way == WITH_MODEL else None) as report:
-                program.run()
+                program.run(right)
         except Exception as error:  # of whatever library: the program ends here
             raised = type(error).__name__
     return report, raised
 
 
-def _judged_fix(program: Program, fix: Fix | None) -> str:
+def judge_fix(program: Program, fix: Fix | None) -> str:
+    """Whether the line, or else the call that was proven, gives what is right: see `Verdict.fix`."""
     if not program.comparable:
         return ""
     if fix is None:
@@ -120,12 +124,13 @@ def _pasted(program: Program, code: str) -> Tensor | None:
     call = _last_call(program)
     _begin(program)
     try:
-        try:
-            pooled = eval(code, names)
-        except SyntaxError:
-            exec(code, names)
-            pooled = eval(call, names)
-        pooled = getattr(pooled, "features", pooled)
+        with roialign.watch():
+            try:
+                pooled = eval(code, names)
+            except SyntaxError:
+                exec(code, names)
+                pooled = eval(call, names)
+            pooled = getattr(pooled, "features", pooled)
     except Exception:  # the line wants names that the program does not have
         return None
     return pooled if isinstance(pooled, Tensor) else None
@@ -147,7 +152,7 @@ def _names(program: Program) -> dict[str, Any]:
     _begin(program)
     before = sys.gettrace()
     sys.settrace(entering)
-    with suppress(Exception):
+    with suppress(Exception), roialign.watch():  # which raises where the peer would read foreign memory
         program.run()
     sys.settrace(before)
     return {**program.run.__globals__, **names}

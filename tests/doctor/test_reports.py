@@ -15,7 +15,10 @@ pytest.importorskip("transformers", reason="one of the programs is of its users"
 
 from benchmarks.reports.collection import entries
 from benchmarks.reports.scenes import MissingPictureError
-from benchmarks.reports.scoring import ALONE, judge
+from benchmarks.reports.scoring import ALONE, judge, judge_fix
+
+from roialign.doctor.findings import Fix
+from roialign.ops.calls import RoICall
 
 EXPECTED = json.loads((Path(__file__).parent / "reports.json").read_text())
 GOOD = ("named", "clean", "warned")
@@ -41,3 +44,26 @@ def test_is_judged_as_expected(entry):
         assert outcome in GOOD
     elif outcome not in GOOD:
         pytest.xfail(f"{outcome}, as expected for now")
+
+
+def test_each_report_has_a_name_of_its_own_and_each_fault_a_label():
+    reports = [entry.reported for entry in entries()]
+    assert len({reported.name for reported in reports}) == len(reports)
+    assert all(reported.codes and reported.right for reported in reports if reported.kind == "fault")
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "judged"),
+    [
+        ("SlowFast#81", "boxes = [boxes]", "right"),
+        ("SlowFast#81", "roi_align(features, [boxes], 7, 1 / 16, aligned=True)", "right"),
+        ("SlowFast#81", "roi_align(features, [boxes], 7, 1 / 8, aligned=True)", "wrong"),
+        ("SlowFast#81", "roi_align(features, [the_boxes], 7)", "wrong"),  # raises, so the call counts: half a cell off
+        ("human_object_interaction#14", "boxes = [some.nan_to_num(0) for some in boxes]", "right"),
+        ("human_object_interaction#14", "boxes = [some[some.isfinite().all(1)] for some in boxes]", "wrong"),
+    ],
+)
+def test_a_line_is_right_where_the_program_then_gives_what_the_right_one_gives(name, line, judged):
+    program = next(entry.reported for entry in entries("given") if entry.reported.name == name).build()
+    call = RoICall(torch.zeros(1, 8, 16, 21), torch.tensor([[0.0, 50, 40, 180, 240]]), (7, 7), 1 / 16, 0, False)
+    assert judge_fix(program, Fix("boxes", None, line, 0.0, 1.0, call)) == judged
