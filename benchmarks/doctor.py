@@ -1,6 +1,7 @@
 """How well the doctor does: faults made at random in healthy programs, and healthy programs left as they are.
 
-Run by `python -m benchmarks.doctor`, which writes benchmarks/results/doctor.md, .csv and .svg.
+Run by `python -m benchmarks.doctor`, which writes benchmarks/results/doctor.md, .csv and .svg, and
+the plot of the documentation.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ from .environment import environment
 from .results import write_all
 
 RESULTS = Path(__file__).parent / "results"
+ASSETS = Path(__file__).parents[1] / "docs" / "assets"
 _PROGRAMS = 301
 _HEALTHY_CALLS = 2000
 _TO_EACH_NEW_FAULT = 4  # programs
+_STEP = 5  # from new fault to new fault, so that a few programs have faults of all kinds
 _WHOLE = 4  # of each detector
 _PHOTOGRAPHS = 4  # of each program
 _CALLS_IN_A_ROUND = 60  # at least; a round is every healthy program once
@@ -69,7 +72,7 @@ def faulty_programs(pool: Executor, programs: int, seed: int) -> tuple[list[Prog
     """So many programs with one of the first 43 faults each, all kinds in turn, and in proportion of the new ones."""
     first = [_Job(f"{seed}/{index}", _in_turn(FAULTS, index).name, True) for index in range(programs)]
     new = max(1, round(len(MORE_FAULTS) * _TO_EACH_NEW_FAULT * programs / _PROGRAMS))
-    jobs = first + [_Job(f"{seed}/new/{index}", _in_turn(MORE_FAULTS, index).name) for index in range(new)]
+    jobs = first + [_Job(f"{seed}/new/{index}", _in_turn(MORE_FAULTS, _STEP * index).name) for index in range(new)]
     made = list(pool.map(_program, jobs, chunksize=1))
     return made[:programs], made[programs:]
 
@@ -168,6 +171,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="how many processes")
     parser.add_argument("--data", type=Path, help="a folder of more photographs, some with boxes as Pascal VOC files")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
+    parser.add_argument("--name", default="doctor", help="what their files are called")
     given = parser.parse_args()
     begin = time.monotonic()
     with ProcessPoolExecutor(given.workers, get_context("spawn"), _begin, (given.data,)) as pool:
@@ -184,13 +188,16 @@ def main() -> None:
         "seed": str(given.seed),
         "minutes": f"{(time.monotonic() - begin) / 60:.0f}",
         "photographs": str(len(photographs.photographs)),
+        "figure": f"{given.name}.svg",
         "drawn": str(len(photographs.drawn)),
     }
     points = curve(verdicts_weighed([*first, *new], watched))
-    text = page(first, new, watched, points, facts)
+    text, figure = page(first, new, watched, points, facts), draw(points)
     print(text)
-    results = {"doctor.md": text.encode(), "doctor.csv": as_csv(first, new).encode(), "doctor.svg": draw(points)}
-    write_all(given.out, results)
+    results = {".md": text.encode(), ".csv": as_csv(first, new).encode(), ".svg": figure}
+    write_all(given.out, {given.name + suffix: contents for suffix, contents in results.items()})
+    if (given.out, given.name) == (RESULTS, "doctor"):
+        write_all(ASSETS, {"reliability.svg": figure})
 
 
 if __name__ == "__main__":

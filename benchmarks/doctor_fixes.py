@@ -22,15 +22,19 @@ _EQUAL = 1e-3  # of the largest value: more is another region, not rounding
 
 
 def is_right(repaired: Tensor | None, right: Tensor, spoilt: Tensor | None) -> bool:
-    """Whether the output equals the healthy one, or that without the rows that cannot be put right."""
+    """Whether the output equals the healthy one; rows that cannot be put right may be left out, or hold anything."""
     if repaired is None:
         return False
-    expected = [right] if spoilt is None else [right, right[~spoilt[: len(right)]]]
-    return any(
-        repaired.shape == one.shape
-        and (not one.numel() or float((repaired - one).abs().max()) <= _EQUAL * float(one.abs().max()))
-        for one in expected
-    )
+    if spoilt is None or _equal(repaired, right):
+        return _equal(repaired, right)
+    kept = right[~spoilt[: len(right)]]
+    return _equal(repaired, kept) or (len(repaired) == len(spoilt) and _equal(repaired[~spoilt], kept))
+
+
+def _equal(one: Tensor, right: Tensor) -> bool:
+    if one.shape != right.shape:
+        return False
+    return not right.numel() or float((one - right).abs().max()) <= _EQUAL * float(right.abs().max())
 
 
 def repaired(pipeline: Pipeline, intake: Intake, fix: Fix) -> Tensor | None:
@@ -47,21 +51,24 @@ def repaired(pipeline: Pipeline, intake: Intake, fix: Fix) -> Tensor | None:
 def pasted(pipeline: Pipeline, intake: Intake, code: str) -> Tensor | None:
     """What the program gives with the line as it stands, before its call or in its place; None where that fails."""
     _begin_anew(pipeline, intake, code)
-    names = _names(pipeline, intake, [some.clone() for some in _each(intake.handed)])
-    if isinstance(intake.handed, Tensor):
-        names["boxes"] = intake.handed.clone()
+    names = _names(pipeline, intake, _copied(intake.handed)) | {"features": _copied(intake.features)}
     try:
         return _output(pipeline, intake, code, names)
     except Exception:  # whatever a stranger's line raises
         return None
 
 
-def _each(boxes: Any) -> list[Tensor]:
-    return [some for some in boxes if isinstance(some, Tensor)] if isinstance(boxes, list) else []
+def _copied(value: Any) -> Any:
+    """A copy that the line may write into."""
+    if isinstance(value, dict):
+        return {name: _copied(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_copied(one) for one in value]
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _output(pipeline: Pipeline, intake: Intake, code: str, names: dict[str, Any]) -> Tensor:
-    """Run the line; a value that it ends in is the new output, or the new boxes."""
+    """Run the line, and what is left to run; a value that it ends in is the output, or the pooler, or the boxes."""
     tree = ast.parse(code)
     last = tree.body[-1]
     value = None
@@ -70,13 +77,14 @@ def _output(pipeline: Pipeline, intake: Intake, code: str, names: dict[str, Any]
         value = eval(compile(ast.Expression(last.value), "pasted", "eval"), names)
     else:
         exec(code, names)
-    if isinstance(value, nn.Module):
-        shapes = [list(intake.image_shapes)] if intake.pyramid else []
-        value = value(names["features"], names["boxes"], *shapes)
     pooled = getattr(value, "features", value)
     if isinstance(pooled, Tensor) and pooled.dim() == 4:
         return pooled
-    boxes = names["boxes"] if value is None else value
+    boxes = names["boxes"] if value is None or isinstance(value, nn.Module) else value
+    if pipeline.kind == "pyramid":
+        pooler = value if isinstance(value, nn.Module) else names["pooler"]
+        made: Any = pooler(names["features"], boxes, list(intake.image_shapes))
+        return made
     changes = {"features": names["features"], "boxes": boxes, "spatial_scale": names["spatial_scale"]}
     return pipeline.pool(replace(intake, rows=False, **changes))
 
@@ -88,6 +96,7 @@ def _names(pipeline: Pipeline, intake: Intake, boxes: Any) -> dict[str, Any]:
         "features": intake.features,
         "boxes": boxes,
         "spatial_scale": intake.spatial_scale,
+        "image_sizes": list(intake.image_shapes),
         "tokens": intake.tokens,
         "grid": intake.grid,
         "torch": torch,

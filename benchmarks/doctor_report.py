@@ -57,7 +57,7 @@ The first findings of all calls, in all three ways, whose odds were stated: how 
 explanations together, which is a probability of odds / (1 + odds). Healthy calls are among them: what is named there is
 wrong. Faults that only the picture shows are, too.
 
-![How often the first finding is right against how sure the doctor is](doctor.svg)
+![How often the first finding is right against how sure the doctor is]({figure})
 """
 _Kind = tuple[str, Sequence[Program]]
 
@@ -96,7 +96,7 @@ def page(
     for name, some in kinds:
         parts += [f"## Single calls: {name}\n", table(["evidence", "calls", *_COUNTED], _totals(_calls(some)))]
     parts += ["## What only the picture shows\n", _hidden(cases)]
-    parts += [section(calls), _RELIABILITY, as_table(points) or "No finding had odds.\n"]
+    parts += [section(calls), _RELIABILITY.format(figure=facts["figure"]), as_table(points) or "No finding had odds.\n"]
     for mode in MODES:
         parts += [f"## What is taken for what, {mode}\n", _confusion(shown, mode)]
     for name, some in kinds:

@@ -201,6 +201,7 @@ def _levels(resnet: list[nn.Module]) -> Pipeline:
 
     def pool(intake: Intake) -> Tensor:
         pooler.scales = pooler.map_levels = None
+        pooler.featmap_names = list(_LEVELS)
         pooled: Tensor = pooler(intake.features, intake.boxes, list(intake.image_shapes))
         return pooled
 
