@@ -13,7 +13,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import Any, TextIO
 
 _ON_THE_WAY = ("roialign.cli.", "runpy")  # modules whose frames lead to the program

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roialign.doctor.evidence import Evidence, call_line, number, rows_where
+from roialign.doctor.evidence import Evidence, call_line, rows_where
 from roialign.doctor.explanations import table, words
 from roialign.doctor.explanations.orders import Order, mirrored
 from roialign.doctor.explanations.places import Place
