@@ -80,7 +80,7 @@ def _crowding(sides: Tensor, per_unit: Tensor, boxes: Tensor, counted: Tensor) -
     rows = counted.sum(1).clamp(min=1).to(density.dtype)
     mean = torch.where(counted & inside, density - anchor, 0.0).sum(1) / rows
     most = rows.clamp(max=table.CROWDED_BOXES)
-    return (most * mean).clamp(min=-(table.MOST_CROWDED[0] + table.MOST_CROWDED[1] * most))
+    return (table.CROWDING * most * mean).clamp(min=-(table.MOST_CROWDED[0] + table.MOST_CROWDED[1] * most))
 
 
 def _density(sides: Tensor, per_unit: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ _FITS_ODD = 0.25  # the same for a scale that is no inverse of a whole number
 _MOST_FRACTION = 1.5
 _FAR_BEYOND = 4.0  # sizes of the image
 _FURTHEST_WINDOW = 40.0
+_NO_DIFFERENCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def places(scene: Scene) -> list[Place]:
     found += _seen(scene, first)
     found += _of_the_padding(scene, found[0])
     found += _not_seen(scene, found[0])
-    return found
+    return found + _no_frame(scene, found)
 
 
 def _by_scale(scene: Scene) -> Iterator[Place]:
@@ -267,7 +268,8 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
     boxes, content = scene.boxes, called.content
     size = torch.cat([content[:, 2:] - content[:, :2]] * 2, 1)
     near = torch.cat([content[:, :2]] * 2, 1)
-    if called.code is None and bool((boxes == boxes.round()).all()) and 100 < float(boxes.max()) <= 1000:
+    whole = bool((boxes == boxes.round()).all()) and 100 < float(boxes.max()) <= 1000
+    if called.code is None and whole and float((size / 1000 / called.scale).log().abs().max()) > _NO_DIFFERENCE:
         yield replace(called, name="thousandths", code="RA107", share=table.THOUSANDTHS, scale=size / 1000, shift=near)
     unseen = called.share * (table.UNSEEN if scene.maps else 1.0)
     for ratio in table.RATIOS:
@@ -286,11 +288,21 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
             called, name="window", code="RA107", share=unseen * table.WINDOW, shift=called.shift + torch.cat([middle, middle]),
             common=False,
         )  # fmt: skip
-    beyond = ((cells - scene.of_rows(near)) / scene.of_rows(size) - 0.5).abs().amin(1) > _FAR_BEYOND
-    if float(beyond.double().mean()) > 0.9:
-        corners = boxes.new_tensor([[0.02, 0.02, 0.3, 0.3], [0.7, 0.7, 0.98, 0.98]])
-        typical = scene.of_rows(near) + scene.of_rows(size) * corners[torch.arange(len(boxes)) % 2]
-        yield replace(called, name="no frame", code="RA209", share=table.NO_FRAME, at=typical, common=False)
+
+
+def _no_frame(scene: Scene, found: Sequence[Place]) -> list[Place]:
+    """Coordinates that none of these frames brings anywhere near the image."""
+    ruled = [place for place in found if place.at is None and place.name not in ("another size", "window")]
+    for place in ruled:
+        content = scene.of_rows(place.content)
+        size = torch.cat([content[:, 2:] - content[:, :2]] * 2, 1)
+        shares = (scene.boxes * scene.of_rows(place.scale) + scene.of_rows(place.shift) - content[:, [0, 1, 0, 1]]) / size
+        if float(((shares - 0.5).abs().amin(1) > _FAR_BEYOND).double().mean()) <= 0.9:
+            return []
+    corners = scene.boxes.new_tensor([[0.02, 0.02, 0.3, 0.3], [0.7, 0.7, 0.98, 0.98]])[torch.arange(len(scene.boxes)) % 2]
+    content = scene.of_rows(found[0].content)
+    typical = content[:, [0, 1, 0, 1]] + torch.cat([content[:, 2:] - content[:, :2]] * 2, 1) * corners
+    return [replace(found[0], name="no frame", code="RA209", share=table.NO_FRAME, at=typical, common=False)]
 
 
 def _mapped(scene: Scene, lattice: Lattice, maps: Sequence[AxisMap], content: Tensor) -> Place:

@@ -58,7 +58,8 @@ INVERTED = ((0.985, 0.0), (0.012, 0.03), (0.003, 0.3))  # programs, and the shar
 
 EMPTY = ((0.97, 0.0), (0.03, 0.1))
 
-CROWDED_BOXES = 3  # more boxes of one program are no further evidence of its scale
+CROWDING = 0.5  # of the log-likelihood counts: things stand together
+CROWDED_BOXES = 4  # more boxes of one program are no further evidence of its scale
 MOST_CROWDED = (4.0, 2.0)  # log-likelihood lost at most, and for each of these boxes
 RELATIVE_SIZE, SIZE_SPREAD = 0.16, 1.1  # of the median box, root of its area, and the standard deviation of its log
 LEAST_CELLS, LEAST_PX, BELOW = 0.5, 4.0, 1.5  # median longer side, and log-likelihood lost for each halving below
