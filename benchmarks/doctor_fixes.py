@@ -124,21 +124,8 @@ def _begin_anew(pipeline: Pipeline, intake: Intake, code: str) -> None:
 
 
 def _before_the_pooler(pipeline: Pipeline, intake: Intake, code: str) -> Tensor | None:
-    """What the pooler gives with the line before it, its names understood of one image's boxes or one map."""
-    _begin_anew(pipeline, intake, code)
-    boxes = [some.clone() for some in intake.boxes]
-    of_a_list = " in boxes]" in code or "roi_align(" in code or "pool" in code  # otherwise of the boxes of one image
-    names = _names(pipeline, intake, boxes if of_a_list else boxes[0])
+    """What the pooler gives with the line before it; a line that turns the axes of one map turns those of all."""
     axes = re.match(r"roi_align\(features(\.\w+\([\d, ]*\))", code)
     if axes:
         code = f"features = {{name: one{axes[1]} for name, one in features.items()}}"
-    try:
-        made = eval(code, names)
-    except SyntaxError:
-        exec(code, names)
-        made = pipeline.pooler
-    boxes = names["boxes"] if of_a_list else [names["boxes"]]
-    if isinstance(made, nn.Module):
-        made = made(names["features"], boxes, list(intake.image_shapes))
-    pooled: Tensor = getattr(made, "features", made)
-    return pooled
+    return pasted(pipeline, intake, code)
