@@ -71,8 +71,8 @@ class Trails:
 
     def follow(self, deed: str, name: str, output: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look at an image [C, H, W] or [N, C, H, W] that one of the functions made of these arguments."""
-        if self._is_off() or not is_plain(output):
-            return
+        if self._is_off() or not is_plain(output) or (output.shape[-3] == 1 and self._is_inside()):
+            return  # what has one channel inside a network is a mask
         try:
             joined = deed in ("joined", "stacked")
             given: Any = args[0] if args else kwargs.get("tensors" if joined else "input")
