@@ -60,7 +60,7 @@ class _Made(NamedTuple):
 
     output: weakref.ref[Tensor]
     source: Source
-    module: weakref.ref[nn.Module]
+    module: nn.Module
 
 
 class _OfShape(NamedTuple):
@@ -98,7 +98,7 @@ class Origins:
             del self._of_shape[next(iter(self._of_shape))]
         if source is not None:
             alive = [made for made in self._made if made.output() is not None]
-            new = [_Made(weakref.ref(leaf), source, of_shape.module) for leaf in leaves if leaf.dim() == 4]
+            new = [_Made(weakref.ref(leaf), source, module) for leaf in leaves if leaf.dim() == 4]
             self._made = alive[-_OUTPUTS_REMEMBERED:] + new
 
     def is_made_of(self, output: Tensor, images: Tensor) -> bool:
@@ -113,7 +113,7 @@ class Origins:
             source = same[0].source
             if any(made.source.size_hw != source.size_hw for made in same):
                 return True
-            return Origin.of(source, *(module for made in same if (module := made.module()) is not None))
+            return Origin.of(source, *(made.module for made in same))
         images, channels, height, width = features.shape
         shapes: list[_Shape] = [("map", images, height, width), ("tokens", images, height * width, channels)]
         for shape in shapes + self._shapes_of_tokens(features):
