@@ -194,7 +194,7 @@ def test_ra403_a_stride_that_is_no_power_of_two(given: bool, strides: tuple[Any,
             run(features, [boxes], [(height, width)], pooler=pooler)
         assert codes(report) == ["RA403"]
         (finding,) = report.findings
-        assert ("the backbone was traced" if given else f"cells of an image of {height} x {width}") in finding.evidence
+        assert "the backbone was traced" in finding.evidence, "handed over or not"
         scope = pasted(finding, features=features, boxes=[boxes], pooler=pooler)
         repaired = scope["_"] if "_" in scope else run(features, [boxes], [(height, width)], pooler=pooler)
         if len(strides) == 1:

@@ -163,6 +163,14 @@ def test_a_size_is_used_once(seen: SeenImages) -> None:
         assert frames(seen, photo(224, 224)) == ()
 
 
+def test_what_was_made_on_the_way_does_not_pile_up(seen: SeenImages) -> None:
+    for _ in range(3):
+        copy = normalised(interpolate(photo(), (240, 320)))
+        (frame,) = frames(seen, normalised(pad(copy, (0, 0, 0, 80))))
+        assert frame is not None
+        assert [step.name for step in frame.chain] == ["photograph", "resize", "pad"]
+
+
 def test_a_buffer_that_is_written_to_again(seen: SeenImages) -> None:
     buffer = torch.zeros(1, 3, 224, 224)
     for size_hw in ((480, 640), (100, 300)):

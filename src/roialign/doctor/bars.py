@@ -15,6 +15,7 @@ _LEAST_BAR_PX = 2
 _LEAST_SIDE_PX = 8
 _MOST_LETTERBOXED = 0.8  # of a side: more is an image of little else
 _MOST_PADDED = 0.95  # the same where a batch is padded to its largest image
+_COLUMNS_TRIED = 16
 _ROUNDING = 1e-5  # of what interpolation leaves of one colour
 
 
@@ -59,13 +60,26 @@ def picture_in(image: Tensor) -> Picture | None:
 
 
 def _bars(image: Tensor) -> tuple[int, int]:
-    """How many rows of one colour begin and end an image [C, H, W]."""
-    rows = (_is_close(image, image[:, :1, :1]).all(0).all(1)), (_is_close(image, image[:, -1:, -1:]).all(0).all(1))
-    pictured = [(~of_one_colour).nonzero().flatten() for of_one_colour in rows]
-    if not all(map(len, pictured)):
-        return 0, 0
-    thickness = int(pictured[0][0]), image.shape[1] - 1 - int(pictured[1][-1])
-    return thickness[0] * (thickness[0] >= _LEAST_BAR_PX), thickness[1] * (thickness[1] >= _LEAST_BAR_PX)
+    """How many rows of one colour begin and end an image [C, H, W]; none where all are."""
+    before, behind = _bar(image, at_end=False), _bar(image, at_end=True)
+    return (0, 0) if before == image.shape[1] else (before, behind)
+
+
+def _bar(image: Tensor, at_end: bool) -> int:
+    """How many rows at one end are of one colour; few of the values elsewhere are looked at."""
+    height, width = image.shape[1:]
+    colour = image[:, -1:, -1:] if at_end else image[:, :1, :1]
+    most = _run(image[:, :, :: max(1, width // _COLUMNS_TRIED)], colour, at_end)
+    thickness = _run(image[:, height - most :] if at_end else image[:, :most], colour, at_end)
+    return thickness if thickness >= _LEAST_BAR_PX else 0
+
+
+def _run(rows: Tensor, colour: Tensor, at_end: bool) -> int:
+    """How many rows of this colour [C, H, W] begins or ends with."""
+    others = (~_is_close(rows, colour).all(0).all(1)).nonzero()
+    if not len(others):
+        return rows.shape[1]
+    return rows.shape[1] - 1 - int(others[-1]) if at_end else int(others[0])
 
 
 def _is_one_colour(edges: Tensor) -> Tensor:

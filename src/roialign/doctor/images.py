@@ -94,7 +94,7 @@ class SeenImages:
 
     def of(self, call: RoICall) -> Seen:
         """What is known of the images that the features of `call` were made of, where that can be told."""
-        if not is_of_an_image(call):
+        if not is_of_an_image(call) or not is_plain(call.input):
             return Seen()
         origin = self._origin(call.input)
         source = origin.source if origin is not None else None
@@ -215,7 +215,7 @@ class SeenImages:
         return None
 
     def _note_output(self, module: nn.Module, args: tuple[Any, ...], output: Any, taken: Source | None) -> None:
-        leaves = leaves_of(tree_leaves(output))
+        leaves = leaves_of([output] if type(output) is Tensor else tree_leaves(output))
         if taken is not None:
             others = [one for one in args if is_image(one) and not same_memory(one, taken.images)]
             own = [leaf for leaf in leaves if not any(self._origins.is_made_of(leaf, other) for other in others)]

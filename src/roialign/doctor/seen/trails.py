@@ -71,8 +71,8 @@ class Trails:
 
     def follow(self, deed: str, name: str, output: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look at an image [C, H, W] or [N, C, H, W] that one of the functions made of these arguments."""
-        if self._is_off() or not is_plain(output):
-            return
+        if self._is_off() or not is_plain(output) or (output.shape[-3] == 1 and self._is_inside()):
+            return  # what has one channel inside a network is a mask
         try:
             joined = deed in ("joined", "stacked")
             given: Any = args[0] if args else kwargs.get("tensors" if joined else "input")
@@ -121,7 +121,7 @@ class Trails:
     def entered(self, images: Tensor) -> tuple[tuple[Frame | None, ...], Mosaic | None]:
         """The frames of a batch [N, C, H, W] that enters a network, empty where none is known, and its tiles."""
         known = self._noted(images)
-        self._forget([one for one in known if one is not None])
+        self._forget([Known(step) for one in known if one and one.frame for step in one.frame.chain])
         self._thread.recent = [one for one in self._thread.recent if not one.is_like(images)]
         frames = tuple(one.frame if one is not None else None for one in known)
         mosaics = {one.mosaic if one is not None else None for one in known}
