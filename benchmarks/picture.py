@@ -22,6 +22,7 @@ from .results import write_all
 
 RESULTS = Path(__file__).parent / "results"
 COUNTS_FITTED = (1, 3, 8, 15)
+REPEATS_FITTED = 4
 
 
 def fit(found: list[Look]) -> dict[int, tuple[float, float]]:
@@ -29,13 +30,11 @@ def fit(found: list[Look]) -> dict[int, tuple[float, float]]:
     lines = {}
     for count in COUNTS_FITTED:
         scores, labels, weights = [], [], []
-        for kind in {look.kind for look in found if look.fitted}:
+        for kind in {look.kind for look in found}:
             for drawn in (True, False):
                 names = ("right",) if drawn else (*UNRELATED, *FAR, "scaled by 0.6", "scaled by 1.67")
                 some = [
-                    look.score
-                    for look in found
-                    if look.fitted and (look.kind, look.count) == (kind, count) and look.called in names
+                    look.score for look in found if (look.kind, look.count) == (kind, count) and look.called in names
                 ]
                 scores += some
                 labels += [float(drawn)] * len(some)
@@ -94,15 +93,15 @@ def main() -> None:
     parser.add_argument("--fit", action="store_true", help="only print the calibration that fits best")
     options = parser.parse_args()
     begin = time.perf_counter()
-    found = list(looks(load_drawn(options.blood), options.seed))
+    pictures = [drawn for drawn in load_drawn(options.blood) if drawn.fitted == options.fit]
     if options.fit:
-        for count, (slope, offset) in fit(found).items():
+        for count, (slope, offset) in fit(list(looks(pictures, options.seed, REPEATS_FITTED))).items():
             print(f"{count} boxes: slope {slope:.2f}, offset {offset:.2f}")
         return
-    reported = [look for look in found if not look.fitted]
+    found = list(looks(pictures, options.seed))
     facts = {**environment(), "seed": str(options.seed), "minutes": f"{(time.perf_counter() - begin) / 60:.1f}"}
-    text = page(reported, costs_ms(), facts)
-    write_all(RESULTS, {"picture.md": text.encode(), "picture.csv": as_csv(reported, facts).encode()})
+    text = page(found, costs_ms(), facts)
+    write_all(RESULTS, {"picture.md": text.encode(), "picture.csv": as_csv(found, facts).encode()})
     print(text)
 
 

@@ -79,7 +79,6 @@ class Look:
     """What `follow` says of boxes as called, and of what each hypothesis makes of them."""
 
     kind: str
-    fitted: bool
     count: int
     called: str
     """What the boxes are: a fault, or one of the kinds that no hypothesis mends."""
@@ -128,7 +127,7 @@ def boxes_of_all_kinds(drawn: Drawn, boxes: Tensor, other: Drawn, draws: torch.G
 UNRELATED = ("at random", "of another picture", "a dense grid", "proposals", "anchors")
 
 
-def looks(pictures: list[Drawn], seed: int) -> Iterator[Look]:
+def looks(pictures: list[Drawn], seed: int, repeats: int = 1) -> Iterator[Look]:
     """All that is to be measured, picture by picture."""
     draws = torch.Generator().manual_seed(seed)
     for index, drawn in enumerate(pictures):
@@ -137,7 +136,7 @@ def looks(pictures: list[Drawn], seed: int) -> Iterator[Look]:
         for count in COUNTS:
             if len(drawn.boxes_xyxy) < (16 if count == COUNTS[-1] else count):
                 continue
-            for _ in range(DRAWS[drawn.kind]):
+            for _ in range(repeats * DRAWS[drawn.kind]):
                 boxes = drawn.boxes_xyxy[torch.randperm(len(drawn.boxes_xyxy), generator=draws)[:count]]
                 kinds = boxes_of_all_kinds(drawn, boxes, kin[index % len(kin)], draws)
                 tried = [
@@ -150,4 +149,4 @@ def looks(pictures: list[Drawn], seed: int) -> Iterator[Look]:
                 for name, row, score, known in zip(kinds, ratios, scores.tolist(), seen.tolist(), strict=True):
                     if known:
                         hypotheses = dict(zip(FAULTS, row[1:], strict=True))
-                        yield Look(drawn.kind, drawn.fitted, count, name, row[0], hypotheses, score)
+                        yield Look(drawn.kind, count, name, row[0], hypotheses, score)

@@ -49,8 +49,9 @@ takes one, on average.
 _TAILS = """\
 ## Unrelated boxes
 
-Whether the ratio is honest: how often boxes that have nothing to do with the picture ({kinds}, as called and as every
-hypothesis makes of them) reach a ratio that they should reach in less than 5 % (20) and 0.25 % (400).
+Whether the ratio is honest: in how many percent boxes that have nothing to do with the picture, as called and as every
+hypothesis makes of them, reach a ratio of 20, which should be less than 5, and one of 400, less than 0.25. Boxes
+{kinds}.
 """
 _COSTS = """\
 ## Cost

@@ -193,6 +193,37 @@ def test_page_of_an_undecodable_path(tmp_path):
     assert "caf" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def picture_with_things():
+    """An image [3, 256, 256], and the boxes of the things in it."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(3, 256, 256, generator=generator) / 4
+    boxes = torch.tensor([[16.0, 32, 112, 64], [144, 16, 176, 96], [32, 112, 80, 224], [128, 176, 224, 208]])
+    for x1, y1, x2, y2 in boxes.int().tolist():
+        image[:, y1:y2, x1:x2] += 0.6
+    return image, boxes
+
+
+def test_panels_say_that_the_boxes_with_the_fix_follow_the_picture():
+    image, boxes = picture_with_things()
+    called = call_of(boxes[:, [1, 0, 3, 2]], (1, 4, 64, 64), 1 / 4, aligned=True)
+    right = call_of(boxes, (1, 4, 64, 64), 1 / 4, aligned=True)
+    fix = Fix("boxes", None, "boxes = boxes[:, [1, 0, 3, 2]]", 1.0, 1.0, right)
+    panels = exhibit_of(report_of(called, (0,), fix, image=image)).panels
+    assert [panel.name for panel in panels] == ["As called", "With the fix, as they follow the picture"]
+    assert panels[0].likelier is None
+    assert panels[1].likelier > 20
+    assert "These boxes follow the edges of the image" in as_html(report_of(called, (0,), fix, image=image))
+
+
+def test_panels_say_nothing_of_the_picture_where_it_tells_nothing():
+    image, boxes = picture_with_things()
+    called, right = (call_of(some, (1, 4, 64, 64), 1 / 4, aligned=True) for some in (boxes, boxes[:, [1, 0, 3, 2]]))
+    wrong_fix = Fix("boxes", None, "boxes = boxes[:, [1, 0, 3, 2]]", 1.0, 1.0, right)
+    for shown in (image, torch.full((3, 256, 256), 0.5)):
+        panels = exhibit_of(report_of(called, (0,), wrong_fix, image=shown)).panels
+        assert [(panel.name, panel.likelier) for panel in panels] == [("As called", None), ("With the fix", None)]
+
+
 def test_page_of_nothing_wrong():
     page = as_html(Report((Diagnosis((), torch.ones(2), call_of()),) * 2))
     assert "2 RoI calls examined, nothing wrong." in page

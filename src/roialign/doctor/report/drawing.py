@@ -11,6 +11,7 @@ from roialign.doctor.report.exhibit import PANEL_WIDTH, BoxXYXY, Outline, Panel,
 _MAP_LABEL_WIDTH = 300
 _SMALL_MAP = 60
 _ARROW_INSET = 12
+_MANY = 1000
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,12 @@ def _caption(panel: Panel) -> list[str]:
         lines.append(f"Reads {extent}; the map ends at cell ({width - 1}, {height - 1}).")
     if panel.coverage is not None:
         lines.append(f"Mean coverage {words.coverage_text(panel.coverage)}.")
+    if panel.likelier is not None:
+        times = f"{panel.likelier:.0f}" if panel.likelier < _MANY else f"more than {_MANY}"
+        lines.append(
+            f"These boxes follow the edges of the image: {times} times as likely as those called to be drawn around "
+            "its things."
+        )
     if panel.far:
         first, more = panel.far[0], len(panel.far) - 1
         who = f" and {words.counted(more, 'other')} lie" if more else " lies"

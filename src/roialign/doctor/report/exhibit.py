@@ -6,13 +6,15 @@ H x W cells covers [-0.5, W - 0.5] x [-0.5, H - 0.5]: the coordinates that the b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from roialign.doctor.findings import Problem
+from roialign.doctor.picture import Edges
 from roialign.doctor.report.pictures import energy_picture, image_picture
 from roialign.ops.calls import RoICall
 from roialign.ops.reference.sampling import AxisSamples, BoxRule, rules_of
@@ -28,6 +30,7 @@ MAX_GRID_LINES = 64
 MIN_GRID_GAP = 6  # units of the drawing between grid lines
 MIN_SAMPLE_GAP = 4  # units of the drawing between samples
 MAX_MAPS_AWAY = 33  # shows pixels read as cells whole, up to stride 32; beyond, the map would be a dot
+LEAST_LIKELIER = 20  # times as likely to follow the picture, for the page to say so
 MAPS_AROUND = 1  # what is shown around the map when RoIs are further off than that
 _BIN_EDGES = (0.2, 0.4, 0.6, 0.8)
 _BIN_LABELS = ("0", "under 0.2", "0.2 to 0.4", "0.4 to 0.6", "0.6 to 0.8", "under 1", "1")
@@ -70,6 +73,8 @@ class Panel:
     """How many RoIs the call has."""
     coverage: float | None
     """Mean over all RoIs of the call."""
+    likelier: float | None = None
+    """How many times as likely as those called these boxes are drawn around things of the image, if it tells."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,10 @@ def _panels(problem: Problem, before: Tensor | None, after: Tensor | None) -> tu
     fixed = _panel("With the fix", fix.call, concerned if comparable else (), (), after, photo) if fix else None
     if call is None:
         return (fixed,) if fixed else ()
+    if fix and fixed and photo and comparable and image_chw is not None:
+        likelier = _likelier(image_chw, photo[0], call, fix.call)
+        if likelier >= LEAST_LIKELIER:
+            fixed = replace(fixed, name="With the fix, as they follow the picture", likelier=likelier)
     one_map = fixed is not None and fixed.map_size_hw == call.map_size_hw
     meant = tuple(outline for outline in fixed.reads if outline.concerned) if fixed and one_map and comparable else ()
     called = _panel("As called", call, concerned, meant, before, photo)
@@ -199,6 +208,18 @@ def _panel(
         rois=len(call.rois),
         coverage=float(coverage.nanmean()) if coverage is not None and len(coverage) else None,
     )
+
+
+def _likelier(image_chw: Tensor, image: int, call: RoICall, fixed: RoICall) -> float:
+    """How many times as likely the boxes of this image are drawn around its things as `fixed` reads them."""
+    rows = (call.rois[:, 0].cpu() == image) & (fixed.rois[:, 0].cpu() == image)
+    size_wh = torch.tensor(image_chw.shape[:0:-1])
+    hypotheses = [
+        (read_cells_xyxy(one)[rows] + 0.5) * (size_wh / torch.tensor(one.map_size_hw[::-1])).repeat(2)
+        for one in (call, fixed)
+    ]
+    as_called, as_fixed = Edges.of(image_chw).follow(torch.stack(hypotheses)).tolist()
+    return math.exp(as_fixed - as_called) if as_fixed > 0 else 0.0
 
 
 def _pictured_image(call: RoICall) -> int:
