@@ -20,6 +20,7 @@ from .scenes import Tokens, coins, objects, page, photo, resized, resnet, seeded
 def centre_cut_out() -> Program:
     model = seeded(Tokens)
     image, drawn = coins(480, 640)
+    drawn = within(drawn, 109, 30, 420, 420)  # what is left
 
     def run(right: bool = False) -> Tensor:
         seen = resized(image, 256, 341)[..., 16:240, 58:282]
