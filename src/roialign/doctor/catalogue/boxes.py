@@ -185,4 +185,16 @@ ENTRIES = (
         AT_16,
         "roi_align(features, [boxes[0], torch.empty(0, 4)], 7, spatial_scale=1 / 16)",
     ),
+    Entry(
+        "RA216",
+        "boxes half their size beside their place",
+        "error",
+        "The corner of each box was taken for its centre, or its centre for its corner, when the corners were computed: "
+        "all lie half their width and half their height off. The features look fine and are of another place.",
+        "Convert once, from what the numbers are: centre - size / 2 and centre + size / 2, or corner and corner + size.",
+        f"{STRIDE_16}\nboxes = [torch.tensor([[-90.0, -140.0, 110.0, 160.0], [-80.0, 300.0, 120.0, 620.0], "
+        "[400.0, -130.0, 700.0, 150.0]])]",
+        AT_16,
+        "roi_align(features, [boxes[0] + (boxes[0][:, 2:] - boxes[0][:, :2]).repeat(1, 2) / 2], 7, spatial_scale=1 / 16)",
+    ),
 )

@@ -46,6 +46,8 @@ _EYE = ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1))
 _SIZE = ((1, 0, 0, 0), (0, 1, 0, 0), (1, 0, 1, 0), (0, 1, 0, 1))
 _CENTRE = ((1, 0, -0.5, 0), (0, 1, 0, -0.5), (1, 0, 0.5, 0), (0, 1, 0, 0.5))
 _ADDED = ((1, 0, 0, 0), (0, 1, 0, 0), (-1, 0, 1, 0), (0, -1, 0, 1))
+_HALF_MORE = ((0.5, 0, 0.5, 0), (0, 0.5, 0, 0.5), (-0.5, 0, 1.5, 0), (0, -0.5, 0, 1.5))
+_HALF_LESS = ((1.5, 0, -0.5, 0), (0, 1.5, 0, -0.5), (0.5, 0, 0.5, 0), (0, 0.5, 0, 0.5))
 
 
 def _exchanged(*places: int) -> tuple[tuple[float, ...], ...]:
@@ -58,6 +60,8 @@ _OTHERS = (
     Order("x, y, width, height", "RA201", table.XYWH, _SIZE, "torch.cat([b[:, :2], b[:, :2] + b[:, 2:]], 1)"),
     Order("centre and size", "RA202", table.CXCYWH, _CENTRE, _CENTRE_LINE),
     Order("corners added", "RA211", table.CORNERS_ADDED, _ADDED, "torch.cat([b[:, :2], b[:, 2:] - b[:, :2]], 1)"),
+    Order("corner taken for the centre", "RA216", table.HALF_ITS_SIZE, _HALF_MORE, "b + (b[:, 2:] - b[:, :2]).repeat(1, 2) / 2"),
+    Order("centre taken for the corner", "RA216", table.HALF_ITS_SIZE, _HALF_LESS, "b - (b[:, 2:] - b[:, :2]).repeat(1, 2) / 2"),
     Order("x1 and x2 exchanged", "RA204", table.EXCHANGED, _exchanged(2, 1, 0, 3), "b[:, [2, 1, 0, 3]]"),
     Order("y1 and y2 exchanged", "RA204", table.EXCHANGED, _exchanged(0, 3, 2, 1), "b[:, [0, 3, 2, 1]]"),
     Order("corners exchanged", "RA204", table.EXCHANGED, _exchanged(2, 3, 0, 1), "b[:, [2, 3, 0, 1]]"),

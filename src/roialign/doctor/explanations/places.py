@@ -268,9 +268,18 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
     boxes, content = scene.boxes, called.content
     size = torch.cat([content[:, 2:] - content[:, :2]] * 2, 1)
     near = torch.cat([content[:, :2]] * 2, 1)
-    whole = bool((boxes == boxes.round()).all()) and 100 < float(boxes.max()) <= 1000
-    if called.code is None and whole and float((size / 1000 / called.scale).log().abs().max()) > _NO_DIFFERENCE:
-        yield replace(called, name="thousandths", code="RA107", share=table.THOUSANDTHS, scale=size / 1000, shift=near)
+    most = float(boxes.max())
+    for parts in (100, 1000, 1024):
+        differs = float((size / parts / called.scale).log().abs().max()) > _NO_DIFFERENCE
+        if called.code is None and parts / 10 < most <= parts and differs and (parts == 100 or _are_whole(boxes)):
+            yield replace(
+                called, name="parts of the image", code="RA107", share=table.PARTS, scale=size / parts, shift=near, ratio=parts
+            )
+    if called.code is None and float((size[:, 0] / size[:, 1]).log().abs().max()) > _NO_DIFFERENCE:
+        sides = size[:, [0, 1, 0, 1]] / size[:, [1, 0, 1, 0]]
+        yield replace(
+            called, name="sides exchanged", code="RA107", share=table.SIDES_EXCHANGED, scale=called.scale * sides, common=False
+        )
     unseen = called.share * (table.UNSEEN if scene.maps else 1.0)
     for ratio in table.RATIOS:
         if abs(math.log(ratio)) > 0.05:
@@ -288,6 +297,10 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
             called, name="window", code="RA107", share=unseen * table.WINDOW, shift=called.shift + torch.cat([middle, middle]),
             common=False,
         )  # fmt: skip
+
+
+def _are_whole(boxes: Tensor) -> bool:
+    return bool((boxes == boxes.round()).all())
 
 
 def _no_frame(scene: Scene, found: Sequence[Place]) -> list[Place]:

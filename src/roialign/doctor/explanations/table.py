@@ -26,7 +26,8 @@ SEEN_FRAME = 0.04  # RA107: a frame that was seen on the way from the photograph
 PARTLY_RESIZED = 0.01  # ... with some of its resizes, or all of them twice
 PADDED_SIZE = 0.01  # fractions of the photograph times the size of the padded image
 BARS_LEFT_OUT = 0.02
-THOUSANDTHS = 0.01  # of documents, whose boxes run from 0 to 1000
+PARTS = 0.008  # of the image: percents, thousandths of a page, 1024 bins
+SIDES_EXCHANGED = 0.008  # fractions: x times the height, and y times the width
 MOSAIC = 0.01
 LARGER, SMALLER = 0.025, 0.006  # a frame that was not seen: a larger copy of the image, or a smaller one
 UNSEEN = 0.25  # ... where others were seen
@@ -35,6 +36,7 @@ NO_FRAME = 0.003  # RA209: coordinates of something else, far beyond the image
 
 Y_FIRST, XYWH, CXCYWH = 0.03, 0.03, 0.012
 CORNERS_ADDED = 0.003
+HALF_ITS_SIZE = 0.002  # the corner taken for the centre, or the centre for the corner
 EXCHANGED = 0.004  # of x, of y, or of both
 MIRRORED = 0.002
 FROM_THE_BOTTOM = 0.003

@@ -157,8 +157,11 @@ def _of_the_frame(known: Evidence, place: Place) -> str:
             )
         case "bars left out":
             return "The image has bars of one colour (a letterbox), and the boxes begin as if the picture began at 0."
-        case "thousandths":
-            return "They run from 0 to 1000, as the boxes of documents do: thousandths of the page."
+        case "parts of the image":
+            of = "percents of the image" if place.ratio == 100 else f"parts of the image, {place.ratio:g} to each side"
+            return f"They run from 0 to {place.ratio:g}: {of}, as annotation tools, documents and language models write them."
+        case "sides exchanged":
+            return "Width and height are exchanged: x was multiplied by the height of the image and y by its width."
         case "mosaic" if known.mosaic is not None:
             height, width = known.mosaic.tile_hw
             return (
@@ -190,6 +193,10 @@ def _of_the_order(known: Evidence, explanation: Explanation) -> str:
             said = (
                 "x2 - x1 and y2 - y1 are the far corners: the boxes were corners, and x1 and y1 were added to x2 and y2 once too often."
             )
+        case "corner taken for the centre":
+            said = "The corner was taken for the centre: every box lies half its size too far to the top left."
+        case "centre taken for the corner":
+            said = "The centre was taken for the corner: every box lies half its size too far to the bottom right."
         case "x1 and x2 exchanged":
             said = "x1 and x2 are exchanged, as by a flip that mirrors both and does not exchange them."
         case "y1 and y2 exchanged":
