@@ -105,15 +105,16 @@ def examine(
         found += [of_the_run] if run.index == run.busiest else []
     elif bool(sane.any()):
         rows = sane.nonzero().flatten().tolist()
+        causes: list[Finding] = []
         if run is None:
-            found += [_of_rows(finding, rows) for finding in _of_boxes(known, beliefs)]
+            causes = [_of_rows(finding, rows) for finding in _of_boxes(known, beliefs)]
         elif run.index == run.busiest:
             whole = replace(known, call=run.whole(call), coverage_known=None, grid=run.grid_of_the_first())
             causes = _of_boxes(whole, beliefs)
             if causes:
                 call, coverage = whole.call, whole.coverage
-            found += causes
-        found += [_of_rows(finding, rows) for finding in _found(checks.FEATURE_CHECKS, known)]
+        single = () if causes else checks.READ_CHECKS
+        found += causes + [_of_rows(finding, rows) for finding in _found((*single, *checks.FEATURE_CHECKS), known)]
     return Diagnosis(tuple(said for finding in found if (said := said_of(call, finding))), coverage, call)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +16,7 @@ from roialign.doctor.surroundings import Mosaic, Surroundings
 from roialign.geometry import FeatureGrid, Frame
 from roialign.ops.calls import RoICall
 
-COMMON_STRIDES = {16: 0.4, 8: 0.16, 32: 0.16, 4: 0.15, 14: 0.07, 2: 0.03, 64: 0.03}
+COMMON_STRIDES = {16: 0.45, 8: 0.12, 32: 0.17, 4: 0.13, 14: 0.07, 2: 0.03, 64: 0.03}
 """Strides of feature maps that boxes are pooled from, and how common they are, where nothing tells which it is."""
 _MOST_BOXES = 0.95
 _ALIGNED_BY_DEFAULT = {"roi_align": False, "masked_roi_align": True, "roi_align_1d": False, "roi_align_3d": False}
@@ -187,7 +188,10 @@ class Evidence:
     @cached_property
     def pictures(self) -> Tensor | None:
         """The part (x1, y1, x2, y2) of each image that shows something, [N, 4]; None where every image is full."""
-        found = self.around.pictures if self.around is not None else ()
+        found: Sequence[tuple[int, int, int, int] | None] = self.around.pictures if self.around is not None else ()
+        run = self.around.pyramid if self.around is not None else None
+        if run is not None and not found and run.padded_hw == self.image_size_hw:  # the sizes that the pooler was given
+            found = [(0, 0, width, height) for height, width in run.image_sizes_hw]
         if len(found) != self.call.input.shape[0] or not any(found) or self.image_size_hw is None:
             return None
         height, width = self.image_size_hw

@@ -156,10 +156,11 @@ ENTRIES = (
         "the height, or y to the width. What lay beyond was cut off, and cannot be brought back.",
         "Clip x to the width and y to the height: boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height).",
         "features = torch.rand(1, 8, 60, 30)  # of an image 960 high, 480 wide: stride 16\n"
-        "boxes = [torch.tensor([[30.0, 40.0, 130.0, 300.0], [200.0, 300.0, 400.0, 480.0], [50.0, 480.0, 90.0, 480.0]])]",
+        "boxes = [torch.tensor([[30.0, 40.0, 130.0, 300.0], [200.0, 300.0, 400.0, 480.0], [50.0, 480.0, 90.0, 480.0], "
+        "[300.0, 20.0, 460.0, 200.0]])]",
         AT_16,
         "roi_align(features, [torch.tensor([[30.0, 40.0, 130.0, 300.0], [200.0, 300.0, 400.0, 620.0], "
-        "[50.0, 610.0, 90.0, 800.0]])], 7, spatial_scale=1 / 16)",
+        "[50.0, 610.0, 90.0, 800.0], [300.0, 20.0, 460.0, 200.0]])], 7, spatial_scale=1 / 16)",
     ),
     Entry(
         "RA214",

@@ -33,14 +33,11 @@ SEEN_CHECKS: tuple[Check, ...] = (
 )
 """Of what the map was made of and what its axes are; where it is no map of the image, boxes tell nothing."""
 
-BOX_CHECKS: tuple[Check, ...] = (
-    boxes.degenerate,
-    boxes.outside,
-    offset.half_cell,
-    sampling.smaller_than_a_cell,
-    sampling.undersampled,
-)
-"""Of single boxes and how they are read, where no such cause was found: (evidence) -> Finding or None."""
+BOX_CHECKS: tuple[Check, ...] = (boxes.degenerate, boxes.outside)
+"""Of where single boxes lie, where nothing explains all of them: (evidence) -> Finding or None."""
+
+READ_CHECKS: tuple[Check, ...] = (offset.half_cell, sampling.smaller_than_a_cell, sampling.undersampled)
+"""Of how boxes are read where they lie: (evidence) -> Finding or None."""
 
 FEATURE_CHECKS: tuple[Check, ...] = (
     boxes.rounded,

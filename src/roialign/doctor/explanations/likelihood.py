@@ -36,7 +36,7 @@ def log_likelihood(
         + _placed(ordered, slack[:, None, None] / size)
         + _crowding(sides, per_unit / size, ordered, ~nothing)
         + _visible(cells, stride)
-        + _marks(ordered[:, main])
+        + _marks(ordered[:, main], (slack[:, None] / size[:, 0]).repeat(1, 2))
     )
 
 
@@ -58,7 +58,10 @@ def _placed(boxes: Tensor, slack: Tensor) -> Tensor:
     within = ((boxes[..., :2] >= -slack) & (boxes[..., 2:] <= 1 + slack)).all(-1)
     centres = (boxes[..., :2] + boxes[..., 2:]) / 2
     beyond = ((centres - 0.5).abs() - 0.5 - slack).amax(-1).clamp(min=0)
-    counts = torch.stack([within.sum(1), (~within & (beyond == 0)).sum(1), (~within & (beyond > 0)).sum(1)], 1).float()
+    visible = boxes[..., 2:].clamp(max=1) - boxes[..., :2].clamp(min=0)
+    hidden = (visible < table.VISIBLE * (boxes[..., 2:] - boxes[..., :2])).any(-1)
+    outside = ~within & (hidden | (beyond > 0))
+    counts = torch.stack([within.sum(1), (~within & ~outside).sum(1), outside.sum(1)], 1).float()
     counts = counts * min(1.0, table.PLACED_BOXES / boxes.shape[1])
     shares = counts.new_tensor(table.PLACEMENTS)
     placed = (counts @ shares[:, 1:].log().T + shares[:, 0].log()).logsumexp(1)
@@ -86,7 +89,7 @@ def _crowding(sides: Tensor, per_unit: Tensor, boxes: Tensor, counted: Tensor) -
 def _density(sides: Tensor, per_unit: Tensor) -> Tensor:
     area = sides.abs().prod(-1).clamp(min=1e-8)
     spread = (area.log() / 2 - math.log(table.RELATIVE_SIZE)) / table.SIZE_SPREAD
-    return 2 * per_unit.log().sum(-1) - area.log() - spread**2 / 2
+    return 2 * per_unit.log().sum(-1) - area.log() - (spread**2).log1p()
 
 
 def _visible(cells: Tensor, stride: Tensor) -> Tensor:
@@ -96,12 +99,12 @@ def _visible(cells: Tensor, stride: Tensor) -> Tensor:
     return -table.BELOW * smaller
 
 
-def _marks(boxes: Tensor) -> Tensor:
+def _marks(boxes: Tensor, slack: Tensor) -> Tensor:
     """Sides that lie exactly on the border, as clipped ones do, and boxes that all end at a number that is none."""
     ends = torch.cat([1 - boxes[..., 2:], boxes[..., :2]], -1)  # [E, K, 4]: how far from the border
     on_border = ends.abs() < _TOUCHES
     gained = (table.TOUCHING[0] * (1.0 + on_border.sum((1, 2))).log2()).clamp(max=table.TOUCHING[1])
     last = ends.amin(1, keepdim=True)
     repeated = ((ends - last).abs() < 1e-6).sum(1) >= 2
-    elsewhere = repeated & (last[:, 0].abs() >= 50 * _TOUCHES)
+    elsewhere = repeated & (last[:, 0].abs() >= slack.clamp(min=50 * _TOUCHES))
     return gained + math.log(table.CLIPPED_ELSEWHERE) * elsewhere.sum(1)

@@ -188,7 +188,8 @@ def _by_scale(scene: Scene) -> Iterator[Place]:
         elif scale >= 2 and abs(scale / lattice.stride_yx[0] - 1) < 0.02:
             yield replace(place, code="RA104", share=table.INVERSE)
         else:
-            yield replace(place, code="RA106", share=table.WRONG_STRIDE * weight)
+            share = table.OTHER_STRIDE if fitting else table.WRONG_STRIDE
+            yield replace(place, code="RA106", share=share * weight)
     if scale == 1.0 and first.shifted and known.image_size_hw is not None:  # fractions times the size of the map
         ratio_yx = known.ratios_yx or first.stride_yx
         ratios = scene.boxes.new_tensor([[ratio_yx[1], ratio_yx[0]] * 2])

@@ -9,6 +9,9 @@ from __future__ import annotations
 SURE = 20.0
 """Odds against "nothing is wrong" from which on a finding is an error; below it is a warning."""
 
+LIKELY = 2.0
+"""Odds from which on there is one at all."""
+
 # How common it is that ... given the scale that was passed and the stride that the map has. Only ratios matter.
 SCALE_FITS = 0.7  # the scale is the inverse of the stride, and the boxes are in pixels of the image
 IN_CELLS = 0.2  # spatial_scale=1 and boxes in cells
@@ -20,6 +23,7 @@ SCALED_TWICE = 0.02  # RA102
 FRACTIONS = 0.03  # RA103
 INVERSE = 0.1  # RA104, where the scale is a stride
 WRONG_STRIDE = 0.15  # RA106, where the scale is not the inverse of the stride
+OTHER_STRIDE = 0.04  # RA106, where nothing is known of the stride but that the scale is the inverse of a common one
 OFFSET_IGNORED = 0.6  # RA108: a structural offset of more than a cell
 OFFSET_TAKEN_OFF = (0.06, 0.01)  # ... or taken into account by hand, with aligned=False and True
 SEEN_FRAME = 0.04  # RA107: a frame that was seen on the way from the photograph to the network
@@ -52,6 +56,7 @@ PLACEMENTS = (
     (0.04, 0.70, 0.15, 0.15),  # anchors, strays
 )
 PLACED_BOXES = 10  # more boxes of one program are no further evidence: what moves one moves its neighbours
+VISIBLE = 0.6  # of a side: less is not overhanging but beyond
 OVERHANG = 0.02  # of the content: what is reached beyond by less is inside
 FAR = 3.0  # log-likelihood lost for each size of the image that a box is centred beyond it
 MOST_LOST_FAR = 8.0
@@ -63,7 +68,7 @@ EMPTY = ((0.97, 0.0), (0.03, 0.1))
 CROWDING = 0.5  # of the log-likelihood counts: things stand together
 CROWDED_BOXES = 4  # more boxes of one program are no further evidence of its scale
 MOST_CROWDED = (4.0, 2.0)  # log-likelihood lost at most, and for each of these boxes
-RELATIVE_SIZE, SIZE_SPREAD = 0.16, 1.1  # of the median box, root of its area, and the standard deviation of its log
+RELATIVE_SIZE, SIZE_SPREAD = 0.16, 1.1  # of boxes, the root of their area, and the scale of its logarithm
 LEAST_CELLS, LEAST_PX, BELOW = 0.5, 4.0, 1.5  # median longer side, and log-likelihood lost for each halving below
 
 CLIPPED_ELSEWHERE = 0.1  # several boxes end at one number that is no border of the image

@@ -37,6 +37,8 @@ def decide(known: Evidence, first: Explanation, others: Sequence[Explanation], d
         said.append(f"The evidence also fits {', '.join(listed)}: look at one box in the image.")
     elif doubtful:
         said.append("This is likely, not sure: look at one box in the image.")
+    if first.order.code == "RA203" and known.image_size_hw is None:
+        said.append(f"It may also be RA304, a map whose height and width were swapped. {PASS_THE_IMAGE}")
     if known.stride_yx is None and known.image_size_hw is None and first.place.code in ("RA101", "RA106"):
         said.append(PASS_THE_IMAGE if is_of_an_image(known.call) else _PRODUCT)
     return " ".join(said) or None
