@@ -164,6 +164,10 @@ def test_modes_of_the_program_see_each_function_once() -> None:
     with roialign.watch(), Counts() as watched:
         prepared(IMAGE)
     assert watched.names == plain.names
+    follows = Follows()
+    with functions.showing_images_to(follows), Counts():
+        prepared(IMAGE)
+    assert follows.seen == ["upsample_nearest2d", "pad", "flip", "flip", "stack", "cat"]
 
 
 class Follows:

@@ -122,9 +122,12 @@ def test_numpy_gives_a_window_without_its_corner(seen: SeenImages) -> None:
     numpy = pytest.importorskip("numpy")
     whole = numpy.random.default_rng(0).random((320, 480, 3), dtype="float32")
     assert frames(seen, torch.from_numpy(whole[40:, 60:]).permute(2, 0, 1)[None]) == ()
-    (frame,) = frames(seen, torch.from_numpy(whole).permute(2, 0, 1)[None, :, 40:, 60:])
-    assert frame is not None
-    assert frame.map_to(frame.root).shift_yx == (40, 60)
+    planes = numpy.ascontiguousarray(whole.transpose(2, 0, 1))
+    assert frames(seen, torch.from_numpy(planes[:, 40:, 60:])[None]) == ()
+    for batch in (torch.from_numpy(whole).permute(2, 0, 1)[None], torch.from_numpy(planes)[None]):
+        (frame,) = frames(seen, batch[..., 40:, 60:])
+        assert frame is not None
+        assert frame.map_to(frame.root).shift_yx == (40, 60)
 
 
 def rotated(image: Tensor) -> Tensor:
