@@ -26,6 +26,7 @@ _RESIZE = (
 )
 _WHERE: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("resized", torch._C._nn, _RESIZE),
+    ("averaged", torch.nn.functional, ("avg_pool2d",)),
     ("padded", torch._C._nn, ("pad",)),
     ("flipped", torch, ("flip",)),
     ("flipped", torch.Tensor, ("flip",)),
