@@ -20,6 +20,7 @@ from roialign.doctor.seen import functions
 WATCHED = [
     *[(torch, name) for name in ("cat", "concat", "concatenate", "stack", "flip", "rot90", "grid_sampler")],
     *[(torch._C._nn, name) for name in ("upsample_bilinear2d", "upsample_nearest2d", "pad", "adaptive_avg_pool2d")],
+    (functional, "avg_pool2d"),
     (torch.Tensor, "flip"),
 ]
 BEFORE = [getattr(module, name) for module, name in WATCHED]
@@ -164,6 +165,10 @@ def test_modes_of_the_program_see_each_function_once() -> None:
     with roialign.watch(), Counts() as watched:
         prepared(IMAGE)
     assert watched.names == plain.names
+    follows = Follows()
+    with functions.showing_images_to(follows), Counts():
+        prepared(IMAGE)
+    assert follows.seen == ["upsample_nearest2d", "pad", "flip", "flip", "stack", "cat"]
 
 
 class Follows:

@@ -54,12 +54,14 @@ class Surroundings:
     """The batch [N, C, H, W] that entered the network, if it is still held."""
     frames: tuple[Frame | None, ...] = ()
     """Of each image of that batch the frame of its tensor; `chain` leads to it from the photograph, through all that
-    was seen done to it: resized, padded, cropped, flipped. None or empty where nothing was seen."""
+    was seen done to it: resized, padded, cropped, flipped. None or empty where nothing was seen. The root is the first
+    image that was seen, which may have been resized before; where nothing was done to that, the chain ends with it."""
     mosaic: Mosaic | None = None
     """The tiles that each image of the batch was put together of."""
     detected_in: tuple[Frame | None, ...] = ()
-    """Of each image the frame that these very boxes were in when they left a detection model; empty where they did not.
-    Connected with `frames` where the model's own resizing was seen."""
+    """Of each image the frame that these very boxes were in when they left a detection model, None where it has no such
+    boxes; empty where no image has. Connected with `frames` where the image that the network got is known to be made of
+    the one that the detector was given, or of one of the same size."""
     pooled_before: bool = False
     """Whether the features are the output of an earlier RoI operator."""
     tokens: Tokens | None = None

@@ -26,6 +26,7 @@ _RESIZE = (
 )
 _WHERE: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("resized", torch._C._nn, _RESIZE),
+    ("averaged", torch.nn.functional, ("avg_pool2d",)),
     ("padded", torch._C._nn, ("pad",)),
     ("flipped", torch, ("flip",)),
     ("flipped", torch.Tensor, ("flip",)),
@@ -57,10 +58,11 @@ class _StandIn:
     To the JIT it is the function itself; pickled, hashed and compared, too.
     """
 
-    def __init__(self, deed: str, name: str, original: Any) -> None:
+    def __init__(self, deed: str, module: Any, name: str, original: Any) -> None:
         self._deed = deed
         self._original = original
-        self._is_called_by_modes = not hasattr(torch._C._VariableFunctions, name)  # as torch looks it up by name
+        # Of these torch hands the stand-in itself to a mode, which calls it once more; of `torch.cat` the original.
+        self._is_called_by_modes = module is not torch
         self.__name__ = name
         self.__doc__ = original.__doc__
         self.__wrapped__ = original
@@ -139,7 +141,7 @@ def _begin() -> None:
                 original = getattr(module, name, None)
                 if original is not None:
                     kind = _MethodStandIn if module is torch.Tensor else _StandIn
-                    stand_in = kind(deed, name, original)
+                    stand_in = kind(deed, module, name, original)
                     builtin = torch.jit._builtins._find_builtin(original)
                     if builtin is not None:
                         torch.jit._builtins._register_builtin(stand_in, builtin)

@@ -12,6 +12,7 @@ from roialign.doctor.surroundings import Mosaic
 from roialign.geometry import Frame
 
 _FLIPS_OF_PIL = {0: (False, True), 1: (True, False), 3: (True, True)}  # FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM, ROTATE_180
+_AVG_POOL = ("kernel_size", "stride", "padding", "ceil_mode")
 
 
 class Known(NamedTuple):
@@ -55,6 +56,8 @@ def after(
         corners = not nearest and len(options) > 1 and options[1] is True
         factors = options[1 if nearest else 2] if len(options) > (1 if nearest else 2) else None
         return [_resized(one, size_hw, corners, factors) for one in of_each]
+    if deed == "averaged":
+        return [_averaged(one, size_hw, options, kwargs) for one in of_each]
     if deed == "padded":
         return [_padded(one, options[0] if options else kwargs["pad"]) for one in of_each]
     return [_flipped(one, output.dim(), options, kwargs) for one in of_each]
@@ -110,6 +113,21 @@ def _resized(known: Known, size_hw: tuple[int, int], corners: bool, factors: Seq
     else:
         frame = known.frame.resize(size_hw)
     return Known(frame, mosaic)
+
+
+def _averaged(known: Known, size_hw: tuple[int, int], options: tuple[Any, ...], kwargs: dict[str, Any]) -> Known:
+    given = dict(zip(_AVG_POOL, options, strict=False)) | kwargs
+    kernel_hw, stride_hw = _pair(given["kernel_size"]), _pair(given.get("stride") or given["kernel_size"])
+    fits = kernel_hw == stride_hw and _pair(given.get("padding", 0)) == (0, 0) and not given.get("ceil_mode", False)
+    if known.frame is None or not fits:
+        return UNKNOWN
+    scale_yx = Fraction(1, stride_hw[0]), Fraction(1, stride_hw[1])
+    return Known(known.frame.affine(size_hw, scale_yx, (0, 0), name="average"))
+
+
+def _pair(given: Any) -> tuple[int, int]:
+    both = list(given) if isinstance(given, (list, tuple)) else [given]
+    return int(both[0]), int(both[-1])
 
 
 def _padded(known: Known, sides: Sequence[int]) -> Known:
