@@ -53,7 +53,8 @@ def pasted(pipeline: Pipeline, intake: Intake, code: str) -> Tensor | None:
     _begin_anew(pipeline, intake, code)
     names = _names(pipeline, intake, _copied(intake.handed)) | {"features": _copied(intake.features)}
     try:
-        return _output(pipeline, intake, code, names)
+        with roialign.watch():  # which raises where a wrong line would crash the process
+            return _output(pipeline, intake, code, names)
     except Exception:  # whatever a stranger's line raises
         return None
 
@@ -117,9 +118,10 @@ def _begin_anew(pipeline: Pipeline, intake: Intake, code: str) -> None:
     """Bring a pooler to the state in which the program stops, or, if its scales are not set, begins with the line."""
     if pipeline.kind != "pyramid":
         return
-    with suppress(Exception):
-        pipeline.pool(intake)
-    if ".scales" not in code:
+    if ".scales" in code:
+        with suppress(Exception):
+            pipeline.pool(intake)
+    else:
         pipeline.pooler.scales = pipeline.pooler.map_levels = None
 
 

@@ -251,7 +251,7 @@ def test_scales_kept_from_a_batch_of_another_size_are_no_fault() -> None:
             images, boxes, sizes = batch(rng, least, least + 100)
             run(backbone(images), boxes, sizes, pooler=pooler)
             run({name: one.clone() for name, one in backbone.forward(images).items()}, boxes, sizes, pooler=pooler)
-    assert seen.ok
+    assert seen.ok, str(seen)
     assert known.ok
 
 

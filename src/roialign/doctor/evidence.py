@@ -190,8 +190,8 @@ class Evidence:
         """The part (x1, y1, x2, y2) of each image that shows something, [N, 4]; None where every image is full."""
         found: Sequence[tuple[int, int, int, int] | None] = self.around.pictures if self.around is not None else ()
         run = self.around.pyramid if self.around is not None else None
-        if run is not None and not found and run.padded_hw == self.image_size_hw:  # the sizes that the pooler was given
-            found = [(0, 0, width, height) for height, width in run.image_sizes_hw]
+        if run is not None and not found and run.padded_hw == self.image_size_hw and run.fills_its_batch:
+            found = [(0, 0, width, height) for height, width in run.image_sizes_hw]  # that the pooler was given
         if len(found) != self.call.input.shape[0] or not any(found) or self.image_size_hw is None:
             return None
         height, width = self.image_size_hw

@@ -14,6 +14,7 @@ from roialign.geometry import FeatureGrid
 from roialign.ops.calls import RoICall
 from roialign.regions.levels import FPNLevels
 
+_MOST_PADDED = 64  # pixels, to make a side divisible
 Size = tuple[int, int]
 Sizes = tuple[Size, ...]
 
@@ -117,10 +118,21 @@ class Pyramid:
         down, across = self.grid(index).stride_yx
         return like.with_(input=empty, rois=rois, spatial_scale=1 / down, cells=(1 / down, 0.0, 1 / across, 0.0))
 
+    @property
+    def fills_its_batch(self) -> bool:
+        """Whether the images are as large as their batch, but for what it was padded to be divisible."""
+        sizes = list(zip(*self.image_sizes_hw, strict=True))
+        pairs = zip(sizes, self.padded_hw or (), strict=False)
+        return self.padded_hw is not None and all(0 <= padded - max(some) < _MOST_PADDED for some, padded in pairs)
+
     def whole(self, like: RoICall) -> RoICall:
-        """All boxes on the first map: what the pooler was asked, as one call of `roi_align` without features."""
+        """All boxes on the first map: what the pooler was asked, as one call of `roi_align` without features.
+
+        Single boxes without a size, which it gives to no map, are left out.
+        """
         empty = like.input.new_empty(like.input.shape[0], 0, *self.map_sizes_hw[0])
-        rois = self.rois.to(like.input.device)
+        sized = ~self.asked_for.isnan()
+        rois = (self.rois[sized] if float(sized.float().mean()) > 0.5 else self.rois).to(like.input.device)
         return like.with_(input=empty, rois=rois, spatial_scale=self.scales[0], lists=len(self.boxes))
 
     def grid_of_the_first(self) -> FeatureGrid | None:

@@ -112,6 +112,13 @@ class Scene:
         pictures = self.known.pictures
         return self.extent(lattice) if pictures is None else self.to_cells(pictures.to(self.boxes), lattice)
 
+    def picture_of(self, image: int, images: Tensor) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of what an image of the batch shows: where padding begins is no edge of a thing."""
+        if self.known.pictures is None:
+            return 0, 0, images.shape[3], images.shape[2]
+        left, top, right, bottom = (int(edge) for edge in self.known.pictures[image].tolist())
+        return left, top, right, bottom
+
     def of_rows(self, values: Tensor) -> Tensor:
         """Values [N, 4] or [1, 4] of the image of each box, [K, 4]."""
         return values.expand(len(self.boxes), 4) if len(values) == 1 else values[self.images]

@@ -182,7 +182,9 @@ def _witnessed(
     ratios = pixels.new_zeros(len(asked))
     of_image, boxes_of_image = scene.images.unique(return_counts=True)
     for image in of_image[boxes_of_image.argsort(descending=True)][:_PICTURES_OF_A_CALL].tolist():
-        ratios += Edges.of(images[image]).follow(pixels[:, scene.images == image])
+        left, top, right, bottom = scene.picture_of(image, images)
+        boxes = pixels[:, scene.images == image] - pixels.new_tensor([left, top, left, top])
+        ratios += Edges.of(images[image, :, top:bottom, left:right]).follow(boxes)
         beliefs.pictures += 1
     shown[asked] = torch.logaddexp(ratios + math.log(table.DRAWN), torch.full_like(ratios, math.log(1 - table.DRAWN))).to(shown)
     return shown
