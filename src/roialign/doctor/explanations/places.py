@@ -69,6 +69,11 @@ class Scene:
         return self.known.call.rois[self.rows, 0].long()
 
     @cached_property
+    def of_one_image(self) -> Tensor:
+        """Boxes of the image that has most of them, bool [K]."""
+        return self.images == self.images.mode().values
+
+    @cached_property
     def lattices(self) -> list[Lattice]:
         cells = self.known.call.cells
         if cells is None:
@@ -147,7 +152,7 @@ def places(scene: Scene) -> list[Place]:
     found += _seen(scene, first)
     found += _of_the_padding(scene, found[0])
     found += _not_seen(scene, found[0])
-    return found + _no_frame(scene, found)
+    return [*found, *_no_frame(scene, found), *_wrong_clip(scene, found[0])]
 
 
 def _by_scale(scene: Scene) -> Iterator[Place]:
@@ -305,6 +310,24 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
             called, name="window", code="RA107", share=unseen * table.WINDOW, shift=called.shift + torch.cat([middle, middle]),
             common=False,
         )  # fmt: skip
+
+
+def _wrong_clip(scene: Scene, called: Place) -> list[Place]:
+    """Boxes that end at the other side's length, which is within the image: what was cut off cannot be said."""
+    content = called.content[0]
+    if called.code is not None or len(called.content) > 1:
+        return []
+    width, height = ((content[2:] - called.shift[0, 2:]) / called.scale[0, 2:]).tolist()
+    short, axis = (width, 1) if width < height else (height, 0)
+    ends = scene.boxes[:, [axis, axis + 2]]
+    clipped = ((ends - short).abs() < 1e-3 * short).any(1)
+    if abs(width - height) < 0.02 * short or int(clipped.sum()) < 2 or float(ends.max()) > short * 1.001:
+        return []
+    cells = scene.boxes * scene.of_rows(called.scale) + scene.of_rows(called.shift)
+    low, end = content[axis], content[axis + 2]
+    cells[clipped, axis + 2] = low + 0.97 * (end - low)
+    cells[clipped, axis] = cells[clipped, axis].minimum(low + 0.7 * (end - low))
+    return [replace(called, name="clipped by the wrong side", code="RA213", share=table.WRONG_CLIP, at=cells)]
 
 
 def _are_whole(boxes: Tensor) -> bool:

@@ -25,7 +25,7 @@ _WITHIN = math.log(table.SURE)  # log odds behind the first up to which another 
 
 def findings(weighed: Weighed) -> list[Finding]:
     """The likeliest explanation, if it is likelier than that nothing is wrong."""
-    if not any(one.codes for one in weighed.explanations) or weighed.healthy_log_odds > -math.log(table.LIKELY):
+    if weighed.healthy_log_odds > -math.log(table.LIKELY):
         return []
     return [tell(weighed, *split(weighed))]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ _PICTURES_OF_A_CALL, _MOST_PICTURES = 2, 8  # the latter of one line of code
 _LOOKED_AT = 8.0  # log-likelihood behind the best up to which the picture is asked
 
 Kind = tuple[str, ...]
-"""What counts as the same explanation: its codes, and the order of the numbers where it is another."""
+"""What counts as one explanation: its codes, and the order of the numbers where it is another; () of healthy ones."""
+Pair = tuple[Order, Place]
 
 
 @dataclass
@@ -45,69 +47,96 @@ class Explanation:
 
     order: Order
     place: Place
-    cells: Tensor
-    """The boxes [K, 4] as they were meant, in cells."""
     log_odds: float
     """Of its kind against all others together."""
     weight: float
     """The logarithm of how likely this one is, up to a constant."""
-    witnessed: float = 0.0
+    witnessed: float
     """What the picture said of it, against what it said of the boxes as called."""
-
-    @property
-    def kind(self) -> Kind:
-        return kind(self.order, self.place)
 
     @property
     def codes(self) -> tuple[str, ...]:
         """None where nothing is wrong; two where two things are."""
-        return tuple(code for code in (self.place.code, self.order.code) if code is not None)
+        return _codes(self.order, self.place)
 
 
 @dataclass(frozen=True)
 class Weighed:
-    """All explanations of a call, the likeliest of each kind and stride, the likeliest first."""
+    """All explanations of a call with their weights."""
 
     scene: Scene
-    explanations: tuple[Explanation, ...]
-    healthy_log_odds: float
-    """Of "nothing is wrong" against all else."""
-    evidence: Mapping[Kind, float]
-    """The log-likelihood of each kind against that of "nothing is wrong"."""
+    pairs: Sequence[Pair]
+    kinds: Sequence[Kind]
+    weights: Tensor
+    """The logarithm of how likely each is, [E], up to a constant."""
+    shown: Tensor
+    """What the picture said of each, [E]."""
 
+    @cached_property
+    def of_kinds(self) -> dict[Kind, float]:
+        """The weight of each kind."""
+        names = list(dict.fromkeys(self.kinds))
+        place = {one: index for index, one in enumerate(names)}
+        most = self.weights.max()
+        into = torch.tensor([place[one] for one in self.kinds])
+        sums = torch.zeros(len(names), dtype=self.weights.dtype).index_add(0, into, (self.weights - most).exp())
+        return dict(zip(names, (sums.log() + most).tolist(), strict=True))
 
-def kind(order: Order, place: Place) -> Kind:
-    """What counts as the same explanation: healthy ones are one kind, as are those of one code."""
-    codes = tuple(code for code in (place.code, order.code) if code is not None)
-    return (*codes, order.name) if order.code is not None else codes
+    @cached_property
+    def healthy_log_odds(self) -> float:
+        """Of "nothing is wrong" against all else."""
+        return self._against_others(())
+
+    @cached_property
+    def explanations(self) -> list[Explanation]:
+        """The likeliest of each kind and stride, the likeliest first."""
+        best: dict[tuple[Kind, tuple[float, float]], int] = {}
+        weights = self.weights.tolist()
+        for index in sorted(range(len(weights)), key=lambda index: -weights[index]):
+            best.setdefault((self.kinds[index], self.pairs[index][1].lattice.stride_yx), index)
+        as_called = float(self.shown[0])
+        found = [
+            Explanation(*self.pairs[index], self._against_others(kind), weights[index], float(self.shown[index]) - as_called)
+            for (kind, _), index in best.items()
+        ]
+        return sorted(found, key=lambda one: (-one.log_odds, -one.weight))
+
+    def _against_others(self, kind: Kind) -> float:
+        others = [value for one, value in self.of_kinds.items() if one != kind and value > -math.inf]
+        if kind not in self.of_kinds or not others:
+            return math.inf if kind in self.of_kinds else -math.inf
+        most = max(others)
+        return self.of_kinds[kind] - most - math.log(sum(math.exp(value - most) for value in others))
 
 
 def weigh(known: Evidence, can_be: Callable[[str], bool], beliefs: Beliefs | None = None) -> Weighed:
     """Weigh the explanations whose codes `can_be` said of the operator, and add to what is believed."""
-    beliefs = beliefs if beliefs is not None else Beliefs()
+    beliefs, may_be = beliefs if beliefs is not None else Beliefs(), cache(can_be)
     count = len(known.boxes_xyxy)
     rows = torch.arange(count) if count <= _MOST_BOXES else torch.linspace(0, count - 1, _MOST_BOXES).long()
     scene = Scene(known, rows)
-    of_place = places(scene)
-    of_place = [one for one in [*of_place, *_wrong_clip(scene, of_place[0])] if one.code is None or can_be(one.code)]
+    some = [ORDERS, *[[RIGHT, *(order for order in ORDERS if order.code == "RA203")]], [RIGHT]]
+    allowed = [[one for one in group if one.code is None or may_be(one.code)] for group in some]
     pairs = [
-        (o, p)
-        for p, place in enumerate(of_place)
-        for o, order in enumerate(ORDERS)
-        if order is RIGHT
-        or (place.at is None and can_be(order.code or "") and (place.common or order.code == "RA203"))
+        (order, place)
+        for place in places(scene)
+        if place.code is None or may_be(place.code)
+        for order in allowed[2 if place.at is not None else 0 if place.common else 1]
     ]
-    cells, per_unit, content, stride, slack = _cells(scene, of_place, pairs)
-    main = scene.images == scene.images.mode().values if len(scene.images) else scene.images.bool()
-    fit = likelihood.log_likelihood(cells, per_unit, content, stride, slack, main)
-    fit = fit + fit.new_tensor([_seen(scene, of_place[p]) for _, p in pairs])
-    prior = fit.new_tensor([_log_prior(ORDERS[o], of_place[p]) for o, p in pairs])
-    kinds = [kind(ORDERS[o], of_place[p]) for o, p in pairs]
-    total = fit + prior + fit.new_tensor([beliefs.kinds.get(one, 0.0) for one in kinds])
-    shown = _witnessed(scene, beliefs, cells, of_place, pairs, total)
-    weighed = _ranked(scene, of_place, pairs, kinds, cells, total + shown, fit + shown, shown)
-    beliefs.add(weighed.evidence)
-    return weighed
+    kinds = [_kind(order, place) for order, place in pairs]
+    cells, fit = _fit(scene, pairs)
+    prior = fit.new_tensor([_log_prior(order, place) + beliefs.kinds.get(kind, 0.0) for (order, place), kind in zip(pairs, kinds, strict=True)])
+    shown = _shown(scene, beliefs, cells, pairs, fit + prior)
+    beliefs.add(_evidence(kinds, fit + shown))
+    return Weighed(scene, pairs, kinds, fit + prior + shown, shown)
+
+
+def _codes(order: Order, place: Place) -> tuple[str, ...]:
+    return tuple(code for code in (place.code, order.code) if code is not None)
+
+
+def _kind(order: Order, place: Place) -> Kind:
+    return (*_codes(order, place), order.name) if order.code is not None else _codes(order, place)
 
 
 def _log_prior(order: Order, place: Place) -> float:
@@ -115,70 +144,59 @@ def _log_prior(order: Order, place: Place) -> float:
     return order.log_prior + place.log_prior + (math.log(table.TWO_FAULTS) if both else 0.0)
 
 
-def _cells(scene: Scene, of_place: list[Place], pairs: list[tuple[int, int]]) -> tuple[Tensor, ...]:
-    """Of each explanation the boxes in cells, cells per unit, the content, the stride, and the slack."""
-    corners = orders.stacked(scene.boxes)
-    scale = torch.stack([scene.of_rows(place.scale) for place in of_place])
-    shift = torch.stack([scene.of_rows(place.shift) for place in of_place])
-    contents = torch.stack([scene.of_rows(place.content) for place in of_place])
-    o, p = (torch.tensor(one) for one in zip(*pairs, strict=True))
-    cells, content = corners[o] * scale[p] + shift[p], contents[p]
+def _evidence(kinds: Sequence[Kind], fit: Tensor) -> dict[Kind, float]:
+    """The log-likelihood of the best of each kind, against that of the best healthy one."""
+    best: dict[Kind, float] = {}
+    for kind, value in zip(kinds, fit.tolist(), strict=True):
+        best[kind] = max(value, best.get(kind, -math.inf))
+    healthy = best.pop((), -math.inf)
+    return {kind: value - healthy for kind, value in best.items()}
+
+
+def _fit(scene: Scene, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+    """The boxes in cells as each explanation has them [E, K, 4], and how well healthy boxes fit there [E]."""
+    places_once = list({id(place): place for _, place in pairs}.values())
+    index = {id(place): i for i, place in enumerate(places_once)}
+    o = torch.tensor([ORDERS.index(order) for order, _ in pairs])
+    p = torch.tensor([index[id(place)] for _, place in pairs])
+    scale, shift, content = (
+        torch.stack([scene.of_rows(getattr(place, name)) for place in places_once])[p] for name in ("scale", "shift", "content")
+    )
+    cells = orders.stacked(scene.boxes)[o] * scale + shift
     for axis in ("x", "y"):
-        mirrored = torch.tensor([ORDERS[index].mirror == axis for index in o.tolist()])
+        mirrored = torch.tensor([order.mirror == axis for order, _ in pairs])
         if bool(mirrored.any()):
             cells[mirrored] = orders.mirrored(cells[mirrored], content[mirrored], axis)
-    for e, index in enumerate(p.tolist()):
-        if (at := of_place[index].at) is not None:
-            cells[e] = at
-    slack = 1.0 if scene.known.image_size_hw is None else 0.0
-    stride = cells.new_tensor([min(of_place[index].lattice.stride_yx) for index in p.tolist()])
-    return cells, scale[p][..., :2], content, stride, torch.full_like(stride, slack)
-
-
-def _wrong_clip(scene: Scene, called: Place) -> list[Place]:
-    """Boxes that end at the other side's length, which is within the image: what was clipped cannot be said."""
-    content = called.content[0]
-    if called.code is not None or len(called.content) > 1:
-        return []
-    units = (content[2:] - called.shift[0, 2:]) / called.scale[0, 2:]
-    width, height = units.tolist()
-    short, axis = (width, 1) if width < height else (height, 0)
-    ends = scene.boxes[:, [axis, axis + 2]]
-    clipped = ((ends - short).abs() < 1e-3 * short).any(1)
-    if abs(width - height) < 0.02 * short or int(clipped.sum()) < 2 or float(ends.max()) > short * 1.001:
-        return []
-    cells = scene.boxes * scene.of_rows(called.scale) + scene.of_rows(called.shift)
-    low, end = content[axis], content[axis + 2]
-    cells[clipped, axis + 2] = low + 0.97 * (end - low)
-    cells[clipped, axis] = cells[clipped, axis].minimum(low + 0.7 * (end - low))
-    return [replace(called, name="clipped by the wrong side", code="RA213", share=table.WRONG_CLIP, at=cells, common=False)]
+    for e, (_, place) in enumerate(pairs):
+        if place.at is not None:
+            cells[e] = place.at
+    stride = cells.new_tensor([min(place.lattice.stride_yx) for _, place in pairs])
+    slack = torch.full_like(stride, 1.0 if scene.known.image_size_hw is None else 0.0)
+    fit = likelihood.log_likelihood(cells, scale[..., :2], content, stride, slack, scene.of_one_image)
+    return cells, fit + fit.new_tensor([_seen(scene, place) for place in places_once])[p]
 
 
 def _seen(scene: Scene, place: Place) -> float:
     """What was seen happening, besides where boxes lie."""
-    known, value = scene.known, 0.0
-    detected = known.detected_in
-    if detected is not None:
-        here = place.frame if place.name == "seen frame" else known.frames[0] if known.frames and place.code is None else None
-        value += table.DETECTED if here == detected else 0.0
-    resized = known.frames and any(frame.size_hw != known.frames[0].size_hw for frame in known.frames[0].chain)
+    known, frames, value = scene.known, scene.known.frames, 0.0
+    if known.detected_in is not None:
+        here = place.frame if place.name == "seen frame" else frames[0] if frames and place.code is None else None
+        value += table.DETECTED if here == known.detected_in else 0.0
+    resized = frames and any(frame.size_hw != frames[0].size_hw for frame in frames[0].chain)
     if resized and place.code is None and bool((scene.boxes == scene.boxes.round()).all()):
         value -= table.WHOLE_NUMBERS
     return value
 
 
-def _witnessed(
-    scene: Scene, beliefs: Beliefs, cells: Tensor, of_place: list[Place], pairs: list[tuple[int, int]], total: Tensor
-) -> Tensor:
+def _shown(scene: Scene, beliefs: Beliefs, cells: Tensor, pairs: Sequence[Pair], weights: Tensor) -> Tensor:
     """What the picture says of those explanations that are not ruled out."""
-    shown = torch.zeros_like(total)
-    asked = [
-        e for e in (total > total.max() - _LOOKED_AT).nonzero().flatten().tolist() if of_place[pairs[e][1]].at is None
-    ]
+    shown = torch.zeros_like(weights)
+    likely = (weights > weights.max() - _LOOKED_AT).nonzero().flatten().tolist()
+    asked = [e for e in likely if pairs[e][1].at is None]
     images = scene.known.images
     if images is None or len(asked) < 2 or beliefs.pictures >= _MOST_PICTURES:
         return shown
-    pixels = torch.stack([scene.to_pixels(cells[e], of_place[pairs[e][1]].lattice) for e in asked]).float()
+    pixels = torch.stack([scene.to_pixels(cells[e], pairs[e][1].lattice) for e in asked]).float()
     ratios = pixels.new_zeros(len(asked))
     of_image, boxes_of_image = scene.images.unique(return_counts=True)
     for image in of_image[boxes_of_image.argsort(descending=True)][:_PICTURES_OF_A_CALL].tolist():
@@ -186,46 +204,6 @@ def _witnessed(
         boxes = pixels[:, scene.images == image] - pixels.new_tensor([left, top, left, top])
         ratios += Edges.of(images[image, :, top:bottom, left:right]).follow(boxes)
         beliefs.pictures += 1
-    shown[asked] = torch.logaddexp(ratios + math.log(table.DRAWN), torch.full_like(ratios, math.log(1 - table.DRAWN))).to(shown)
+    not_drawn = torch.full_like(ratios, math.log(1 - table.DRAWN))
+    shown[asked] = torch.logaddexp(ratios + math.log(table.DRAWN), not_drawn).to(shown)
     return shown
-
-
-def _ranked(
-    scene: Scene,
-    of_place: list[Place],
-    pairs: list[tuple[int, int]],
-    kinds: list[Kind],
-    cells: Tensor,
-    total: Tensor,
-    fit: Tensor,
-    shown: Tensor,
-) -> Weighed:
-    groups: dict[Kind, list[int]] = {}
-    grids: dict[tuple[Kind, tuple[float, float]], list[int]] = {}
-    for e, one in enumerate(kinds):
-        groups.setdefault(one, []).append(e)
-        grids.setdefault((one, of_place[pairs[e][1]].lattice.stride_yx), []).append(e)
-    sums = {one: float(total[some].logsumexp(0)) for one, some in groups.items()}
-    fits = {one: float(fit[some].max()) for one, some in groups.items()}
-    healthy = fits.get((), -math.inf)
-    found = []
-    for (one, _), some in grids.items():
-        best = max(some, key=lambda e: float(total[e]))
-        others = _logsumexp(value for other, value in sums.items() if other != one)
-        o, p = pairs[best]
-        witnessed = float(shown[best] - shown[groups[()]].max()) if () in groups else 0.0
-        found.append(Explanation(ORDERS[o], of_place[p], cells[best], sums[one] - others, float(total[best]), witnessed))
-    found.sort(key=lambda explanation: (-explanation.log_odds, -explanation.weight))
-    others = _logsumexp(value for other, value in sums.items() if other)
-    return Weighed(
-        scene, tuple(found), sums.get((), -math.inf) - others,
-        {one: fits[one] - healthy for one in groups if one},
-    )  # fmt: skip
-
-
-def _logsumexp(values: Iterable[float]) -> float:
-    some = [value for value in values if value > -math.inf]
-    if not some:
-        return -math.inf
-    most = max(some)
-    return most + math.log(sum(math.exp(value - most) for value in some))
