@@ -106,8 +106,8 @@ def examine(
     elif bool(sane.any()):
         rows = sane.nonzero().flatten().tolist()
         causes: list[Finding] = []
-        if run is None:
-            causes = [_of_rows(finding, rows) for finding in _of_boxes(known, beliefs)]
+        if run is None or (causes := _found(checks.SEEN_CHECKS, known)[:1]):
+            causes = [_of_rows(finding, rows) for finding in causes or _of_boxes(known, beliefs)]
         elif run.index == run.busiest:
             whole = replace(known, call=run.whole(call), coverage_known=None, grid=run.grid_of_the_first())
             causes = _of_boxes(whole, beliefs)

@@ -128,10 +128,10 @@ class Pyramid:
     def whole(self, like: RoICall) -> RoICall:
         """All boxes on the first map: what the pooler was asked, as one call of `roi_align` without features.
 
-        Single boxes without a size, which it gives to no map, are left out.
+        Single boxes without a size are left out: it gives them to no map.
         """
         empty = like.input.new_empty(like.input.shape[0], 0, *self.map_sizes_hw[0])
-        sized = ~self.asked_for.isnan()
+        sized = ~self.asked_for.isnan() & self.rois.isfinite().all(1)
         rois = (self.rois[sized] if float(sized.float().mean()) > 0.5 else self.rois).to(like.input.device)
         return like.with_(input=empty, rois=rois, spatial_scale=self.scales[0], lists=len(self.boxes))
 

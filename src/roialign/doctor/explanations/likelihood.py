@@ -18,17 +18,19 @@ _TOUCHES = 2e-4  # of the content
 
 
 def log_likelihood(
-    cells: Tensor, per_unit: Tensor, content: Tensor, stride: Tensor, slack: Tensor, main: Tensor
+    cells: Tensor, per_unit: Tensor, content: Tensor, stride: Tensor, slack: Tensor, main: Tensor, by_rule: Tensor
 ) -> Tensor:
     """The sum of all terms, [E].
 
     `per_unit` [E, K, 2] is how many cells one unit of the numbers is, along x and y; `stride` [E] pixels are
-    a cell, `slack` [E] is in cells, and `main` bool [K] are the boxes of one image.
+    a cell, `slack` [E] is in cells, `main` bool
+    [K] are the boxes of one image, and `by_rule` bool [E] the explanations that have one rule for all boxes.
     """
     low, size = content[..., :2], content[..., 2:] - content[..., :2]
     near, far = (cells[..., :2] - low) / size, (cells[..., 2:] - low) / size
     sides = far - near
     empty, nothing = (sides == 0).any(-1), (sides == 0).all(-1)
+    empty = empty | (empty[:1] & by_rule[:, None])  # numbers that are exactly equal are so by no other rule
     ordered = torch.cat([near.minimum(far), near.maximum(far)], -1)
     return (
         _rare((sides < 0).any(-1) & ~empty, table.INVERTED)
@@ -65,7 +67,8 @@ def _placed(boxes: Tensor, slack: Tensor) -> Tensor:
     counts = counts * min(1.0, table.PLACED_BOXES / boxes.shape[1])
     shares = counts.new_tensor(table.PLACEMENTS)
     placed = (counts @ shares[:, 1:].log().T + shares[:, 0].log()).logsumexp(1)
-    return placed - (table.FAR * beyond).sum(1).clamp(max=table.MOST_LOST_FAR)
+    far = (table.FAR * (beyond - table.NOT_FAR).clamp(min=0)).sum(1) * min(1.0, table.PLACED_BOXES / boxes.shape[1])
+    return placed - far.clamp(max=table.MOST_LOST_FAR)
 
 
 def _crowding(sides: Tensor, per_unit: Tensor, boxes: Tensor, counted: Tensor) -> Tensor:

@@ -68,6 +68,12 @@ class Scene:
     def images(self) -> Tensor:
         return self.known.call.rois[self.rows, 0].long()
 
+    @property
+    def slack(self) -> float:
+        """Cells by which boxes may reach beyond a map whose image is not known: it may lack them."""
+        least = min(self.known.call.map_size_hw)
+        return 0.0 if self.known.image_size_hw is not None else min(max(1.0, least / 10), 3.0)
+
     @cached_property
     def of_one_image(self) -> Tensor:
         """Boxes of the image that has most of them, bool [K]."""
@@ -141,18 +147,35 @@ class Scene:
 
 def places(scene: Scene) -> list[Place]:
     """All frames that are worth weighing for this call."""
-    found = list(_by_scale(scene))
-    first = found[0].lattice
-    if float(scene.boxes.abs().max()) <= _MOST_FRACTION:
-        content = scene.content(first)
-        size = content[:, 2:] - content[:, :2]
-        near = torch.cat([content[:, :2]] * 2, 1)
-        fractions = Place("fractions", "RA103", table.FRACTIONS, torch.cat([size, size], 1), near, first, content)
-        found.append(replace(fractions, common=True))
-    found += _seen(scene, first)
-    found += _of_the_padding(scene, found[0])
-    found += _not_seen(scene, found[0])
-    return [*found, *_no_frame(scene, found), *_wrong_clip(scene, found[0])]
+    by_scale = list(_by_scale(scene))
+    called = by_scale[0]
+    frames = [*_fractions(scene, called), *_seen(scene, called.lattice), *_of_the_padding(scene, called)]
+    frames += [*_not_seen(scene, called), *_no_frame(scene, [*by_scale, *frames]), *_wrong_clip(scene, called)]
+    if called.lattice.shifted and scene.known.call.cells is None:  # as rare as it is to be careful about the offset
+        rare = table.OFFSET_TAKEN_OFF[scene.known.call.aligned]
+        frames = [replace(place, share=place.share * rare) for place in frames]
+    return by_scale + frames
+
+
+def _fractions(scene: Scene, called: Place) -> Iterator[Place]:
+    """Fractions of the photograph, or of the image that entered; also where a resize and padding were applied to them."""
+    content, extent, boxes = called.content, scene.extent(called.lattice), scene.boxes
+    moves = [(AxisMap((1.0, 1.0), (0.0, 0.0)), boxes)]
+    if scene.maps and len(content) == 1:
+        done = scene.maps[0][1][0]
+        scale, shift = done.scale_yx[::-1] * 2, done.shift_yx[::-1] * 2
+        moves.append((done, (boxes - boxes.new_tensor(shift)) / boxes.new_tensor(scale)))
+    for done, fractions in moves:
+        if float(fractions.abs().max()) > _MOST_FRACTION:
+            continue
+        wholes = [content] if bool((content == extent).all()) else [content, extent]
+        for whole in wholes:
+            size = torch.cat([whole[:, 2:] - whole[:, :2]] * 2, 1) / boxes.new_tensor(done.scale_yx[::-1] * 2)
+            near = torch.cat([whole[:, :2]] * 2, 1) - size * boxes.new_tensor(done.shift_yx[::-1] * 2)
+            yield replace(
+                called, name="fractions", code="RA103", share=table.FRACTIONS / len(wholes), scale=size, shift=near, common=True
+            )
+        return
 
 
 def _by_scale(scene: Scene) -> Iterator[Place]:
@@ -223,7 +246,8 @@ def _seen(scene: Scene, lattice: Lattice) -> Iterator[Place]:
     for index, maps in scene.maps:
         frame = frames[0].chain[index] if frames else None
         place = _mapped(scene, lattice, maps, content)
-        yield replace(place, name="seen frame", share=table.SEEN_FRAME, frame=frame, common=True)
+        share = table.BETWEEN if index else table.SEEN_FRAME
+        yield replace(place, name="seen frame", share=share, frame=frame, common=True)
     if frames:
         yield from _partly_resized(scene, lattice, content)
     if known.mosaic is not None:
@@ -247,7 +271,7 @@ def _partly_resized(scene: Scene, lattice: Lattice, content: Tensor) -> Iterator
         done.append(("resized the wrong way", (1 / whole[0], 1 / whole[1])))
         for name, ratio in done:
             left = (whole[0] / ratio[0], whole[1] / ratio[1])
-            if max(abs(left[0] - 1), abs(left[1] - 1)) > 0.01:
+            if max(abs(left[0] - 1), abs(left[1] - 1)) > _NO_DIFFERENCE:
                 place = _mapped(scene, lattice, [AxisMap(left, (0.0, 0.0))] * len(frames), content)
                 yield replace(place, name=name, share=table.PARTLY_RESIZED, frame=chain[start], ratio=left[1])
 
@@ -284,11 +308,12 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
     most = float(boxes.max())
     for parts in (100, 1000, 1024):
         differs = float((size / parts / called.scale).log().abs().max()) > _NO_DIFFERENCE
-        if called.code is None and parts / 10 < most <= parts and differs and (parts == 100 or _are_whole(boxes)):
+        fits = parts / 2 < most <= parts and float(boxes.min()) >= 0 and len(boxes) > 1
+        if fits and differs and (parts == 100 or _are_whole(boxes)):
             yield replace(
                 called, name="parts of the image", code="RA107", share=table.PARTS, scale=size / parts, shift=near, ratio=parts
             )
-    if called.code is None and float((size[:, 0] / size[:, 1]).log().abs().max()) > _NO_DIFFERENCE:
+    if float((size[:, 0] / size[:, 1]).log().abs().max()) > _NO_DIFFERENCE:
         sides = size[:, [0, 1, 0, 1]] / size[:, [1, 0, 1, 0]]
         yield replace(
             called, name="sides exchanged", code="RA107", share=table.SIDES_EXCHANGED, scale=called.scale * sides, common=False

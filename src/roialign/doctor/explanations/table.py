@@ -26,7 +26,7 @@ WRONG_STRIDE = 0.15  # RA106, where the scale is not the inverse of the stride
 OTHER_STRIDE = 0.04  # RA106, where nothing is known of the stride but that the scale is the inverse of a common one
 OFFSET_IGNORED = 0.6  # RA108: a structural offset of more than a cell
 OFFSET_TAKEN_OFF = (0.06, 0.01)  # ... or taken into account by hand, with aligned=False and True
-SEEN_FRAME = 0.04  # RA107: a frame that was seen on the way from the photograph to the network
+SEEN_FRAME, BETWEEN = 0.04, 0.012  # RA107: the photograph's frame, or one that was seen on the way to the network
 PARTLY_RESIZED = 0.01  # ... with some of its resizes, or all of them twice
 PADDED_SIZE = 0.01  # fractions of the photograph times the size of the padded image
 BARS_LEFT_OUT = 0.02
@@ -40,7 +40,7 @@ NO_FRAME = 0.003  # RA209: coordinates of something else, far beyond the image
 
 Y_FIRST, XYWH, CXCYWH = 0.03, 0.03, 0.012
 CORNERS_ADDED = 0.003
-HALF_ITS_SIZE = 0.002  # the corner taken for the centre, or the centre for the corner
+HALF_ITS_SIZE = 0.001  # the corner taken for the centre, or the centre for the corner
 EXCHANGED = 0.004  # of x, of y, or of both
 MIRRORED = 0.002
 FROM_THE_BOTTOM = 0.003
@@ -51,14 +51,15 @@ TWO_FAULTS = 0.4  # how much rarer two faults are together than if each knew not
 
 # Programs whose healthy boxes lie ... and the shares of boxes that are inside, overhang, and are centred outside.
 PLACEMENTS = (
-    (0.78, 0.985, 0.012, 0.003),  # within the image
+    (0.77, 0.985, 0.012, 0.003),  # within the image
     (0.18, 0.60, 0.385, 0.015),  # with context around, or cut into tiles
-    (0.04, 0.70, 0.15, 0.15),  # anchors, strays
+    (0.03, 0.70, 0.15, 0.15),  # strays
+    (0.02, 0.35, 0.30, 0.35),  # anchors, before they are clipped
 )
 PLACED_BOXES = 10  # more boxes of one program are no further evidence: what moves one moves its neighbours
 VISIBLE = 0.6  # of a side: less is not overhanging but beyond
-OVERHANG = 0.02  # of the content: what is reached beyond by less is inside
-FAR = 3.0  # log-likelihood lost for each size of the image that a box is centred beyond it
+OVERHANG = 0.03  # of the content: what is reached beyond by less is inside
+FAR, NOT_FAR = 3.0, 0.3  # log-likelihood lost for each size of the image that a box is centred beyond it, and from where
 MOST_LOST_FAR = 8.0
 
 INVERTED = ((0.985, 0.0), (0.012, 0.03), (0.003, 0.3))  # programs, and the share of inverted boxes in them

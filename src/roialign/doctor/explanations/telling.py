@@ -68,7 +68,7 @@ class _Target:
 def _fix(known: Evidence, explanation: Explanation) -> Fix | None:
     """The call as it was meant, run again; None where the numbers do not tell all of it."""
     place, order, call = explanation.place, explanation.order, known.call
-    if place.at is not None or place.name == "window":
+    if place.at is not None or place.name in ("window", "another size"):
         return None
     target = _target(known, place)
     scale, shift = place.scale / target.per_unit, (place.shift - target.shift) / target.per_unit

@@ -22,6 +22,8 @@ _LOOKED_AT = 8.0  # log-likelihood behind the best up to which the picture is as
 
 Kind = tuple[str, ...]
 """What counts as one explanation: its codes, and the order of the numbers where it is another; () of healthy ones."""
+Belief = tuple[str, str, str | None]
+"""What may be the same from call to call: the frame, the order, and the code of the frame."""
 Pair = tuple[Order, Place]
 
 
@@ -29,16 +31,19 @@ Pair = tuple[Order, Place]
 class Beliefs:
     """What the calls of one line of code have said so far: several images through one line add up."""
 
-    kinds: dict[Kind, float] = field(default_factory=dict)
-    """The log-likelihood of each kind of explanation against that of "nothing is wrong"."""
+    evidence: dict[Belief, float] = field(default_factory=dict)
+    """The log-likelihood of each against that of "nothing is wrong"."""
     pictures: int = 0
     """How many pictures were looked at."""
 
-    def add(self, evidence: Mapping[Kind, float]) -> None:
+    def of(self, pair: Pair) -> float:
+        return self.evidence.get(_belief(pair), 0.0)
+
+    def add(self, evidence: Mapping[Belief, float]) -> None:
         """Add what one more call says."""
-        for one in {*self.kinds, *evidence}:
-            value = self.kinds.get(one, 0.0) + evidence.get(one, -table.MOST_BELIEVED)
-            self.kinds[one] = max(-table.MOST_BELIEVED, min(table.MOST_BELIEVED, value))
+        for one in {*self.evidence, *evidence}:
+            value = self.evidence.get(one, 0.0) + evidence.get(one, -table.MOST_BELIEVED)
+            self.evidence[one] = max(-table.MOST_BELIEVED, min(table.MOST_BELIEVED, value))
 
 
 @dataclass(frozen=True)
@@ -125,10 +130,11 @@ def weigh(known: Evidence, can_be: Callable[[str], bool], beliefs: Beliefs | Non
     ]
     kinds = [_kind(order, place) for order, place in pairs]
     cells, fit = _fit(scene, pairs)
-    prior = fit.new_tensor([_log_prior(order, place) + beliefs.kinds.get(kind, 0.0) for (order, place), kind in zip(pairs, kinds, strict=True)])
-    shown = _shown(scene, beliefs, cells, pairs, fit + prior)
-    beliefs.add(_evidence(kinds, fit + shown))
-    return Weighed(scene, pairs, kinds, fit + prior + shown, shown)
+    prior = fit.new_tensor([_log_prior(*pair) for pair in pairs])
+    believed = prior + fit.new_tensor([beliefs.of(pair) for pair in pairs])
+    shown = _shown(scene, beliefs, cells, pairs, fit + believed)
+    beliefs.add(_evidence(pairs, prior, fit + shown))
+    return Weighed(scene, pairs, kinds, fit + believed + shown, shown)
 
 
 def _codes(order: Order, place: Place) -> tuple[str, ...]:
@@ -144,13 +150,22 @@ def _log_prior(order: Order, place: Place) -> float:
     return order.log_prior + place.log_prior + (math.log(table.TWO_FAULTS) if both else 0.0)
 
 
-def _evidence(kinds: Sequence[Kind], fit: Tensor) -> dict[Kind, float]:
-    """The log-likelihood of the best of each kind, against that of the best healthy one."""
-    best: dict[Kind, float] = {}
-    for kind, value in zip(kinds, fit.tolist(), strict=True):
-        best[kind] = max(value, best.get(kind, -math.inf))
-    healthy = best.pop((), -math.inf)
-    return {kind: value - healthy for kind, value in best.items()}
+def _belief(pair: Pair) -> Belief:
+    order, place = pair
+    return place.name, order.name, place.code
+
+
+def _evidence(pairs: Sequence[Pair], prior: Tensor, fit: Tensor) -> dict[Belief, float]:
+    """The log-likelihood of each belief, over all that it may be, against that of "nothing is wrong"."""
+    names = list(dict.fromkeys(map(_belief, pairs)))
+    place = {one: index for index, one in enumerate(names)}
+    into = torch.tensor([place[_belief(pair)] for pair in pairs])
+    zeros = torch.zeros(len(names), dtype=fit.dtype)
+    most = fit.max()
+    likelihood_of = zeros.index_add(0, into, (prior + fit - most).exp()).log() - zeros.index_add(0, into, prior.exp()).log()
+    found = dict(zip(names, likelihood_of.tolist(), strict=True))
+    healthy = max((value for one, value in found.items() if one[2] is None and one[1] == RIGHT.name), default=0.0)
+    return {one: value - healthy for one, value in found.items() if one[2] is not None or one[1] != RIGHT.name}
 
 
 def _fit(scene: Scene, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
@@ -171,8 +186,9 @@ def _fit(scene: Scene, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         if place.at is not None:
             cells[e] = place.at
     stride = cells.new_tensor([min(place.lattice.stride_yx) for _, place in pairs])
-    slack = torch.full_like(stride, 1.0 if scene.known.image_size_hw is None else 0.0)
-    fit = likelihood.log_likelihood(cells, scale[..., :2], content, stride, slack, scene.of_one_image)
+    slack = torch.full_like(stride, scene.slack)
+    by_rule = torch.tensor([place.at is None for _, place in pairs])
+    fit = likelihood.log_likelihood(cells, scale[..., :2], content, stride, slack, scene.of_one_image, by_rule)
     return cells, fit + fit.new_tensor([_seen(scene, place) for place in places_once])[p]
 
 
