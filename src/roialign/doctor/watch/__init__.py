@@ -34,8 +34,8 @@ class watch:
     In a notebook, where a block ends with its cell, `report = roialign.watch().start()` watches until `report.stop()`.
 
     Args:
-        model: the model that makes the features, or one that contains it: a detector, a backbone. With it the
-            size of the tensor that enters the backbone is known, and the grids of the maps that leave it.
+        model: a model whose modules are to have their names in the report. All else is found without it: what enters
+            the backbone, and the grids of the maps that leave it.
 
     Returns:
         On entering, a `Report` that fills as calls are made; each finding has its `call_site`.

@@ -1,0 +1,64 @@
+"""Writes docs/reports.md, the list of reports that the doctor is held against.
+
+Kept reports are not listed: whoever works on the doctor should not look at them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.report import table
+
+from .collection import entries
+from .program import Kind, Reported
+
+PAGE = Path(__file__).parents[2] / "docs" / "reports.md"
+_INTRODUCTION = """\
+# What people reported
+
+<!-- Made by python -m benchmarks.reports.documentation from benchmarks/reports/: change that. -->
+
+The [doctor](doctor.md) is held against what people did. Each of these programs is made of a report in a public tracker,
+named by its repository and number: a small program with a network, a picture and boxes that does what the person did,
+with what would have been right beside it. Careful programs that look odd are among them, for they should get no error.
+
+The reports have three parts. *Given* ones were there before the doctor was made to weigh explanations, and *fitted*
+ones were looked at while it was made: both are listed here. *Kept* ones are run and counted, and not looked at. How the
+doctor does on each is in `benchmarks/results/reports.md`, in short in [How well it does](doctor.md#how-well-it-does).
+
+```console
+$ make bench-reports    # all of them, into benchmarks/results/reports.md
+$ python -m benchmarks.reports --only "vision#2021" -v    # one, with the report as the terminal shows it
+$ python -m benchmarks.reports --only "vision#2021" --right    # what would have been right: any error is false
+```
+
+A few programs are made twice, of coins and of blood smears; the latter need the data set BCCD, in a folder that
+`ROIALIGN_BCCD` names, and are left out without it. A new report is a function in `benchmarks/reports/`, in the part
+*fitted*; what the tests expect of it is written by `python -m benchmarks.reports --expect`.
+"""
+_HEADINGS: dict[Kind, str] = {
+    "fault": "## Faults",
+    "unseen": "## Faults that nothing shows, or that are none\n\nSilence is right here.",
+    "healthy": "## Healthy programs",
+}
+
+
+def page() -> str:
+    """The page as Markdown."""
+    listed = entries("given", "fitted")
+    parts = [_INTRODUCTION]
+    for kind, heading in _HEADINGS.items():
+        own = [entry.reported for entry in listed if entry.reported.kind == kind]
+        parts += [f"{heading}\n", _table(own, with_right=kind != "healthy")]
+    return "\n".join(parts)
+
+
+def _table(reports: list[Reported], with_right: bool) -> str:
+    name = "report" if with_right else "program"
+    head = [name, "what was done", "what is right"] if with_right else [name, "what it does"]
+    rows = [[one.name, one.what, one.right][: len(head)] for one in reports]
+    return table(head, [[cell.replace("|", "\\|") for cell in row] for row in rows])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
