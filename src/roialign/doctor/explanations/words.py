@@ -187,7 +187,7 @@ def _of_the_order(known: Evidence, explanation: Explanation) -> str:
     if order.code is None:
         return ""
     inverted = int((known.sides < 0).any(1).sum())
-    ends = f"{inverted} of {len(known.sides)} boxes end before they begin. " if inverted else ""
+    ends = f"{inverted} of {len(known.sides)} boxes end before they begin ({_first_inverted(known)}). " if inverted else ""
     match order.name:
         case "y first":
             said = "Read y first (y1, x1, y2, x2) they fit."
@@ -213,3 +213,8 @@ def _of_the_order(known: Evidence, explanation: Explanation) -> str:
             said = f"Read as {order.name} all have an area and fit."
     return ends + said
 
+
+
+def _first_inverted(known: Evidence) -> str:
+    row = int((known.sides < 0).any(1).nonzero()[0])
+    return f"boxes[{row}] = [" + ", ".join(f"{value:g}" for value in known.boxes_xyxy[row].tolist()) + "]"
