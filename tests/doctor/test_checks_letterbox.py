@@ -67,9 +67,9 @@ def test_bars_that_were_left_out() -> None:
         found += [finding.code for finding in findings] == ["RA107"]
         if findings and findings[0].code == "RA107":
             assert findings[0].fix is not None
-            names = {"boxes": in_photo.clone()}
+            names = {"boxes": [in_photo.clone()]}
             exec(findings[0].fix.code, names)
-            torch.testing.assert_close(names["boxes"], in_photo + shift)
+            torch.testing.assert_close(names["boxes"], [in_photo + shift])
             assert "of one colour" in findings[0].evidence
     assert found >= 54
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from typing import Any
@@ -264,10 +265,10 @@ def test_the_notice_has_the_doctors_words() -> None:
     assert warned[0].filename == __file__
 
 
-def pasted(code: str, features: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
-    """The boxes after the line was run, and the arguments of the call if it makes one."""
+def pasted(code: str, features: torch.Tensor, boxes: Any) -> tuple[Any, dict[str, Any]]:
+    """The boxes, rows or a list, after the line was run, and the arguments of the call if it makes one."""
     arguments: dict[str, Any] = {}
-    names = {"boxes": boxes.clone(), "features": features, "torch": torch}
+    names = {"boxes": copy.deepcopy(boxes), "features": features, "torch": torch}
     names["roi_align"] = lambda *_, **options: arguments.update(options)
     exec(code, names)
     return names["boxes"], arguments

@@ -10,7 +10,7 @@ from torchvision.ops import MultiScaleRoIAlign, RoIAlign, roi_align
 
 import roialign
 
-PIXELS = torch.tensor([[0.0, 100.0, 100.0, 200.0, 200.0], [0.0, 300.0, 300.0, 400.0, 400.0]])
+PIXELS = torch.tensor([[0.0, 100.0, 100.0, 200.0, 200.0], [0.0, 300.0, 300.0, 900.0, 700.0]])
 
 
 def codes(report: roialign.Report) -> list[list[str]]:

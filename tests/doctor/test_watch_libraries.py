@@ -13,7 +13,7 @@ from torchvision import ops
 import roialign
 from roialign import FeatureGrid
 
-PIXELS = torch.tensor([[0.0, 100.0, 100.0, 200.0, 200.0], [0.0, 300.0, 300.0, 400.0, 400.0]])
+PIXELS = torch.tensor([[0.0, 100.0, 100.0, 200.0, 200.0], [0.0, 300.0, 300.0, 900.0, 700.0]])
 FEATURES = torch.rand(1, 8, 64, 64, generator=torch.Generator().manual_seed(0))
 DEEP = torch.rand(1, 98, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -35,9 +35,17 @@ class Beliefs:
     """The log-likelihood of each against that of "nothing is wrong"."""
     pictures: int = 0
     """How many pictures were looked at."""
+    _before: dict[Belief, float] = field(default_factory=dict)
+    _last_boxes: Tensor | None = None
 
     def of(self, pair: Pair) -> float:
         return self.evidence.get(_belief(pair), 0.0)
+
+    def begin(self, boxes: Tensor) -> None:
+        """Take back what the last call said if this one has the same boxes: they are no further evidence."""
+        if self._last_boxes is not None and torch.equal(boxes, self._last_boxes):
+            self.evidence = self._before
+        self._before, self._last_boxes = dict(self.evidence), boxes
 
     def add(self, evidence: Mapping[Belief, float]) -> None:
         """Add what one more call says."""
@@ -135,6 +143,7 @@ class Weighed:
 def weigh(known: Evidence, can_be: Callable[[str], bool], beliefs: Beliefs | None = None) -> Weighed:
     """Weigh the explanations whose codes `can_be` said of the operator, and add to what is believed."""
     beliefs, may_be = beliefs if beliefs is not None else Beliefs(), cache(can_be)
+    beliefs.begin(known.boxes_xyxy)
     count = len(known.boxes_xyxy)
     rows = torch.arange(count) if count <= _MOST_BOXES else torch.linspace(0, count - 1, _MOST_BOXES).long()
     scene = Scene(known, rows)

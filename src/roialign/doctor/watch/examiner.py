@@ -37,7 +37,7 @@ class Examiner:
         self._lock = threading.RLock()
         self._facts = FactsOfMaps()
         self._drawn: set[tuple[str, str]] = set()
-        self._beliefs: dict[tuple[str, str], Beliefs] = {}
+        self._beliefs: dict[tuple[str, str, float], Beliefs] = {}  # levels of a pyramid may share a line
         self._waiting: deque[later.WaitingCall] = deque()
 
     def see(self, call: RoICall | RegionsCall, caller: Caller | None) -> None:
@@ -129,7 +129,7 @@ class Examiner:
         if image_size_hw is None and grid is not None:
             image_size_hw = grid.image_size_hw
         around = self._images.with_detections(seen, call)
-        beliefs = self._beliefs.setdefault((site, call.operator), Beliefs())
+        beliefs = self._beliefs.setdefault((site, call.operator, call.spatial_scale), Beliefs())
         diagnosis = examine(call, image_size_hw, grid or seen.grid, caller, around, facts, beliefs)
         picture = None if diagnosis.ok else _picture(seen.images, call)
         diagnosis = diagnosis.at(site, picture)

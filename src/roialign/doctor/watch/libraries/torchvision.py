@@ -69,8 +69,8 @@ class _WatchedOperator:
             return self._operator(*args, **kwargs)
         arguments = as_roi_align(self._name, args, kwargs)
         if arguments is not None and all(type(one) in (Tensor, nn.Parameter) for one in arguments[:2]):
-            caller, given = Caller.of("torchvision", *arguments[:2]), _boxes_as_given(sys._getframe(1))
             with unseen():
+                caller, given = Caller.of("torchvision", *arguments[:2]), _boxes_as_given(sys._getframe(1))
                 self._shows.call(self._name, "torchvision", arguments, caller, given)
         with self._shows.within():
             return self._operator(*args, **kwargs)
