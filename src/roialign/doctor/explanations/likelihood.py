@@ -18,26 +18,26 @@ _TOUCHES = 2e-4  # of the content
 
 
 def log_likelihood(
-    cells: Tensor, per_unit: Tensor, content: Tensor, stride: Tensor, slack: Tensor, main: Tensor, by_rule: Tensor, regular: bool
+    cells: Tensor, per_unit: Tensor, content: Tensor, stride: Tensor, slack: Tensor, main: Tensor, by_rule: Tensor, nothing: Tensor, regular: bool
 ) -> Tensor:
     """The sum of all terms, [E].
 
     `per_unit` [E, K, 2] is how many cells one unit of the numbers is, along x and y; `stride` [E] pixels are
     a cell, `slack` [E] is in cells, `main` bool
     [K] are the boxes of one image, and `by_rule` bool [E] the explanations that have one rule for all boxes.
-    `regular` boxes are anchors or windows.
+    `nothing` bool [K] are rows of zeros, which stand for no box; `regular` boxes are anchors or windows.
     """
     low, size = content[..., :2], content[..., 2:] - content[..., :2]
     near, far = (cells[..., :2] - low) / size, (cells[..., 2:] - low) / size
     sides = far - near
-    empty, nothing = (sides == 0).any(-1), (sides == 0).all(-1)
+    empty = (sides == 0).any(-1)
     empty = empty | (empty[:1] & by_rule[:, None])  # numbers that are exactly equal are so by no other rule
     ordered = torch.cat([near.minimum(far), near.maximum(far)], -1)
     return (
         _rare((sides < 0).any(-1) & ~empty, table.INVERTED)
         + _rare(empty & ~nothing, table.EMPTY)
         + _placed(ordered, slack[:, None, None] / size, regular)
-        + _crowding(sides, per_unit / size, ordered, ~nothing)
+        + _crowding(sides, per_unit / size, ordered, ~nothing.expand_as(empty))
         + _visible(cells, stride)
         + _marks(ordered[:, main], (slack[:, None] / size[:, 0]).repeat(1, 2))
     )

@@ -66,9 +66,12 @@ _OTHERS = (
     Order("y1 and y2 exchanged", "RA204", table.EXCHANGED, _exchanged(0, 3, 2, 1), "b[:, [0, 3, 2, 1]]"),
     Order("corners exchanged", "RA204", table.EXCHANGED, _exchanged(2, 3, 0, 1), "b[:, [2, 3, 0, 1]]"),
     Order("mirrored", "RA212", table.MIRRORED, _EYE, mirror="x"),
+    Order("from the right, far edge first", "RA212", table.MIRRORED, _exchanged(2, 1, 0, 3), mirror="x"),
     Order("from the bottom", "RA212", table.FROM_THE_BOTTOM, _EYE, mirror="y"),
     Order("from the bottom, upper edge first", "RA212", table.FROM_THE_BOTTOM_UNSORTED, _exchanged(0, 3, 2, 1), mirror="y"),
 )
+USUAL = ("RA201", "RA202", "RA203", "RA212")
+"""Codes of orders that go together with another frame."""
 RIGHT = Order("corners", None, 1 - sum(order.share for order in _OTHERS), _EYE, "b")
 ORDERS = (RIGHT, *_OTHERS)
 

@@ -327,7 +327,8 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
             called, name="sides exchanged", code="RA107", share=table.SIDES_EXCHANGED, scale=called.scale * sides, common=False
         )
     unseen = called.share * (table.UNSEEN if scene.maps else 1.0)
-    for ratio in table.RATIOS:
+    in_cells = scene.scale == 1.0 and not scene.fits(called.lattice)  # of any other size they would need a scale first
+    for ratio in () if in_cells else table.RATIOS:
         if abs(math.log(ratio)) > 0.05:
             share = unseen * (table.LARGER if ratio < 1 else table.SMALLER) / len(table.RATIOS)
             yield replace(

@@ -12,6 +12,9 @@ SURE = 20.0
 LIKELY = 2.0
 """Odds from which on there is one at all."""
 
+ONLY = 0.25
+"""Weight of other frames of the same code up to which a fix is proposed."""
+
 # How common it is that ... given the scale that was passed and the stride that the map has. Only ratios matter.
 SCALE_FITS = 0.7  # the scale is the inverse of the stride, and the boxes are in pixels of the image
 IN_CELLS = 0.2  # spatial_scale=1 and boxes in cells
@@ -43,7 +46,7 @@ CORNERS_ADDED = 0.003
 HALF_ITS_SIZE = 0.001  # the corner taken for the centre, or the centre for the corner
 EXCHANGED = 0.004  # of x, of y, or of both
 MIRRORED = 0.002
-FROM_THE_BOTTOM = 0.003
+FROM_THE_BOTTOM = 0.006
 FROM_THE_BOTTOM_UNSORTED = 0.006
 WRONG_CLIP = 0.003
 
@@ -77,6 +80,7 @@ CLIPPED_ELSEWHERE = 0.1  # several boxes end at one number that is no border of 
 TOUCHING = (1.2, 4.0)  # gained for each doubling of the sides that lie exactly on the border, and at most
 WHOLE_NUMBERS = 1.2  # lost where whole numbers would not have survived the resize that was seen
 DETECTED = 7.0  # gained by the frame that the very boxes were seen in
+WITNESS = 0.85  # of what a picture says counts: its edges are alike where boxes are moved along them
 DRAWN = 0.5  # programs whose boxes are drawn around things, so that the picture tells
 MOST_BELIEVED = 4.0  # of earlier calls of the same line
 

@@ -68,7 +68,7 @@ class _Target:
 def _fix(known: Evidence, explanation: Explanation) -> Fix | None:
     """The call as it was meant, run again; None where the numbers do not tell all of it."""
     place, order, call = explanation.place, explanation.order, known.call
-    if place.at is not None or place.name in ("window", "another size"):
+    if place.at is not None or place.name in ("window", "another size") or not explanation.only:
         return None
     target = _target(known, place)
     scale, shift = place.scale / target.per_unit, (place.shift - target.shift) / target.per_unit
@@ -122,7 +122,7 @@ def _lines(call: RoICall, explanation: Explanation, scale: Tensor, shift: Tensor
 
 
 def _affine(call: RoICall, values: Tensor, sign: str) -> str:
-    x, y = values[0, :2].tolist()
+    x, y = (value + 0.0 for value in values[0, :2].tolist())
     if len(values) > 1 and bool((values != values[0]).any()):
         return paste(call, f"b {sign} v", values.tolist())
     if sign == "+" and max(x, y) <= 0:

@@ -66,6 +66,8 @@ class Explanation:
     """The logarithm of how likely this one is, up to a constant."""
     witnessed: float
     """What the picture said of it, against what it said of the boxes as called."""
+    only: bool
+    """Whether no other frame or order of its kind is nearly as likely."""
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -109,10 +111,26 @@ class Weighed:
             best.setdefault((self.kinds[index], self.pairs[index][1].lattice.stride_yx), index)
         as_called = float(self.shown[0])
         found = [
-            Explanation(*self.pairs[index], self._against_others(kind), weights[index], float(self.shown[index]) - as_called)
+            Explanation(
+                *self.pairs[index],
+                self._against_others(kind),
+                weights[index],
+                float(self.shown[index]) - as_called,
+                self._is_only(index, weights),
+            )
             for (kind, _), index in best.items()
         ]
         return sorted(found, key=lambda one: (-one.log_odds, -one.weight))
+
+    def _is_only(self, index: int, weights: Sequence[float]) -> bool:
+        """Whether it makes up most of its kind, of explanations at its stride."""
+        order, place = self.pairs[index]
+        others = [
+            math.exp(min(weight - weights[index], 0.0))
+            for pair, kind, weight in zip(self.pairs, self.kinds, weights, strict=True)
+            if kind == self.kinds[index] and pair[1] is not place and pair[1].lattice.stride_yx == place.lattice.stride_yx
+        ]
+        return sum(others) < table.ONLY
 
     def _against_others(self, kind: Kind) -> float:
         others = [value for one, value in self.of_kinds.items() if one != kind and value > -math.inf]
@@ -129,13 +147,13 @@ def weigh(known: Evidence, can_be: Callable[[str], bool], beliefs: Beliefs | Non
     count = len(known.boxes_xyxy)
     rows = torch.arange(count) if count <= _MOST_BOXES else torch.linspace(0, count - 1, _MOST_BOXES).long()
     scene = Scene(known, rows)
-    some = [ORDERS, *[[RIGHT, *(order for order in ORDERS if order.code == "RA203")]], [RIGHT]]
-    allowed = [[one for one in group if one.code is None or may_be(one.code)] for group in some]
+    allowed = [order for order in ORDERS if order.code is None or may_be(order.code)]
     pairs = [
         (order, place)
         for place in places(scene)
         if place.code is None or may_be(place.code)
-        for order in allowed[2 if place.at is not None else 0 if place.common else 1]
+        for order in allowed
+        if _go_together(order, place)
     ]
     kinds = [_kind(order, place) for order, place in pairs]
     cells, fit = _fit(scene, pairs)
@@ -144,6 +162,12 @@ def weigh(known: Evidence, can_be: Callable[[str], bool], beliefs: Beliefs | Non
     shown = _shown(scene, beliefs, cells, pairs, fit + believed)
     beliefs.add(_evidence(pairs, prior, fit + shown))
     return Weighed(scene, pairs, kinds, fit + believed + shown, shown)
+
+
+def _go_together(order: Order, place: Place) -> bool:
+    if order is RIGHT or place.at is not None:
+        return order is RIGHT
+    return place.code is None or (order.code in orders.USUAL if place.common else order.code == "RA203")
 
 
 def _codes(order: Order, place: Place) -> tuple[str, ...]:
@@ -197,7 +221,9 @@ def _fit(scene: Scene, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     stride = cells.new_tensor([min(place.lattice.stride_yx) for _, place in pairs])
     slack = torch.full_like(stride, scene.slack)
     by_rule = torch.tensor([place.at is None for _, place in pairs])
-    fit = likelihood.log_likelihood(cells, scale[..., :2], content, stride, slack, scene.of_one_image, by_rule, scene.is_regular)
+    nothing = (scene.boxes == 0).all(1)
+    main, regular = scene.of_one_image, scene.is_regular
+    fit = likelihood.log_likelihood(cells, scale[..., :2], content, stride, slack, main, by_rule, nothing, regular)
     return cells, fit + fit.new_tensor([_seen(scene, place) for place in places_once])[p]
 
 
@@ -230,5 +256,5 @@ def _shown(scene: Scene, beliefs: Beliefs, cells: Tensor, pairs: Sequence[Pair],
         ratios += Edges.of(images[image, :, top:bottom, left:right]).follow(boxes)
         beliefs.pictures += 1
     not_drawn = torch.full_like(ratios, math.log(1 - table.DRAWN))
-    shown[asked] = torch.logaddexp(ratios + math.log(table.DRAWN), not_drawn).to(shown)
+    shown[asked] = torch.logaddexp(table.WITNESS * ratios + math.log(table.DRAWN), not_drawn).to(shown)
     return shown

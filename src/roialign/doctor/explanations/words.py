@@ -205,7 +205,7 @@ def _of_the_order(known: Evidence, explanation: Explanation) -> str:
             said = "y1 and y2 are exchanged: sort them, if they do count from the top."
         case "corners exchanged":
             said = "The far corner comes first: sort the corners."
-        case "mirrored":
+        case "mirrored" | "from the right, far edge first":
             said = "x counts from the right: the boxes are mirrored, or the image was and they were not."
         case "from the bottom" | "from the bottom, upper edge first":
             said = "y counts from the bottom, as in PDF files, maps and mathematics: the boxes stand upside down."
