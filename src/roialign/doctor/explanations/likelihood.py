@@ -37,7 +37,7 @@ def log_likelihood(
         _rare((sides < 0).any(-1) & ~empty, table.INVERTED)
         + _rare(empty & ~nothing, table.EMPTY)
         + _placed(ordered, slack[:, None, None] / size, regular)
-        + _crowding(sides, per_unit / size, ordered, ~nothing.expand_as(empty))
+        + _crowding(sides, per_unit / size, ordered, ~(nothing | empty | empty[:1]))
         + _visible(cells, stride)
         + _marks(ordered[:, main], (slack[:, None] / size[:, 0]).repeat(1, 2))
     )
