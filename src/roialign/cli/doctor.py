@@ -188,5 +188,3 @@ def _watched(run_program: Callable[[], object], own_process: bool) -> tuple[int,
     if raised_in is not None:
         report = Report([*report.calls, raised_in])
     return status, report
-
-

@@ -22,6 +22,8 @@ _MOST_BOXES = 0.95
 _ALIGNED_BY_DEFAULT = {"roi_align": False, "masked_roi_align": True, "roi_align_1d": False, "roi_align_3d": False}
 _TENSORS = {"masked_roi_align": "features, boxes, masks", "roi_align_1d": "features, segments"}
 _SAME_RATIO = 0.004
+_MOST_RUN = 64  # RoIs and channels that are run to see what a fix does
+_CHANGED = 1e-3  # of a RoI's features
 _TOY_SIDE = 4  # pixels
 _BOXES_THAT_COUNT = 8  # more boxes of one image do not make its extent more certain
 
@@ -202,9 +204,28 @@ class Evidence:
         return len(call.rois) > 0 and float(call.off_the_map(call.coverage()).float().mean()) <= 1 - _MOST_BOXES
 
     def fix(self, argument: str, value: float | None, code: str, call: RoICall) -> Fix:
-        """A fix, with the operator run again to prove it."""
+        """A fix, with the operator run again with it, and what came out held against what should."""
         after = call.coverage()
-        return Fix(argument, value, code, mean(self.coverage), mean(after), call)
+        checked = self._checked(call, after) if len(call.rois) == len(self.call.rois) else ""
+        return Fix(argument, value, code, mean(self.coverage), mean(after), call, checked)
+
+    def _checked(self, call: RoICall, after: Tensor) -> str:
+        """Whether RoIs off the map come out as zeros, as the finding says, and how many change with the fix."""
+        if not self.call.input.shape[1] or not call.input.shape[1]:
+            return ""
+        rows = slice(_MOST_RUN)
+        as_called, fixed = (
+            one.with_(rois=one.rois[rows], input=one.input[:, :_MOST_RUN]).run()[0] for one in (self.call, call)
+        )
+        off = self.coverage[rows] == 0
+        zeros = (as_called.flatten(1) == 0).all(1)
+        size = fixed.flatten(1).norm(dim=1).clamp(min=1e-12)
+        changed = int(((as_called - fixed).flatten(1).norm(dim=1) > _CHANGED * size).sum())
+        said = f"{changed} of {len(off)} RoIs change with it"
+        if not bool(off.any()):
+            return said
+        were, now = int((off & zeros).sum()), int((after[rows][off] > 0).sum())
+        return f"{said}; of the {int(off.sum())} wholly off the map {were} were zeros, and {now} read the map now"
 
 
 def likelihood_of_reach(fill: float, boxes: int) -> float:
@@ -259,8 +280,8 @@ def call_line(call: RoICall) -> str:
 def nominal_stride_yx(image_size_hw: tuple[float, float], map_size_hw: tuple[int, int]) -> tuple[float, float] | None:
     """The strides that lead from an image of this size to a map of that size; None where the sizes do not tell.
 
-    Sizes are rounded up or down on the way, so their ratio is not the stride; a common stride that explains both sizes is
-    preferred to it. A network that loses cells at the border makes a smaller map than its stride explains.
+    Sizes are rounded up or down on the way, so their ratio is not the stride; a common stride that explains both sizes
+    is preferred to it. A network that loses cells at the border makes a smaller map than its stride explains.
     """
     ratios = [image / cells for image, cells in zip(image_size_hw, map_size_hw, strict=True)]
 

@@ -29,7 +29,7 @@ presentation: Presentation | None = None
 
 @dataclass(frozen=True)
 class Fix:
-    """A change of one argument, proven by running the operator again with it."""
+    """A change of one argument, with the operator run again with it."""
 
     argument: str
     """The argument to change: "spatial_scale", "boxes", ..."""
@@ -43,6 +43,8 @@ class Fix:
     """The same with the fix made."""
     call: RoICall = field(repr=False, compare=False)
     """The call with the fix made."""
+    checked: str = ""
+    """What came out when both calls were run, against what the finding says should; empty without features."""
 
     def without_features(self) -> Fix:
         return replace(self, call=self.call.without_features())
@@ -54,6 +56,7 @@ class Fix:
             "code": self.code,
             "coverage_before": self.coverage_before,
             "coverage_after": self.coverage_after,
+            "checked": self.checked,
         }
 
 

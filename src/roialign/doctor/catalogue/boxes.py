@@ -127,8 +127,8 @@ ENTRIES = (
         "RA211",
         "corners turned into corners once too often",
         "error",
-        "The boxes were corners already, x1, y1, x2, y2. They were taken for x, y, width, height, and x1 and y1 were added "
-        "to x2 and y2 once more. The boxes grow the further from the top left they lie.",
+        "The boxes were corners already, x1, y1, x2, y2. They were taken for x, y, width, height, and x1 and y1 were "
+        "added to x2 and y2 once more. The boxes grow the further from the top left they lie.",
         "Leave the conversion out; of boxes that have it, subtract x1 and y1 from the last two columns.",
         f"{STRIDE_16}\nboxes = [torch.tensor([[600.0, 100.0, 1240.0, 240.0], [500.0, 700.0, 1080.0, 1480.0]])]",
         AT_16,
@@ -152,8 +152,8 @@ ENTRIES = (
         "RA213",
         "boxes clipped by the wrong side of the image",
         "error",
-        "Along the longer side of the image several boxes end at exactly the length of the shorter one: x was clipped to "
-        "the height, or y to the width. What lay beyond was cut off, and cannot be brought back.",
+        "Along the longer side of the image several boxes end at exactly the length of the shorter one: x was clipped "
+        "to the height, or y to the width. What lay beyond was cut off, and cannot be brought back.",
         "Clip x to the width and y to the height: boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height).",
         "features = torch.rand(1, 8, 60, 30)  # of an image 960 high, 480 wide: stride 16\n"
         "boxes = [torch.tensor([[30.0, 40.0, 130.0, 300.0], [200.0, 300.0, 400.0, 480.0], [50.0, 480.0, 90.0, 480.0], "
@@ -191,12 +191,13 @@ ENTRIES = (
         "RA216",
         "boxes half their size beside their place",
         "error",
-        "The corner of each box was taken for its centre, or its centre for its corner, when the corners were computed: "
+        "The corner of each box was taken for its centre, or its centre for its corner, when corners were computed: "
         "all lie half their width and half their height off. The features look fine and are of another place.",
-        "Convert once, from what the numbers are: centre - size / 2 and centre + size / 2, or corner and corner + size.",
+        "Convert once, from what the numbers are: centre - size / 2 and centre + size / 2, or corner, corner + size.",
         f"{STRIDE_16}\nboxes = [torch.tensor([[-90.0, -150.0, 110.0, 150.0], [-100.0, 140.0, 100.0, 460.0], "
         "[250.0, -140.0, 550.0, 140.0], [-80.0, -60.0, 80.0, 60.0], [724.0, 350.0, 924.0, 650.0]])]",
         AT_16,
-        "roi_align(features, [boxes[0] + (boxes[0][:, 2:] - boxes[0][:, :2]).repeat(1, 2) / 2], 7, spatial_scale=1 / 16)",
+        "roi_align(features, [boxes[0] + (boxes[0][:, 2:] - boxes[0][:, :2]).repeat(1, 2) / 2], 7, "
+        "spatial_scale=1 / 16)",
     ),
 )

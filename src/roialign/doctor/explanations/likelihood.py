@@ -18,7 +18,15 @@ _TOUCHES = 2e-4  # of the content
 
 
 def log_likelihood(
-    cells: Tensor, per_unit: Tensor, content: Tensor, stride: Tensor, slack: Tensor, main: Tensor, by_rule: Tensor, nothing: Tensor, regular: bool
+    cells: Tensor,
+    per_unit: Tensor,
+    content: Tensor,
+    stride: Tensor,
+    slack: Tensor,
+    main: Tensor,
+    by_rule: Tensor,
+    nothing: Tensor,
+    regular: bool,
 ) -> Tensor:
     """The sum of all terms, [E].
 
@@ -39,7 +47,7 @@ def log_likelihood(
         + _placed(ordered, slack[:, None, None] / size, regular)
         + _crowding(sides, per_unit / size, ordered, ~(nothing | empty | empty[:1]))
         + _visible(cells, stride)
-        + _marks(ordered[:, main], (slack[:, None] / size[:, 0]).repeat(1, 2))
+        + _marks(ordered[:, main], ((slack + table.PADDED_PX / stride)[:, None] / size[:, 0]).repeat(1, 2))
     )
 
 
@@ -75,10 +83,10 @@ def _placed(boxes: Tensor, slack: Tensor, regular: bool) -> Tensor:
 def _crowding(sides: Tensor, per_unit: Tensor, boxes: Tensor, counted: Tensor) -> Tensor:
     """The density of healthy boxes at these numbers: anywhere in the content, and of the usual sizes.
 
-    In units of the numbers as they were passed, so that explanations of any scale can be compared: boxes that all lie in a
-    corner, or that are all small, are unlikely at that scale by as much as they are crowded. Some programs have such boxes:
-    no more is lost than so much behind the scale at which the boxes as called, the first explanation, would just fill the
-    content. Boxes that are centred outside it count for nothing here.
+    In units of the numbers as they were passed, so that explanations of any scale can be compared: boxes that all lie
+    in a corner, or that are all small, are unlikely at that scale by as much as they are crowded. Some programs have such
+    boxes: no more is lost than so much behind the scale at which the boxes as called, the first explanation, would just
+    fill the content. Boxes that are centred outside it count for nothing here.
     """
     density = _density(sides, per_unit)
     filling = 1 / boxes[0].abs().max().clamp(min=1e-6)
@@ -99,7 +107,9 @@ def _density(sides: Tensor, per_unit: Tensor) -> Tensor:
 def _visible(cells: Tensor, stride: Tensor) -> Tensor:
     """Boxes are seldom far smaller than a cell, and of a few pixels at least."""
     longer = (cells[..., 2:] - cells[..., :2]).abs().amax(-1).clamp(min=1e-9).median(1).values
-    smaller = (table.LEAST_CELLS / longer).log2().clamp(min=0) + (table.LEAST_PX / (longer * stride)).log2().clamp(min=0)
+    smaller = (table.LEAST_CELLS / longer).log2().clamp(min=0) + (table.LEAST_PX / (longer * stride)).log2().clamp(
+        min=0
+    )
     return -table.BELOW * smaller
 
 

@@ -60,15 +60,29 @@ _OTHERS = (
     Order("x, y, width, height", "RA201", table.XYWH, _SIZE, "torch.cat([b[:, :2], b[:, :2] + b[:, 2:]], 1)"),
     Order("centre and size", "RA202", table.CXCYWH, _CENTRE, _CENTRE_LINE),
     Order("corners added", "RA211", table.CORNERS_ADDED, _ADDED, "torch.cat([b[:, :2], b[:, 2:] - b[:, :2]], 1)"),
-    Order("corner taken for the centre", "RA216", table.HALF_ITS_SIZE, _HALF_MORE, "b + (b[:, 2:] - b[:, :2]).repeat(1, 2) / 2"),
-    Order("centre taken for the corner", "RA216", table.HALF_ITS_SIZE, _HALF_LESS, "b - (b[:, 2:] - b[:, :2]).repeat(1, 2) / 2"),
+    Order(
+        "corner taken for the centre",
+        "RA216",
+        table.HALF_ITS_SIZE,
+        _HALF_MORE,
+        "b + (b[:, 2:] - b[:, :2]).repeat(1, 2) / 2",
+    ),
+    Order(
+        "centre taken for the corner",
+        "RA216",
+        table.HALF_ITS_SIZE,
+        _HALF_LESS,
+        "b - (b[:, 2:] - b[:, :2]).repeat(1, 2) / 2",
+    ),
     Order("x1 and x2 exchanged", "RA204", table.EXCHANGED, _exchanged(2, 1, 0, 3), "b[:, [2, 1, 0, 3]]"),
     Order("y1 and y2 exchanged", "RA204", table.EXCHANGED, _exchanged(0, 3, 2, 1), "b[:, [0, 3, 2, 1]]"),
     Order("corners exchanged", "RA204", table.EXCHANGED, _exchanged(2, 3, 0, 1), "b[:, [2, 3, 0, 1]]"),
     Order("mirrored", "RA212", table.MIRRORED, _EYE, mirror="x"),
     Order("from the right, far edge first", "RA212", table.MIRRORED, _exchanged(2, 1, 0, 3), mirror="x"),
     Order("from the bottom", "RA212", table.FROM_THE_BOTTOM, _EYE, mirror="y"),
-    Order("from the bottom, upper edge first", "RA212", table.FROM_THE_BOTTOM_UNSORTED, _exchanged(0, 3, 2, 1), mirror="y"),
+    Order(
+        "from the bottom, upper edge first", "RA212", table.FROM_THE_BOTTOM_UNSORTED, _exchanged(0, 3, 2, 1), mirror="y"
+    ),
 )
 USUAL = ("RA201", "RA202", "RA203", "RA212")
 """Codes of orders that go together with another frame."""

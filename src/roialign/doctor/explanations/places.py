@@ -4,153 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from roialign.doctor.evidence import Evidence
 from roialign.doctor.explanations import table
-from roialign.doctor.explanations.lattice import Lattice, lattices
+from roialign.doctor.explanations.lattice import Lattice
+from roialign.doctor.explanations.scene import Place, Scene
 from roialign.geometry import AxisMap, Frame
 
-_FITS = 1.0  # cells off at the far edge of the map: what rounded sizes explain
-_FITS_ODD = 0.25  # the same for a scale that is no inverse of a whole number
 _MOST_FRACTION = 1.5
 _FAR_BEYOND = 4.0  # sizes of the image
 _FURTHEST_WINDOW = 40.0
 _NO_DIFFERENCE = 0.1
-_LEAST_REGULAR, _MOST_SIZES = 12, 0.3  # boxes, and different sizes for each
-
-
-@dataclass(frozen=True)
-class Place:
-    """A frame of boxes: cell = number * scale + shift, along x, y, x, y, where cell 0 covers [0, 1)."""
-
-    name: str
-    code: str | None
-    """None: the frame that the call takes them for."""
-    share: float
-    """How common it is."""
-    scale: Tensor
-    """[N, 4], of each image, or [1, 4]."""
-    shift: Tensor
-    lattice: Lattice
-    content: Tensor
-    """The part of the map, [N, 4] or [1, 4] in cells, that shows the picture of each image."""
-    frame: Frame | None = None
-    """The frame of the first image, where it was seen."""
-    ratio: float = 1.0
-    """For boxes of another size of the image: what they would have to be multiplied by."""
-    at: Tensor | None = None
-    """The boxes [K, 4] in cells where no rule for all of them tells."""
-    common: bool = False
-    """Whether it goes together with any order of the numbers."""
-
-    @property
-    def log_prior(self) -> float:
-        return math.log(self.share)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A call, of which at most so many boxes are weighed, and what its map may show."""
-
-    known: Evidence
-    rows: Tensor
-    """Which boxes, int64 [K]."""
-
-    @cached_property
-    def boxes(self) -> Tensor:
-        return self.known.boxes_xyxy[self.rows].double()
-
-    @cached_property
-    def images(self) -> Tensor:
-        return self.known.call.rois[self.rows, 0].long()
-
-    @property
-    def slack(self) -> float:
-        """Cells by which boxes may reach beyond a map whose image is not known: it may lack them."""
-        least = min(self.known.call.map_size_hw)
-        return 0.0 if self.known.image_size_hw is not None else min(max(1.0, least / 10), 4.0)
-
-    @cached_property
-    def is_regular(self) -> bool:
-        """Whether the boxes are anchors or windows: many of a few sizes, drawn around nothing."""
-        count = len(self.boxes)
-        sizes = (self.boxes[:, 2:] - self.boxes[:, :2]).float().round(decimals=2)
-        return count >= _LEAST_REGULAR and len(sizes.unique(dim=0)) <= count * _MOST_SIZES
-
-    @cached_property
-    def of_one_image(self) -> Tensor:
-        """Boxes of the image that has most of them, bool [K]."""
-        return self.images == self.images.mode().values
-
-    @cached_property
-    def lattices(self) -> list[Lattice]:
-        cells = self.known.call.cells
-        if cells is None:
-            return lattices(self.known)
-        return [Lattice((1 / cells[0], 1 / cells[2]), (0.5 - cells[1], 0.5 - cells[3]))]
-
-    @property
-    def scale(self) -> float:
-        return self.known.call.spatial_scale
-
-    def fits(self, lattice: Lattice) -> bool:
-        """Whether the scale is the inverse of this stride."""
-        most = _FITS_ODD if self.known.scale_is_odd else _FITS
-        return lattice.cells_off(self.scale, self.known.call.map_size_hw) <= most
-
-    def to_cells(self, pixels: Tensor, lattice: Lattice) -> Tensor:
-        """Pixels [..., 4] of the image that entered in cells."""
-        return pixels * self.per_pixel(lattice) + self.lead(lattice)
-
-    def to_pixels(self, cells: Tensor, lattice: Lattice) -> Tensor:
-        """Cells [..., 4] in pixels of the image that entered."""
-        return (cells - self.lead(lattice)) / self.per_pixel(lattice)
-
-    def per_pixel(self, lattice: Lattice) -> Tensor:
-        stride_y, stride_x = lattice.stride_yx
-        return 1 / self.boxes.new_tensor([[stride_x, stride_y] * 2])
-
-    def lead(self, lattice: Lattice) -> Tensor:
-        return self.boxes.new_tensor([[lattice.lead_yx[1], lattice.lead_yx[0]] * 2])
-
-    def extent(self, lattice: Lattice) -> Tensor:
-        """The whole image in cells, [1, 4]."""
-        if self.known.image_size_hw is None:
-            height, width = self.known.call.map_size_hw
-            return self.boxes.new_tensor([[0.0, 0.0, width, height]])
-        image_h, image_w = self.known.image_size_hw
-        return self.to_cells(self.boxes.new_tensor([[0.0, 0.0, image_w, image_h]]), lattice)
-
-    def content(self, lattice: Lattice) -> Tensor:
-        """The part of each image that shows something, in cells, [N, 4] or [1, 4]."""
-        pictures = self.known.pictures
-        return self.extent(lattice) if pictures is None else self.to_cells(pictures.to(self.boxes), lattice)
-
-    def picture_of(self, image: int, images: Tensor) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of what an image of the batch shows: where padding begins is no edge of a thing."""
-        if self.known.pictures is None:
-            return 0, 0, images.shape[3], images.shape[2]
-        left, top, right, bottom = (int(edge) for edge in self.known.pictures[image].tolist())
-        return left, top, right, bottom
-
-    def of_rows(self, values: Tensor) -> Tensor:
-        """Values [N, 4] or [1, 4] of the image of each box, [K, 4]."""
-        return values.expand(len(self.boxes), 4) if len(values) == 1 else values[self.images]
-
-    @cached_property
-    def maps(self) -> list[tuple[int, list[AxisMap]]]:
-        """Of each frame before the one that entered, how it leads there, for every image."""
-        frames = self.known.frames
-        depth = len(frames[0].chain) if frames else 0
-        if not frames or any(len(frame.chain) != depth for frame in frames):
-            return []
-        maps = [(index, [frame.chain[index].map_to(frame) for frame in frames]) for index in range(depth - 1)]
-        return [(index, some) for index, some in maps if any(map(_moves, some))]
 
 
 def places(scene: Scene) -> list[Place]:
@@ -166,7 +33,7 @@ def places(scene: Scene) -> list[Place]:
 
 
 def _fractions(scene: Scene, called: Place) -> Iterator[Place]:
-    """Fractions of the photograph, or of the image that entered; also where a resize and padding were applied to them."""
+    """Fractions of the photograph, or of the image that entered; also ones that were resized and padded."""
     content, extent, boxes = called.content, scene.extent(called.lattice), scene.boxes
     moves = [(AxisMap((1.0, 1.0), (0.0, 0.0)), boxes)]
     if scene.maps and len(content) == 1:
@@ -181,7 +48,13 @@ def _fractions(scene: Scene, called: Place) -> Iterator[Place]:
             size = torch.cat([whole[:, 2:] - whole[:, :2]] * 2, 1) / boxes.new_tensor(done.scale_yx[::-1] * 2)
             near = torch.cat([whole[:, :2]] * 2, 1) - size * boxes.new_tensor(done.shift_yx[::-1] * 2)
             yield replace(
-                called, name="fractions", code="RA103", share=table.FRACTIONS / len(wholes), scale=size, shift=near, common=True
+                called,
+                name="fractions",
+                code="RA103",
+                share=table.FRACTIONS / len(wholes),
+                scale=size,
+                shift=near,
+                common=True,
             )
         return
 
@@ -261,7 +134,16 @@ def _seen(scene: Scene, lattice: Lattice) -> Iterator[Place]:
     if known.mosaic is not None:
         moved = _mosaic(scene, lattice)
         if moved is not None:
-            yield Place("mosaic", "RA107", table.MOSAIC, scene.per_pixel(lattice), scene.lead(lattice), lattice, content, at=moved)
+            yield Place(
+                "mosaic",
+                "RA107",
+                table.MOSAIC,
+                scene.per_pixel(lattice),
+                scene.lead(lattice),
+                lattice,
+                content,
+                at=moved,
+            )
 
 
 def _partly_resized(scene: Scene, lattice: Lattice, content: Tensor) -> Iterator[Place]:
@@ -319,12 +201,23 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
         fits = parts / 2 < most <= parts and float(boxes.min()) >= 0 and len(boxes) > 1
         if fits and differs and (parts == 100 or _are_whole(boxes)):
             yield replace(
-                called, name="parts of the image", code="RA107", share=table.PARTS, scale=size / parts, shift=near, ratio=parts
+                called,
+                name="parts of the image",
+                code="RA107",
+                share=table.PARTS,
+                scale=size / parts,
+                shift=near,
+                ratio=parts,
             )
     if float((size[:, 0] / size[:, 1]).log().abs().max()) > _NO_DIFFERENCE:
         sides = size[:, [0, 1, 0, 1]] / size[:, [1, 0, 1, 0]]
         yield replace(
-            called, name="sides exchanged", code="RA107", share=table.SIDES_EXCHANGED, scale=called.scale * sides, common=False
+            called,
+            name="sides exchanged",
+            code="RA107",
+            share=table.SIDES_EXCHANGED,
+            scale=called.scale * sides,
+            common=False,
         )
     unseen = called.share * (table.UNSEEN if scene.maps else 1.0)
     in_cells = scene.scale == 1.0 and not scene.fits(called.lattice)  # of any other size they would need a scale first
@@ -332,7 +225,13 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
         if abs(math.log(ratio)) > 0.05:
             share = unseen * (table.LARGER if ratio < 1 else table.SMALLER) / len(table.RATIOS)
             yield replace(
-                called, name="another size", code="RA107", share=share, scale=called.scale * ratio, ratio=ratio, common=False
+                called,
+                name="another size",
+                code="RA107",
+                share=share,
+                scale=called.scale * ratio,
+                ratio=ratio,
+                common=False,
             )
     cells = boxes * scene.of_rows(called.scale) + scene.of_rows(called.shift)
     low, high = cells[:, :2].amin(0), cells[:, 2:].amax(0)
@@ -340,10 +239,8 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
     near_by = float(cells.abs().max()) < _FURTHEST_WINDOW * float(content[0].abs().max())
     if beyond and near_by and len(content) == 1:
         middle = (content[0, :2] + content[0, 2:]) / 2 - (low + high) / 2
-        yield replace(
-            called, name="window", code="RA107", share=unseen * table.WINDOW, shift=called.shift + torch.cat([middle, middle]),
-            common=False,
-        )  # fmt: skip
+        shift = called.shift + torch.cat([middle, middle])
+        yield replace(called, name="window", code="RA107", share=unseen * table.WINDOW, shift=shift, common=False)
 
 
 def _wrong_clip(scene: Scene, called: Place) -> list[Place]:
@@ -374,10 +271,14 @@ def _no_frame(scene: Scene, found: Sequence[Place]) -> list[Place]:
     for place in ruled:
         content = scene.of_rows(place.content)
         size = torch.cat([content[:, 2:] - content[:, :2]] * 2, 1)
-        shares = (scene.boxes * scene.of_rows(place.scale) + scene.of_rows(place.shift) - content[:, [0, 1, 0, 1]]) / size
+        shares = (
+            scene.boxes * scene.of_rows(place.scale) + scene.of_rows(place.shift) - content[:, [0, 1, 0, 1]]
+        ) / size
         if float(((shares - 0.5).abs().amin(1) > _FAR_BEYOND).double().mean()) <= 0.9:
             return []
-    corners = scene.boxes.new_tensor([[0.02, 0.02, 0.3, 0.3], [0.7, 0.7, 0.98, 0.98]])[torch.arange(len(scene.boxes)) % 2]
+    corners = scene.boxes.new_tensor([[0.02, 0.02, 0.3, 0.3], [0.7, 0.7, 0.98, 0.98]])[
+        torch.arange(len(scene.boxes)) % 2
+    ]
     content = scene.of_rows(found[0].content)
     typical = content[:, [0, 1, 0, 1]] + torch.cat([content[:, 2:] - content[:, :2]] * 2, 1) * corners
     return [replace(found[0], name="no frame", code="RA209", share=table.NO_FRAME, at=typical, common=False)]
@@ -415,7 +316,3 @@ def _tile(low: Tensor, high: Tensor, moved_by: int, side: int, count: int) -> Te
         within = (low >= index * moved_by - 1) & (high > (index - 1) * moved_by + side + 1)
         first = torch.where(within, float(index), first)
     return first
-
-
-def _moves(one: AxisMap) -> bool:
-    return one.scale_yx != (1.0, 1.0) or one.shift_yx != (0.0, 0.0)

@@ -63,19 +63,23 @@ REGULAR = (1.0, 0.4, 0.35, 0.25)  # ... of boxes of a few sizes
 PLACED_BOXES = 10  # more boxes of one program are no further evidence: what moves one moves its neighbours
 VISIBLE = 0.6  # of a side: less is not overhanging but beyond
 OVERHANG = 0.03  # of the content: what is reached beyond by less is inside
-FAR, NOT_FAR = 3.0, 0.3  # log-likelihood lost for each size of the image that a box is centred beyond it, and from where
+FAR, NOT_FAR = (
+    3.0,
+    0.3,
+)  # log-likelihood lost for each size of the image that a box is centred beyond it, and from where
 MOST_LOST_FAR = 8.0
 
 INVERTED = ((0.985, 0.0), (0.012, 0.03), (0.003, 0.3))  # programs, and the share of inverted boxes in them
 
 EMPTY = ((0.97, 0.0), (0.03, 0.1))
 
-CROWDING = 0.5  # of the log-likelihood counts: things stand together
+CROWDING = 0.4  # of the log-likelihood counts: things stand together
 CROWDED_BOXES = 4  # more boxes of one program are no further evidence of its scale
 MOST_CROWDED = (4.0, 2.0)  # log-likelihood lost at most, and for each of these boxes
 RELATIVE_SIZE, SIZE_SPREAD = 0.16, 1.1  # of boxes, the root of their area, and the scale of its logarithm
 LEAST_CELLS, LEAST_PX, BELOW = 0.5, 4.0, 1.5  # median longer side, and log-likelihood lost for each halving below
 
+PADDED_PX = 48.0  # that an image may be smaller than its tensor, to make a side divisible
 CLIPPED_ELSEWHERE = 0.1  # several boxes end at one number that is no border of the image
 TOUCHING = (1.2, 4.0)  # gained for each doubling of the sides that lie exactly on the border, and at most
 WHOLE_NUMBERS = 1.2  # lost where whole numbers would not have survived the resize that was seen

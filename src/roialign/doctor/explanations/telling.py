@@ -11,7 +11,7 @@ from torch import Tensor
 from roialign.doctor.evidence import Evidence, call_line, rows_where
 from roialign.doctor.explanations import table, words
 from roialign.doctor.explanations.orders import Order, mirrored
-from roialign.doctor.explanations.places import Place
+from roialign.doctor.explanations.scene import Place
 from roialign.doctor.explanations.weigh import Explanation, Weighed
 from roialign.doctor.findings import Finding, Fix
 from roialign.doctor.lines import paste
@@ -61,7 +61,7 @@ class _Target:
     """The units that repaired boxes are in: cell = number * per_unit + shift, along x, y, x, y."""
 
     per_unit: Tensor
-    shift: float
+    shift: Tensor | float
     spatial_scale: float
 
 
@@ -135,7 +135,9 @@ def _affine(call: RoICall, values: Tensor, sign: str) -> str:
 def _mirror_line(call: RoICall, content: Tensor, order: Order) -> str:
     left, top, right, bottom = content[0].tolist()
     if order.mirror == "x":
-        return paste(call, f"torch.stack([{left + right:g} - b[:, 2], b[:, 1], {left + right:g} - b[:, 0], b[:, 3]], 1)")
+        return paste(
+            call, f"torch.stack([{left + right:g} - b[:, 2], b[:, 1], {left + right:g} - b[:, 0], b[:, 3]], 1)"
+        )
     first, second = (3, 1) if order.sorted else (1, 3)
     upper, lower = (f"{top + bottom:g} - b[:, {column}]" for column in (first, second))
     return paste(call, f"torch.stack([b[:, 0], {upper}, b[:, 2], {lower}], 1)")

@@ -13,7 +13,8 @@ from torch import Tensor
 from roialign.doctor.evidence import Evidence
 from roialign.doctor.explanations import likelihood, orders, table
 from roialign.doctor.explanations.orders import ORDERS, RIGHT, Order
-from roialign.doctor.explanations.places import Place, Scene, places
+from roialign.doctor.explanations.places import places
+from roialign.doctor.explanations.scene import Place, Scene
 from roialign.doctor.picture import Edges
 
 _MOST_BOXES = 128
@@ -124,11 +125,13 @@ class Weighed:
 
     def _is_only(self, index: int, weights: Sequence[float]) -> bool:
         """Whether it makes up most of its kind, of explanations at its stride."""
-        order, place = self.pairs[index]
+        place = self.pairs[index][1]
         others = [
             math.exp(min(weight - weights[index], 0.0))
             for pair, kind, weight in zip(self.pairs, self.kinds, weights, strict=True)
-            if kind == self.kinds[index] and pair[1] is not place and pair[1].lattice.stride_yx == place.lattice.stride_yx
+            if kind == self.kinds[index]
+            and pair[1] is not place
+            and pair[1].lattice.stride_yx == place.lattice.stride_yx
         ]
         return sum(others) < table.ONLY
 
@@ -195,7 +198,9 @@ def _evidence(pairs: Sequence[Pair], prior: Tensor, fit: Tensor) -> dict[Belief,
     into = torch.tensor([place[_belief(pair)] for pair in pairs])
     zeros = torch.zeros(len(names), dtype=fit.dtype)
     most = fit.max()
-    likelihood_of = zeros.index_add(0, into, (prior + fit - most).exp()).log() - zeros.index_add(0, into, prior.exp()).log()
+    likelihood_of = (
+        zeros.index_add(0, into, (prior + fit - most).exp()).log() - zeros.index_add(0, into, prior.exp()).log()
+    )
     found = dict(zip(names, likelihood_of.tolist(), strict=True))
     healthy = max((value for one, value in found.items() if one[2] is None and one[1] == RIGHT.name), default=0.0)
     return {one: value - healthy for one, value in found.items() if one[2] is not None or one[1] != RIGHT.name}
@@ -208,7 +213,8 @@ def _fit(scene: Scene, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     o = torch.tensor([ORDERS.index(order) for order, _ in pairs])
     p = torch.tensor([index[id(place)] for _, place in pairs])
     scale, shift, content = (
-        torch.stack([scene.of_rows(getattr(place, name)) for place in places_once])[p] for name in ("scale", "shift", "content")
+        torch.stack([scene.of_rows(getattr(place, name)) for place in places_once])[p]
+        for name in ("scale", "shift", "content")
     )
     cells = orders.stacked(scene.boxes)[o] * scale + shift
     for axis in ("x", "y"):

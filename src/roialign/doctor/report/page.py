@@ -161,11 +161,15 @@ def _headline(text: str) -> str:
 def _proof(fix: Fix) -> str:
     """What running the operator again with the fix showed."""
     if words.coverage_text(fix.coverage_before) != words.coverage_text(fix.coverage_after):
-        return f"Mean {words.change_text(fix, '→')} when run again with it."
+        return f"Mean {words.change_text(fix, '→')} when run again with it. {_checked(fix)}".rstrip()
     return (
         f"Run again with it, the mean coverage is {words.coverage_text(fix.coverage_after)} as before: as much of each "
-        "RoI is read, from other places of the image or in another way."
-    )
+        f"RoI is read, from other places of the image or in another way. {_checked(fix)}"
+    ).rstrip()
+
+
+def _checked(fix: Fix) -> str:
+    return f"{fix.checked}." if fix.checked else ""
 
 
 def _sort_key(value: float | None) -> str:

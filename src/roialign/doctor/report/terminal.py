@@ -100,6 +100,8 @@ def _render_fix(fix: Fix, console: Console, width: int) -> None:
     console.print()
     proof = _grid()
     proof.add_row("", f"{words.change_text(fix)} when run again with it")
+    if fix.checked:
+        proof.add_row("", fix.checked)
     console.print(proof, width=width)
 
 
