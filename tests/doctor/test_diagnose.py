@@ -138,9 +138,9 @@ def test_each_code_is_found_in_its_example_and_not_in_the_right_call(code: str) 
 
 EVIDENCE = {  # what the evidence of each code's example must say
     "RA101": r"span x = 300 to 400, y = 300 to 400; the map has only 64 columns and 64 rows\. 1 of 1 RoIs lie off the map",
-    "RA102": r"y = 18\.75 to 50; .* They fit as cells of the 64 x 64 map; spatial_scale=0\.0625 scales them once more",
+    "RA102": r"y = 18\.75 to 50; .* They fit as cells of the 64 x 64 map; spatial_scale=0\.0625 is once too often",
     "RA103": r"span x = 0\.1 to 0\.4, y = 0\.3 to 0\.9; the map covers an image of about 1024 columns .* are fractions",
-    "RA104": r"spatial_scale is 16, which enlarges the boxes; its inverse, 0\.0625",
+    "RA104": r"spatial_scale is 16, which enlarges the boxes; pass 0\.0625",
     "RA105": r"Expected spatial_scale, a finite number above zero; got int 0",
     "RA106": r"518 x 518 on a map of 37 x 37 the stride is 14, but spatial_scale=0\.0625 claims 16.*4\.6 cells off",
     "RA107": r"span x = 800 to 1500, y = 900 to 1300; the image that entered the network has 400 columns .* 0\.27 times",
