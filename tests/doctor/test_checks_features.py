@@ -20,7 +20,8 @@ def found(features: torch.Tensor, boxes: list[torch.Tensor], scale: float, aroun
 def test_features_that_were_pooled_already() -> None:
     pooled, around = torch.rand(5, 8, 14, 14), Surroundings(pooled_before=True)
     lists = [BOXES, BOXES[:2]]
-    (finding,) = found(pooled, lists, 1 / 16, around)
+    finding, other = found(pooled, lists, 1 / 16, around)
+    assert other.code == "RA215", "fewer lists than maps"
     assert (finding.code, finding.severity) == ("RA310", "error")
     assert "5 maps of 14 x 14 bins" in finding.evidence
     assert "2 lists of boxes" in finding.evidence

@@ -59,7 +59,7 @@ def test_few_large_boxes_among_many_are_no_fault() -> None:
 
 
 def test_boxes_smaller_than_a_cell() -> None:
-    rng = random.Random(0)
+    rng, named = random.Random(0), 0
     for _ in range(40):
         stride = rng.choice([14, 16, 32])
         sides = [rng.uniform(0.5, 0.24 * stride) for _ in range(4)]
@@ -67,10 +67,14 @@ def test_boxes_smaller_than_a_cell() -> None:
         rows = [[x, y, x + w, y + h] for x, y, w, h in zip(corners, corners[::-1], sides, sides[::-1], strict=True)]
         call = (torch.rand(1, 2, 40, 40), [torch.tensor(rows)], 7, 1 / stride, 2)
         (finding,) = roialign.diagnose(*call, image_size=(40 * stride, 40 * stride)).findings
+        if finding.code == "RA107":  # specks may be boxes of a smaller copy of the image
+            continue
+        named += 1
         assert (finding.code, finding.severity, finding.rois) == ("RA502", "warning", (0, 1, 2, 3))
         assert "4 of 4 boxes (100 %)" in finding.evidence
         assert finding.decide is not None
         assert "RA102" in finding.decide
+    assert named >= 28
 
 
 def test_thin_boxes_and_a_minority_of_specks_are_no_fault() -> None:
@@ -78,7 +82,8 @@ def test_thin_boxes_and_a_minority_of_specks_are_no_fault() -> None:
     assert codes(features, [torch.tensor([[100.0, 100.0, 102.0, 400.0]])], 7, 1 / 16, 2) == []
     speck, fair = [100.0, 100.0, 102.0, 102.0], [100.0, 100.0, 200.0, 200.0]
     assert codes(features, [torch.tensor([speck, fair, fair])], 7, 1 / 16, 2) == []
-    assert codes(features, [torch.tensor([speck, speck, fair])], 7, 1 / 16, 2) == ["RA502"]
+    other = [300.0, 420.0, 302.0, 423.0]
+    assert codes(features, [torch.tensor([speck, other, fair])], 7, 1 / 16, 2) == ["RA502"]
 
 
 @pytest.mark.parametrize("aligned", [False, True])

@@ -10,7 +10,7 @@ from torchvision.ops import MultiScaleRoIAlign, RoIAlign, roi_align
 
 import roialign
 
-PIXELS = torch.tensor([[0.0, 100.0, 100.0, 200.0, 200.0], [0.0, 300.0, 300.0, 900.0, 700.0]])
+PIXELS = torch.tensor([[0.0, 100.0, 100.0, 200.0, 200.0], [0.0, 300.0, 300.0, 400.0, 400.0]])
 
 
 def codes(report: roialign.Report) -> list[list[str]]:
@@ -132,9 +132,10 @@ def test_problems_are_counted_by_line() -> None:
 
 
 def test_feature_maps_are_kept_for_pictures_only() -> None:
+    boxes = [torch.tensor([[100.0, 100.0, 200.0, 200.0], [300.0, 300.0, 900.0, 700.0]])]
     with roialign.watch() as report:
         for scale in (1.0, 1.0, 1 / 16):
-            roi_align(torch.rand(1, 3, 64, 64), PIXELS, 7, scale)
+            roi_align(torch.rand(1, 3, 64, 64), boxes, 7, scale)
     assert [diagnosis.call is not None and diagnosis.call.input.shape[1] for diagnosis in report.calls] == [3, 0, 0]
     assert [finding.fix is not None and finding.fix.value for finding in report.findings] == [1 / 16, 1 / 16]
 

@@ -141,12 +141,14 @@ REGION_FAULTS = {
 
 
 def test_small_boxes_in_a_corner_are_no_wrong_scale_where_none_was_passed() -> None:
-    corners = torch.rand(8, 2, generator=torch.Generator().manual_seed(0)) * 30
+    corners = torch.rand(8, 2, generator=torch.Generator().manual_seed(0)) * 30 + 1
     boxes = [torch.cat([corners, corners + 25], 1)]
     with roialign.watch() as report:
         roialign.roi_align(FEATURES, boxes, 7, 1 / 16, aligned=True)
         roialign.pool_regions(FEATURES, boxes, 7, EVEN)
-    assert codes(report) == [["RA102"], []]
+    first, second = codes(report)
+    assert first == ["RA102"]
+    assert "RA102" not in second
 
 
 @pytest.mark.parametrize("code", REGION_FAULTS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from roialign.doctor.catalogue import CATALOGUE
+from roialign.doctor.selection import near_codes
 
 
 def run(code: str | None) -> int:
@@ -25,7 +25,7 @@ def run(code: str | None) -> int:
         return 0
     entry_or_none = CATALOGUE.get(code.upper())
     if entry_or_none is None:
-        near = ", ".join(difflib.get_close_matches(code.upper(), CATALOGUE, 3)) or "roialign explain"
+        near = ", ".join(near_codes(code)) or "roialign explain"
         print(f"roialign explain: there is no code {code!r}; try {near}", file=sys.stderr)
         return 2
     entry = entry_or_none

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from roialign.doctor.catalogue import CATALOGUE
@@ -46,6 +46,11 @@ def begins_a_code(prefix: str) -> bool:
     return prefix.startswith(_EVERY_CODE) and any(code.startswith(prefix) for code in CATALOGUE)
 
 
+def near_codes(typed: str, known: Iterable[str] = CATALOGUE) -> list[str]:
+    """The codes that are most like what was typed; O is taken for 0."""
+    return difflib.get_close_matches(typed.upper().replace("O", "0"), list(known), 3)
+
+
 def _prefixes(typed: str | None) -> tuple[str, ...]:
     if typed is None:
         return ()
@@ -60,8 +65,7 @@ def _prefixes(typed: str | None) -> tuple[str, ...]:
 
 def _near(prefix: str) -> str:
     families = dict.fromkeys(code[: len(_EVERY_CODE) + 1] for code in CATALOGUE)
-    near = difflib.get_close_matches(prefix, [*CATALOGUE, *families], 3)
-    return ", ".join(near or families)
+    return ", ".join(near_codes(prefix, [*CATALOGUE, *families]) or families)
 
 
 def _longest(code: str, prefixes: Sequence[str]) -> int:

@@ -5,7 +5,6 @@ The module `roialign_pytest` brings the options and the marker, and loads this o
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from roialign.doctor.catalogue import CATALOGUE
 from roialign.doctor.findings import Diagnosis, Report
 from roialign.doctor.report.terminal import as_text
 from roialign.doctor.report.words import counted
-from roialign.doctor.selection import Selection, begins_a_code
+from roialign.doctor.selection import Selection, begins_a_code, near_codes
 from roialign.doctor.watch import CallSites, Examiner, lookers, post_mortem, watching
 from roialign.doctor.watch.log import CallLog
 
@@ -119,7 +118,7 @@ def check_markers(item: pytest.Item) -> None:
     for marker in item.iter_markers("roi_ok"):
         unknown = [beginning for beginning in marker.args if not _is_known(beginning)]
         if unknown:
-            near = difflib.get_close_matches(str(unknown[0]).upper(), CATALOGUE)
+            near = near_codes(str(unknown[0]))
             hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
             pytest.fail(
                 'roi_ok: expected codes of roialign or their beginnings, as in roi_ok("RA301", "RA1"); got '

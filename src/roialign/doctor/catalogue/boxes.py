@@ -157,10 +157,11 @@ ENTRIES = (
         "Clip x to the width and y to the height: boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height).",
         "features = torch.rand(1, 8, 60, 30)  # of an image 960 high, 480 wide: stride 16\n"
         "boxes = [torch.tensor([[30.0, 40.0, 130.0, 300.0], [200.0, 300.0, 400.0, 480.0], [50.0, 480.0, 90.0, 480.0], "
-        "[300.0, 20.0, 460.0, 200.0]])]",
+        "[300.0, 480.0, 460.0, 480.0], [20.0, 480.0, 160.0, 480.0], [250.0, 390.0, 340.0, 480.0]])]",
         AT_16,
         "roi_align(features, [torch.tensor([[30.0, 40.0, 130.0, 300.0], [200.0, 300.0, 400.0, 620.0], "
-        "[50.0, 610.0, 90.0, 800.0], [300.0, 20.0, 460.0, 200.0]])], 7, spatial_scale=1 / 16)",
+        "[50.0, 610.0, 90.0, 800.0], [300.0, 500.0, 460.0, 760.0], [20.0, 700.0, 160.0, 900.0], "
+        "[250.0, 390.0, 340.0, 540.0]])], 7, spatial_scale=1 / 16)",
     ),
     Entry(
         "RA214",
@@ -193,8 +194,8 @@ ENTRIES = (
         "The corner of each box was taken for its centre, or its centre for its corner, when corners were computed: "
         "all lie half their width and half their height off. The features look fine and are of another place.",
         "Convert once, from what the numbers are: centre - size / 2 and centre + size / 2, or corner, corner + size.",
-        f"{STRIDE_16}\nboxes = [torch.tensor([[-90.0, -140.0, 110.0, 160.0], [-80.0, 300.0, 120.0, 620.0], "
-        "[400.0, -130.0, 700.0, 150.0]])]",
+        f"{STRIDE_16}\nboxes = [torch.tensor([[-90.0, -150.0, 110.0, 150.0], [-100.0, 140.0, 100.0, 460.0], "
+        "[250.0, -140.0, 550.0, 140.0], [-80.0, -60.0, 80.0, 60.0], [724.0, 350.0, 924.0, 650.0]])]",
         AT_16,
         "roi_align(features, [boxes[0] + (boxes[0][:, 2:] - boxes[0][:, :2]).repeat(1, 2) / 2], 7, "
         "spatial_scale=1 / 16)",

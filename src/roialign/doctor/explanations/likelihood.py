@@ -45,7 +45,7 @@ def log_likelihood(
         _rare((sides < 0).any(-1) & ~empty, table.INVERTED)
         + _rare(empty & ~nothing, table.EMPTY)
         + _placed(ordered, slack[:, None, None] / size, regular)
-        + _crowding(sides, per_unit / size, ordered, (~nothing & ~empty[0]).expand_as(empty))
+        + _crowding(sides, per_unit / size, ordered, ~(nothing | empty | empty[:1]))
         + _visible(cells, stride)
         + _marks(ordered[:, main], ((slack + table.PADDED_PX / stride)[:, None] / size[:, 0]).repeat(1, 2))
     )
