@@ -30,7 +30,7 @@ def role(kind: type) -> str:
 
 
 def transformed(args: tuple[Any, ...], output: Any) -> tuple[Tensor, list[Tensor], list[Size]] | None:
-    """The padded batch that a GeneralizedRCNNTransform made, the images it was given, and their sizes before padding."""
+    """The padded batch that a GeneralizedRCNNTransform made, the images it was given, and their resized sizes."""
     batch = output[0] if isinstance(output, tuple) and output else None
     images, sizes = getattr(batch, "tensors", None), getattr(batch, "image_sizes", None)
     originals = args[0] if args else None
