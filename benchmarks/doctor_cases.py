@@ -15,7 +15,7 @@ import roialign
 from roialign.doctor.findings import Diagnosis, Finding, Report
 
 from .doctor_faults import Fault
-from .doctor_fixes import is_right, pasted, repaired
+from .doctor_fixes import is_right, pasted, repaired, within_a_pixel
 from .doctor_pipelines import Intake, Pipeline, Scene
 from .doctor_watched import ALONE, KNOWN, SEEN, Alarm, Run, alarms_in, grids_kept, pooled, problems
 
@@ -209,7 +209,8 @@ def _verdict(pipeline: Pipeline, fault: Fault, intake: Intake, calls: Sequence[D
     return replace(
         verdict,
         fix_offered=True,
-        fix_right=is_right(repaired(pipeline, intake, first.fix), right, intake.spoilt),
+        fix_right=is_right(repaired(pipeline, intake, first.fix), right, intake.spoilt)
+        or within_a_pixel(first.fix, intake),
         line_right=is_right(pasted(pipeline, intake, first.fix.code), right, intake.spoilt),
         line=first.fix.code,
     )

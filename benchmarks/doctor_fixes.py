@@ -16,7 +16,7 @@ from torchvision.ops import poolers
 import roialign
 from roialign.doctor.findings import Fix
 
-from .doctor_pipelines import Intake, Pipeline
+from .doctor_pipelines import Intake, Pipeline, moved
 
 _EQUAL = 1e-3  # of the largest value: more is another region, not rounding
 
@@ -35,6 +35,13 @@ def _equal(one: Tensor, right: Tensor) -> bool:
     if one.shape != right.shape:
         return False
     return not right.numel() or float((one - right).abs().max()) <= _EQUAL * float(right.abs().max())
+
+
+def within_a_pixel(fix: Fix, intake: Intake) -> bool:
+    """Whether the boxes with the fix lie within a pixel of the right ones: images are resized to whole pixels."""
+    right = moved(intake.scene.boxes_xyxy, intake.photo_to_frame)
+    boxes = fix.call.rois[:, 1:] * (fix.call.spatial_scale * intake.stride)
+    return fix.argument == "boxes" and boxes.shape == right.shape and float((boxes - right).abs().max()) <= 1
 
 
 def repaired(pipeline: Pipeline, intake: Intake, fix: Fix) -> Tensor | None:

@@ -32,8 +32,8 @@ its calls does. Every fault weighs the same, however common it is.
 
 - *Found*: the doctor reports something.
 - *Right first*: the first problem of its report has a code of the fault.
-- *Fix right*: the output of the call that the first problem's fix is proven by equals the healthy one, of those where
-  there is such a fix; in a pyramid that of the pooler with the line before it.
+- *Fix right*: the output with the first problem's fix equals the healthy one, or its boxes lie within a pixel of the
+  right ones (images are resized to whole pixels, boxes by the ratio that was meant); of those where it has a fix.
 - *Line right*: the same of the program itself, with the line that is shown to be pasted run as it stands.
 
 The doctor is asked in three ways, which give it more and more evidence:

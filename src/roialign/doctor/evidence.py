@@ -212,7 +212,7 @@ class Evidence:
     def _checked(self, call: RoICall, after: Tensor) -> str:
         """Whether RoIs off the map come out as zeros, as the finding says, and how many change with the fix."""
         if not call.input.shape[1] or call.input.shape[1] != self.call.input.shape[1]:
-            return ""  # no features to run on, or axes that the fix moves
+            return ""  # the values are not held, or the axes are others
         rows = slice(_MOST_RUN)
         as_called, fixed = (
             one.with_(rois=one.rois[rows], input=one.input[:, :_MOST_RUN]).run()[0] for one in (self.call, call)

@@ -25,7 +25,7 @@ from roialign.doctor.seen.poolers import PoolerRun
 from roialign.doctor.seen.tensors import Memory, is_image, is_plain, memory_key, same_memory
 from roialign.doctor.seen.tokens import SeenTokens
 from roialign.doctor.seen.trails import Trails
-from roialign.doctor.surroundings import Photographs, Size, Surroundings
+from roialign.doctor.surroundings import Size, Surroundings
 from roialign.geometry import FeatureGrid, Frame
 from roialign.ops.calls import RoICall, is_unseen, modes_are_on, unseen
 
@@ -76,7 +76,6 @@ class SeenImages:
         self._detections = Detections()
         self._tokens = SeenTokens()
         self._pooled: OrderedDict[int, Memory] = OrderedDict()
-        self._transformed: tuple[Tensor, Photographs] | None = None
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -106,7 +105,6 @@ class SeenImages:
         if source is not None:
             known = replace(
                 known,
-                photographs=source.photographs,
                 pictures=source.pictures,
                 images=source.images,
                 frames=source.frames,
@@ -167,10 +165,7 @@ class SeenImages:
         running.taking.append((len(running.modules), outer))
 
     def _source(self, image: Tensor) -> Source:
-        transformed = self._transformed
-        of_photographs = transformed is not None and same_memory(transformed[0], image)
-        photographs = transformed[1] if transformed is not None and of_photographs else None
-        return Source(image.detach(), photographs, *self._trails.entered(image))
+        return Source(image.detach(), *self._trails.entered(image))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], *named_and_output: Any) -> None:
         *named, output = named_and_output  # where a module raised, torch leaves the named arguments out
@@ -235,15 +230,13 @@ class SeenImages:
 
     def _note_transformed(self, args: tuple[Any, ...], output: Any) -> None:
         found = roles.transformed(args, output)
-        self._transformed = None
         if found is not None:
-            images, originals, photographs = found
-            self._transformed = images, photographs
+            images, originals, sizes_hw = found
             frames = [self._trails.frame_of(one) if is_plain(one) else None for one in originals]
             size_hw = (images.shape[2], images.shape[3])
             padded = [
                 frame and _padded_to(size_hw, frame if resized_hw == frame.size_hw else frame.resize(resized_hw))
-                for frame, resized_hw in zip(frames, photographs.resized_hw, strict=True)
+                for frame, resized_hw in zip(frames, sizes_hw, strict=True)
             ]
             self._trails.note(images, padded)
 

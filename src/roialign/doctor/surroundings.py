@@ -14,15 +14,6 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Photographs:
-    """The images of a batch before and after torchvision's GeneralizedRCNNTransform; sizes are (height, width)."""
-
-    original_hw: tuple[Size, ...]
-    resized_hw: tuple[Size, ...]
-    """Before they were padded to one size."""
-
-
-@dataclass(frozen=True)
 class Mosaic:
     """An image that was put together of tiles of one size, in rows and columns."""
 
@@ -46,7 +37,6 @@ class Tokens:
 class Surroundings:
     """What is known beyond the call itself."""
 
-    photographs: Photographs | None = None
     pyramid: Pyramid | None = None
     pictures: tuple[Picture | None, ...] = ()
     """The part of each image of the batch that has content, in pixels of the tensor; None where all of it has."""

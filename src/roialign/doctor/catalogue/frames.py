@@ -98,8 +98,8 @@ ENTRIES = (
         "warning",
         "aligned=True says that cell (0, 0) is centred half a stride into the image, aligned=False that it is centred "
         "on the image's corner. A network without padding loses its border: its first cell is centred many pixels "
-        "inside, which tracing shows. Or roialign.calibrate measured where the trained weights respond, more than a quarter of "
-        "a stride elsewhere. All RoIs are read that much beside their boxes.",
+        "inside, which tracing shows. Or roialign.calibrate measured where the trained weights respond, more than a "
+        "quarter of a stride elsewhere. All RoIs are read that much beside their boxes.",
         'Pool with the grid instead of a scale: pool_regions(features, boxes, 7, grid.with_offset("structural")), or '
         '"calibrated"; or subtract the offset from the boxes. Keep it if layers behind it were trained with it.',
         f"{STRIDE_16}\n{ONE_BOX}\ngrid = FeatureGrid((64, 64), (16.0, 16.0), calibrated_offset_yx=(7.5, 8.2))",

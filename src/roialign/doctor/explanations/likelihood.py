@@ -84,9 +84,9 @@ def _crowding(sides: Tensor, per_unit: Tensor, boxes: Tensor, counted: Tensor) -
     """The density of healthy boxes at these numbers: anywhere in the content, and of the usual sizes.
 
     In units of the numbers as they were passed, so that explanations of any scale can be compared: boxes that all lie
-    in a corner, or that are all small, are unlikely at that scale by as much as they are crowded. Some programs have such
-    boxes: no more is lost than so much behind the scale at which the boxes as called, the first explanation, would just
-    fill the content. Boxes that are centred outside it count for nothing here.
+    in a corner, or that are all small, are unlikely at that scale by as much as they are crowded. Some programs have
+    such boxes: no more is lost than so much behind the scale at which the boxes as called, the first explanation, would
+    just fill the content. Boxes that are centred outside it count for nothing here.
     """
     density = _density(sides, per_unit)
     filling = 1 / boxes[0].abs().max().clamp(min=1e-6)

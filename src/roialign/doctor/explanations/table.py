@@ -12,7 +12,7 @@ SURE = 20.0
 LIKELY = 2.0
 """Odds from which on there is one at all."""
 
-ONLY = 0.25
+ONLY = 0.6
 """Weight of other frames of the same code up to which a fix is proposed."""
 
 # How common it is that ... given the scale that was passed and the stride that the map has. Only ratios matter.

@@ -213,8 +213,7 @@ def _fit(scene: Scene, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     o = torch.tensor([ORDERS.index(order) for order, _ in pairs])
     p = torch.tensor([index[id(place)] for _, place in pairs])
     scale, shift, content = (
-        torch.stack([scene.of_rows(getattr(place, name)) for place in places_once])[p]
-        for name in ("scale", "shift", "content")
+        _of_rows(scene, [getattr(place, name) for place in places_once])[p] for name in ("scale", "shift", "content")
     )
     cells = orders.stacked(scene.boxes)[o] * scale + shift
     for axis in ("x", "y"):
@@ -231,6 +230,13 @@ def _fit(scene: Scene, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     main, regular = scene.of_one_image, scene.is_regular
     fit = likelihood.log_likelihood(cells, scale[..., :2], content, stride, slack, main, by_rule, nothing, regular)
     return cells, fit + fit.new_tensor([_seen(scene, place) for place in places_once])[p]
+
+
+def _of_rows(scene: Scene, values: Sequence[Tensor]) -> Tensor:
+    """Values of each place, [P, K, 4], or [P, 1, 4] where no image has its own."""
+    if all(len(one) == 1 for one in values):
+        return torch.stack(list(values))
+    return torch.stack([scene.of_rows(one) for one in values])
 
 
 def _seen(scene: Scene, place: Place) -> float:

@@ -212,7 +212,9 @@ def _of_the_order(known: Evidence, explanation: Explanation) -> str:
     if order.code is None:
         return ""
     inverted = int((known.sides < 0).any(1).sum())
-    ends = f"{inverted} of {len(known.sides)} boxes end before they begin ({_first_inverted(known)}). " if inverted else ""
+    ends = (
+        f"{inverted} of {len(known.sides)} boxes end before they begin ({_first_inverted(known)}). " if inverted else ""
+    )
     return ends + _ORDERS.get(order.name, f"Read as {order.name} all have an area and fit.")
 
 

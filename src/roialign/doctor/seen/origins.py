@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from roialign.doctor.bars import Picture, pictures_in
 from roialign.doctor.evidence import COMMON_STRIDES
 from roialign.doctor.seen.tensors import is_plain, same_memory
-from roialign.doctor.surroundings import Mosaic, Photographs, Size
+from roialign.doctor.surroundings import Mosaic, Size
 from roialign.geometry import Frame
 
 _OUTPUTS_REMEMBERED = 64
@@ -27,7 +27,6 @@ class Source:
     """A batch [N, C, H, W] that entered a module."""
 
     images: Tensor
-    photographs: Photographs | None = None
     frames: tuple[Frame | None, ...] = ()
     mosaic: Mosaic | None = None
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from roialign.doctor.seen.tensors import is_plain
-from roialign.doctor.surroundings import Photographs
+from roialign.doctor.surroundings import Size
 
 POOLER, TRANSFORM, POOLS, PREPARES = "MultiScaleRoIAlign", "GeneralizedRCNNTransform", "pools", "prepares"
 _ALSO_POOL = ("ROIPooler", "SingleRoIExtractor", "GenericRoIExtractor")  # of detectron2 and mmdet
@@ -29,8 +29,8 @@ def role(kind: type) -> str:
     return known
 
 
-def transformed(args: tuple[Any, ...], output: Any) -> tuple[Tensor, list[Tensor], Photographs] | None:
-    """The padded batch that a GeneralizedRCNNTransform made, the images that it was given, and the sizes of both."""
+def transformed(args: tuple[Any, ...], output: Any) -> tuple[Tensor, list[Tensor], list[Size]] | None:
+    """The padded batch that a GeneralizedRCNNTransform made, the images it was given, and their resized sizes."""
     batch = output[0] if isinstance(output, tuple) and output else None
     images, sizes = getattr(batch, "tensors", None), getattr(batch, "image_sizes", None)
     originals = args[0] if args else None
@@ -42,6 +42,4 @@ def transformed(args: tuple[Any, ...], output: Any) -> tuple[Tensor, list[Tensor
         or len(sizes) != len(originals)
     ):
         return None
-    original_hw = tuple((one.shape[-2], one.shape[-1]) for one in originals)
-    resized_hw = tuple((int(size[0]), int(size[1])) for size in sizes)
-    return images.detach(), list(originals), Photographs(original_hw, resized_hw)
+    return images.detach(), list(originals), [(int(size[0]), int(size[1])) for size in sizes]
