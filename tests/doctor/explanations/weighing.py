@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from roialign.doctor.evidence import Evidence
-from roialign.doctor.explanations import Weighed, tell, weigh
+from roialign.doctor.explanations import Explanation, Weighed, tell, weigh
 from roialign.doctor.findings import Fix
 from roialign.doctor.surroundings import Surroundings
 from roialign.ops.roi_align import as_call
@@ -35,8 +34,8 @@ def weighed_call(
 
 def fix_of(weighed: Weighed, place: str, order: str = "corners") -> Fix | None:
     """The fix of one explanation, whether or not it is the likeliest."""
-    found = next(one for one in weighed.explanations if (one.place.name, one.order.name) == (place, order))
-    return tell(weighed, replace(found, only=True), []).fix
+    pair = next(one for one in weighed.pairs if (one[1].name, one[0].name) == (place, order))
+    return tell(weighed, Explanation(*pair, 0.0, 0.0, 0.0, only=True), []).fix
 
 
 def pasted(code: str, boxes: Any) -> tuple[Tensor, float | None]:

@@ -135,9 +135,9 @@ def _affine(call: RoICall, values: Tensor, sign: str) -> str:
 def _mirror_line(call: RoICall, content: Tensor, order: Order) -> str:
     left, top, right, bottom = content[0].tolist()
     if order.mirror == "x":
-        return paste(
-            call, f"torch.stack([{left + right:g} - b[:, 2], b[:, 1], {left + right:g} - b[:, 0], b[:, 3]], 1)"
-        )
+        first, second = (2, 0) if order.sorted else (0, 2)
+        near, far = (f"{left + right:g} - b[:, {column}]" for column in (first, second))
+        return paste(call, f"torch.stack([{near}, b[:, 1], {far}, b[:, 3]], 1)")
     first, second = (3, 1) if order.sorted else (1, 3)
     upper, lower = (f"{top + bottom:g} - b[:, {column}]" for column in (first, second))
     return paste(call, f"torch.stack([b[:, 0], {upper}, b[:, 2], {lower}], 1)")
