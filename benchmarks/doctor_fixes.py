@@ -48,6 +48,8 @@ def repaired(pipeline: Pipeline, intake: Intake, fix: Fix) -> Tensor | None:
     """The output with the fix made: of the proven call, or, for a pyramid, of the line pasted before the pooler."""
     if pipeline.kind == "pyramid":
         return _before_the_pooler(pipeline, intake, fix.code)
+    if fix.argument == "function":
+        return pasted(pipeline, intake, fix.code)
     call = fix.call
     if pipeline.kind == "other operator":
         changes: dict[str, Any] = {"features": call.input, "boxes": call.rois, "spatial_scale": call.spatial_scale}

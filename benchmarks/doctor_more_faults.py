@@ -11,6 +11,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+import roialign
+
 from .doctor_faults import Fault
 from .doctor_pipelines import Intake
 
@@ -105,7 +107,11 @@ def _rotated(intake: Intake, rng: random.Random) -> Intake:
     most = rng.choice([math.pi / 2, 90.0])
     angles = torch.tensor([[rng.uniform(-most, most)] for _ in boxes])
     rows = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2], angles], 1)
-    return replace(intake, boxes=rows, library="roialign")
+    degrees = angles.rad2deg() if most < 2 else angles
+    turned = [torch.cat([rows[:, :4], degrees], 1)]
+    options = (intake.output_size, intake.spatial_scale, intake.sampling_ratio)
+    right = lambda: roialign.roi_align_rotated(intake.features, turned, *options)  # noqa: E731
+    return replace(intake, boxes=rows, library="roialign", healthy=right)
 
 
 def _on_the_ground(intake: Intake, rng: random.Random) -> Intake:

@@ -105,8 +105,9 @@ def _density(sides: Tensor, per_unit: Tensor) -> Tensor:
 
 
 def _visible(cells: Tensor, stride: Tensor) -> Tensor:
-    """Boxes are seldom far smaller than a cell, and of a few pixels at least."""
-    longer = (cells[..., 2:] - cells[..., :2]).abs().amax(-1).clamp(min=1e-9).median(1).values
+    """Boxes with an area are seldom far smaller than a cell, and of a few pixels at least."""
+    longer = (cells[..., 2:] - cells[..., :2]).abs().amax(-1)
+    longer = torch.where(longer > 0, longer, torch.nan).nanmedian(1).values.nan_to_num(torch.inf)
     smaller = (table.LEAST_CELLS / longer).log2().clamp(min=0) + (table.LEAST_PX / (longer * stride)).log2().clamp(
         min=0
     )
