@@ -101,7 +101,7 @@ def _crowding(sides: Tensor, per_unit: Tensor, boxes: Tensor, counted: Tensor) -
 def _density(sides: Tensor, per_unit: Tensor) -> Tensor:
     area = sides.abs().prod(-1).clamp(min=1e-8)
     spread = (area.log() / 2 - math.log(table.RELATIVE_SIZE)) / table.SIZE_SPREAD
-    return 2 * per_unit.log().sum(-1) - area.log() - (spread**2).log1p()
+    return 2 * per_unit.abs().log().sum(-1) - area.log() - (spread**2).log1p()
 
 
 def _visible(cells: Tensor, stride: Tensor) -> Tensor:

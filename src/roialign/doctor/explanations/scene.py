@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from roialign.doctor.evidence import Evidence
@@ -144,6 +145,11 @@ class Scene:
             return []
         maps = [(index, [frame.chain[index].map_to(frame) for frame in frames]) for index in range(depth - 1)]
         return [(index, some) for index, some in maps if any(map(_moves, some))]
+
+
+def in_order(boxes: Tensor, scale: Tensor) -> Tensor:
+    """Boxes [..., 4] with their corners exchanged along axes that were flipped, whose scale is negative."""
+    return torch.where(scale < 0, boxes[..., [2, 3, 0, 1]], boxes)
 
 
 def _moves(one: AxisMap) -> bool:

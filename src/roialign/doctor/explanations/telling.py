@@ -11,7 +11,7 @@ from torch import Tensor
 from roialign.doctor.evidence import Evidence, call_line, rows_where
 from roialign.doctor.explanations import table, words
 from roialign.doctor.explanations.orders import Order, mirrored
-from roialign.doctor.explanations.scene import Place
+from roialign.doctor.explanations.scene import Place, in_order
 from roialign.doctor.explanations.weigh import Explanation, Weighed
 from roialign.doctor.findings import Finding, Fix
 from roialign.doctor.lines import paste
@@ -74,6 +74,7 @@ def _fix(known: Evidence, explanation: Explanation) -> Fix | None:
     scale, shift = place.scale / target.per_unit, (place.shift - target.shift) / target.per_unit
     images = call.rois[:, 0].long().cpu()
     boxes = order.corners(known.boxes_xyxy.cpu().double()) * _of_rows(scale, images) + _of_rows(shift, images)
+    boxes = in_order(boxes, _of_rows(scale, images))
     lines = _lines(call, explanation, scale, shift)
     if order.mirror:
         content = (place.content - target.shift) / target.per_unit
@@ -118,6 +119,10 @@ def _lines(call: RoICall, explanation: Explanation, scale: Tensor, shift: Tensor
         lines.append(_affine(call, scale, "*"))
     if float(shift.abs().max()) > _SAME:
         lines.append(_affine(call, shift, "+"))
+    if bool((scale < 0).any()):
+        flipped = (scale[0, :2] < 0).tolist()
+        columns = [2 if flipped[0] else 0, 3 if flipped[1] else 1, 0 if flipped[0] else 2, 1 if flipped[1] else 3]
+        lines.append(paste(call, f"b[:, {columns}]"))
     return lines
 
 

@@ -14,7 +14,7 @@ from roialign.doctor.evidence import Evidence
 from roialign.doctor.explanations import likelihood, orders, table
 from roialign.doctor.explanations.orders import ORDERS, RIGHT, Order
 from roialign.doctor.explanations.places import places
-from roialign.doctor.explanations.scene import Place, Scene
+from roialign.doctor.explanations.scene import Place, Scene, in_order
 from roialign.doctor.picture import Edges
 
 _MOST_BOXES = 128
@@ -215,7 +215,7 @@ def _fit(scene: Scene, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     scale, shift, content = (
         _of_rows(scene, [getattr(place, name) for place in places_once])[p] for name in ("scale", "shift", "content")
     )
-    cells = orders.stacked(scene.boxes)[o] * scale + shift
+    cells = in_order(orders.stacked(scene.boxes)[o] * scale + shift, scale)
     for axis in ("x", "y"):
         mirrored = torch.tensor([order.mirror == axis for order, _ in pairs])
         if bool(mirrored.any()):
@@ -229,7 +229,8 @@ def _fit(scene: Scene, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     nothing = (scene.boxes == 0).all(1)
     main, regular = scene.of_one_image, scene.is_regular
     fit = likelihood.log_likelihood(cells, scale[..., :2], content, stride, slack, main, by_rule, nothing, regular)
-    return cells, fit + fit.new_tensor([_seen(scene, place) for place in places_once])[p]
+    fit = fit + fit.new_tensor([_seen(scene, place) for place in places_once])[p]
+    return cells, fit.nan_to_num(nan=-math.inf)  # what is no number there is no explanation
 
 
 def _of_rows(scene: Scene, values: Sequence[Tensor]) -> Tensor:
