@@ -20,7 +20,7 @@ def test_the_demo_finds_and_mends_its_zeros(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "all zero: 60 of 61 trees" in done.stdout
     assert "RA101 error" in done.stdout
-    assert "From an image of 400 x 400 on a map of 25 x 25 the stride is 16." in " ".join(done.stdout.split())
+    assert "From the grid of the 25 x 25 map the stride is 16." in " ".join(done.stdout.split())
     assert "all zero: 0 of 61 trees" in done.stdout
     assert "spatial_scale=0.0625" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "trees.png").stat().st_size > 10_000

@@ -211,8 +211,9 @@ class Evidence:
 
     def _checked(self, call: RoICall, after: Tensor) -> str:
         """Whether RoIs off the map come out as zeros, as the finding says, and how many change with the fix."""
-        if not call.input.shape[1] or call.input.shape[1] != self.call.input.shape[1]:
-            return ""  # the values are not held, or the axes are others
+        only_a_shape = not self.call.input.numel() or not any(self.call.input.stride())  # of a call that waited
+        if only_a_shape or call.input.shape[1] != self.call.input.shape[1]:
+            return ""
         rows = slice(_MOST_RUN)
         as_called, fixed = (
             one.with_(rois=one.rois[rows], input=one.input[:, :_MOST_RUN]).run()[0] for one in (self.call, call)
