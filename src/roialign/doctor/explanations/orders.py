@@ -31,7 +31,7 @@ class Order:
     @property
     def sorted(self) -> bool:
         """Whether the numbers come with the smaller one first."""
-        return self.matrix == _EYE
+        return bool(self.line) or self.matrix == _EYE
 
     @property
     def log_prior(self) -> float:
@@ -48,6 +48,7 @@ _CENTRE = ((1, 0, -0.5, 0), (0, 1, 0, -0.5), (1, 0, 0.5, 0), (0, 1, 0, 0.5))
 _ADDED = ((1, 0, 0, 0), (0, 1, 0, 0), (-1, 0, 1, 0), (0, -1, 0, 1))
 _HALF_MORE = ((0.5, 0, 0.5, 0), (0, 0.5, 0, 0.5), (-0.5, 0, 1.5, 0), (0, -0.5, 0, 1.5))
 _HALF_LESS = ((1.5, 0, -0.5, 0), (0, 1.5, 0, -0.5), (0.5, 0, 0.5, 0), (0, 0.5, 0, 0.5))
+_HALVED = ((2, 0, 0, 0), (0, 2, 0, 0), (1, 0, 1, 0), (0, 1, 0, 1))
 
 
 def _exchanged(*places: int) -> tuple[tuple[float, ...], ...]:
@@ -74,6 +75,12 @@ _OTHERS = (
         _HALF_LESS,
         "b - (b[:, 2:] - b[:, :2]).repeat(1, 2) / 2",
     ),
+    Order("corner halved", "RA216", table.CORNER_HALVED, _HALVED, "b + b[:, :2].repeat(1, 2)"),
+    Order("x1, x2, y1, y2", "RA217", table.ENDS_TOGETHER, _exchanged(0, 2, 1, 3), "b[:, [0, 2, 1, 3]]"),
+    Order("y1, y2, x1, x2", "RA217", table.ENDS_TOGETHER, _exchanged(2, 0, 3, 1), "b[:, [2, 0, 3, 1]]"),
+    Order("top, right, bottom, left", "RA217", table.AROUND, _exchanged(3, 0, 1, 2), "b[:, [3, 0, 1, 2]]"),
+    Order("turned clockwise", "RA212", table.TURNED, _exchanged(1, 0, 3, 2), "b[:, [1, 0, 3, 2]]", mirror="x"),
+    Order("turned counter-clockwise", "RA212", table.TURNED, _exchanged(1, 0, 3, 2), "b[:, [1, 0, 3, 2]]", mirror="y"),
     Order("x1 and x2 exchanged", "RA204", table.EXCHANGED, _exchanged(2, 1, 0, 3), "b[:, [2, 1, 0, 3]]"),
     Order("y1 and y2 exchanged", "RA204", table.EXCHANGED, _exchanged(0, 3, 2, 1), "b[:, [0, 3, 2, 1]]"),
     Order("corners exchanged", "RA204", table.EXCHANGED, _exchanged(2, 3, 0, 1), "b[:, [2, 3, 0, 1]]"),

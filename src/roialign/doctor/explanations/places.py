@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from roialign.doctor.explanations import table
 from roialign.doctor.explanations.lattice import Lattice
-from roialign.doctor.explanations.scene import Place, Scene
+from roialign.doctor.explanations.scene import Place, Scene, moves
 from roialign.geometry import AxisMap, Frame
 
 _MOST_FRACTION = 1.5
@@ -129,6 +130,8 @@ def _seen(scene: Scene, lattice: Lattice) -> Iterator[Place]:
         place = _mapped(scene, lattice, maps, content)
         share = table.BETWEEN if index else table.SEEN_FRAME
         yield replace(place, name="seen frame", share=share, frame=frame, common=True)
+    if scene.maps:
+        yield from _in_proportion(scene, lattice, content)
     if frames:
         yield from _partly_resized(scene, lattice, content)
     if known.mosaic is not None:
@@ -164,6 +167,37 @@ def _partly_resized(scene: Scene, lattice: Lattice, content: Tensor) -> Iterator
             if max(abs(left[0] - 1), abs(left[1] - 1)) > _NO_DIFFERENCE:
                 place = _mapped(scene, lattice, [AxisMap(left, (0.0, 0.0))] * len(frames), content)
                 yield replace(place, name=name, share=table.PARTLY_RESIZED, frame=chain[start], ratio=left[1])
+
+
+def _in_proportion(scene: Scene, lattice: Lattice, content: Tensor) -> Iterator[Place]:
+    """The photograph's boxes by one ratio for both sides, or as if all of it had been squeezed into what entered."""
+    frames, (_, maps) = scene.known.frames, scene.maps[0]
+    whole = [_from_fractions(frame.chain[0], frame) for frame in frames]
+    if any(map(moves, whole)):
+        yield replace(
+            _mapped(scene, lattice, whole, content), name="squeezed", share=table.IN_PROPORTION, frame=frames[0]
+        )
+    scale_y, scale_x = maps[0].scale_yx
+    if min(scale_y, scale_x) > 0 and abs(math.log(scale_y / scale_x)) > _NO_DIFFERENCE:
+        for ratio in (scale_y, scale_x):
+            left = [AxisMap((one.scale_yx[0] / ratio, one.scale_yx[1] / ratio), one.shift_yx) for one in maps]
+            place = _mapped(scene, lattice, left, content)
+            yield replace(place, name="one ratio for both", share=table.IN_PROPORTION, frame=frames[0].chain[0])
+
+
+def _from_fractions(photograph: Frame, entered: Frame) -> AxisMap:
+    """From pixels of `entered`, had the photograph been squeezed into it, to where they are."""
+    done = photograph.map_to(entered)
+    pairs = list(zip(photograph.size_hw, entered.size_hw, done.scale_yx, strict=True))
+    scale_y, scale_x = (scale * old / new for old, new, scale in pairs)
+    return AxisMap((scale_y, scale_x), done.shift_yx)
+
+
+def _is_on_its_side(scene: Scene) -> bool:
+    """Whether a resize was seen to turn a landscape into a portrait, or a portrait into a landscape."""
+    frames = scene.known.frames
+    sizes = [frame.size_hw for frame in frames[0].chain] if frames else []
+    return any((a[0] - a[1]) * (b[0] - b[1]) < 0 for a, b in pairwise(sizes))
 
 
 def _resized(before: Frame, after: Frame) -> tuple[float, float]:
@@ -211,11 +245,12 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
             )
     if float((size[:, 0] / size[:, 1]).log().abs().max()) > _NO_DIFFERENCE:
         sides = size[:, [0, 1, 0, 1]] / size[:, [1, 0, 1, 0]]
+        share = table.SIDES_EXCHANGED * (table.ON_ITS_SIDE if _is_on_its_side(scene) else 1.0)
         yield replace(
             called,
             name="sides exchanged",
             code="RA107",
-            share=table.SIDES_EXCHANGED,
+            share=share,
             scale=called.scale * sides,
             common=False,
         )

@@ -144,7 +144,7 @@ class Scene:
         if not frames or any(len(frame.chain) != depth for frame in frames):
             return []
         maps = [(index, [frame.chain[index].map_to(frame) for frame in frames]) for index in range(depth - 1)]
-        return [(index, some) for index, some in maps if any(map(_moves, some))]
+        return [(index, some) for index, some in maps if any(map(moves, some))]
 
 
 def in_order(boxes: Tensor, scale: Tensor) -> Tensor:
@@ -152,5 +152,5 @@ def in_order(boxes: Tensor, scale: Tensor) -> Tensor:
     return torch.where(scale < 0, boxes[..., [2, 3, 0, 1]], boxes)
 
 
-def _moves(one: AxisMap) -> bool:
+def moves(one: AxisMap) -> bool:
     return one.scale_yx != (1.0, 1.0) or one.shift_yx != (0.0, 0.0)

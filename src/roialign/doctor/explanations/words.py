@@ -35,6 +35,13 @@ _ORDERS = {
     "centre taken for the corner": (
         "The centre was taken for the corner: every box lies half its size too far to the bottom right."
     ),
+    "corner halved": ("The centre was computed as (x + w) / 2, half the corner and half the size: it is x + w / 2."),
+    "turned clockwise": (
+        "Read turned by 90 degrees they fit: a picture whose EXIF orientation was applied for one and not the other."
+    ),
+    "turned counter-clockwise": (
+        "Read turned by 90 degrees they fit: a picture whose EXIF orientation was applied for one and not the other."
+    ),
     "x1 and x2 exchanged": "x1 and x2 are exchanged, as by a flip that mirrors both and does not exchange them.",
     "y1 and y2 exchanged": "y1 and y2 are exchanged: sort them, if they do count from the top.",
     "corners exchanged": "The far corner comes first: sort the corners.",
@@ -176,6 +183,16 @@ def _of_the_frame(known: Evidence, place: Place) -> str:
             return f"The image was resized by {1 / place.ratio:.4g} ({chain}), the boxes by that twice."
         case "resized the wrong way":
             return f"The image was resized ({chain}), and the boxes the other way: divided for multiplied."
+        case "squeezed":
+            return (
+                f"The image was cropped or padded on its way ({chain}); the boxes were scaled as if all of the "
+                "photograph had been squeezed into it."
+            )
+        case "one ratio for both":
+            return (
+                f"The image was squeezed ({chain}), width and height by ratios of their own, which changes its aspect; "
+                "the boxes were scaled by one of them, so that x or y is off."
+            )
         case "padded size":
             return (
                 "Part of the image is padding, of one colour, and boxes lie in it: they are fractions of the "
@@ -188,7 +205,10 @@ def _of_the_frame(known: Evidence, place: Place) -> str:
             of = "percents of the image" if place.ratio == 100 else parts
             return f"They run from 0 to {place.ratio:g}: {of}, as annotation tools and language models give them."
         case "sides exchanged":
-            return "Width and height are exchanged: x was multiplied by the height of the image and y by its width."
+            return (
+                "Width and height are exchanged: x was multiplied by the height of the image and y by its width, or "
+                "the image was resized to (width, height) for (height, width)."
+            )
         case "mosaic" if known.mosaic is not None:
             height, width = known.mosaic.tile_hw
             return (
