@@ -162,6 +162,7 @@ EVIDENCE = {  # what the evidence of each code's example must say
     "RA214": r"the last column lies within \+-1\.31, as angles in radians do: these are rotated boxes",
     "RA215": r"has 2 images, and 1 of them has a list of boxes: no box is pooled from image 1",
     "RA216": r"span x = -100 to 924, y = -150 to 650; .* every box lies half its size too far to the top left",
+    "RA217": r"Read as x1, x2, y1, y2 all have an area and fit",
     "RA301": r"1 of 1 RoIs read only cells that are zero in every channel",
     "RA302": r"32768 of 32768 features are NaN or infinite",
     "RA303": r"needs a map of 40 x 64, which are axes 1 and 2: the channels are last",

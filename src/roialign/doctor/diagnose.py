@@ -103,18 +103,24 @@ def examine(
     of_the_run = checks.PYRAMID_CHECK(run, call) if run is not None else None
     if run is not None and of_the_run is not None:  # said once; what it does to the calls is no fault of their own
         found += [of_the_run] if run.index == run.busiest else []
-    elif bool(sane.any()):
-        rows = sane.nonzero().flatten().tolist()
-        causes: list[Finding] = []
-        if run is None or (causes := _found(checks.SEEN_CHECKS, known)[:1]):
-            causes = [_of_rows(finding, rows) for finding in causes or _of_boxes(known, beliefs)]
-        elif run.index == run.busiest:
-            whole = replace(known, call=run.whole(call), coverage_known=None, grid=run.grid_of_the_first())
-            causes = _of_boxes(whole, beliefs)
-            if causes:
-                call, coverage = whole.call, whole.coverage
+        return _diagnosis(found, coverage, call)
+    rows = sane.nonzero().flatten().tolist()
+    causes = _found(checks.SEEN_CHECKS, known)[:1] if run is not None and rows else []
+    if rows and (run is None or causes):
+        causes = [_of_rows(finding, rows) for finding in causes or _of_boxes(known, beliefs)]
+    elif run is not None and run.index == run.spokesman and len(run.rois):
+        whole = replace(known, call=run.whole(call), coverage_known=None, grid=run.grid_of_the_first())
+        causes = _of_boxes(whole, beliefs)
+        if causes:
+            call, coverage = whole.call, whole.coverage
+            found = [] if run.index == 0 and no_size else found
+    if rows:
         single = () if causes else checks.READ_CHECKS
-        found += causes + [_of_rows(finding, rows) for finding in _found((*single, *checks.FEATURE_CHECKS), known)]
+        causes += [_of_rows(finding, rows) for finding in _found((*single, *checks.FEATURE_CHECKS), known)]
+    return _diagnosis([*found, *causes], coverage, call)
+
+
+def _diagnosis(found: Iterable[Finding], coverage: Tensor, call: RoICall) -> Diagnosis:
     return Diagnosis(tuple(said for finding in found if (said := said_of(call, finding))), coverage, call)
 
 

@@ -22,6 +22,7 @@ _MOST_BOXES = 0.95
 _ALIGNED_BY_DEFAULT = {"roi_align": False, "masked_roi_align": True, "roi_align_1d": False, "roi_align_3d": False}
 _TENSORS = {"masked_roi_align": "features, boxes, masks", "roi_align_1d": "features, segments"}
 _SAME_RATIO = 0.004
+_MOST_LOST, _SAME_LOSS = (4.0, 0.15), 3.0  # cells, and as a share of the map; cells between the axes
 _MOST_RUN = 64  # RoIs and channels that are run to see what a fix does
 _CHANGED = 1e-3  # of a RoI's features
 _TOY_SIDE = 4  # pixels
@@ -278,6 +279,13 @@ def call_line(call: RoICall) -> str:
     return f"{call.operator}({_TENSORS.get(call.operator, 'features, boxes')}, {options}{named})"
 
 
+def may_have_lost(stride: float, image_size_hw: tuple[float, float], map_size_hw: tuple[int, int]) -> bool:
+    """Whether a network of this stride that loses cells at the border makes such a map of such an image."""
+    lost = [image / stride - cells for image, cells in zip(image_size_hw, map_size_hw, strict=True)]
+    most = [max(_MOST_LOST[0], _MOST_LOST[1] * cells) for cells in map_size_hw]
+    return all(-1 < one < limit for one, limit in zip(lost, most, strict=True)) and abs(lost[0] - lost[1]) < _SAME_LOSS
+
+
 def nominal_stride_yx(image_size_hw: tuple[float, float], map_size_hw: tuple[int, int]) -> tuple[float, float] | None:
     """The strides that lead from an image of this size to a map of that size; None where the sizes do not tell.
 
@@ -294,7 +302,9 @@ def nominal_stride_yx(image_size_hw: tuple[float, float], map_size_hw: tuple[int
         nearest = min(fitting, key=lambda stride: abs(stride - min(ratios, key=lambda r: abs(r - stride))))
         return float(nearest), float(nearest)
     whole = max(1, round(ratios[0]))
-    if explains(whole):
+    if explains(whole) and (
+        whole == 1 or not any(may_have_lost(s, image_size_hw, map_size_hw) for s in COMMON_STRIDES)
+    ):
         return float(whole), float(whole)
     if max(ratios) < 2 or any(abs(ratio - round(ratio)) < 1e-9 for ratio in ratios):  # resized, or of two strides
         return ratios[0], ratios[1]

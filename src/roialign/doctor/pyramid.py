@@ -118,6 +118,11 @@ class Pyramid:
         down, across = self.grid(index).stride_yx
         return like.with_(input=empty, rois=rois, spatial_scale=1 / down, cells=(1 / down, 0.0, 1 / across, 0.0))
 
+    @cached_property
+    def spokesman(self) -> int:
+        """The map at whose call the boxes of the run are looked at."""
+        return 0 if float(self.asked_for.isnan().float().mean()) > 0.5 else self.busiest
+
     @property
     def fills_its_batch(self) -> bool:
         """Whether the images are as large as their batch, but for what it was padded to be divisible."""

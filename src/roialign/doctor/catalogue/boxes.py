@@ -204,7 +204,7 @@ ENTRIES = (
         "RA217",
         "the four numbers in another order",
         "error",
-        "The two ends along x come together, and the two along y (x1, x2, y1, y2), as in slices of arrays, or the edges "
+        "The two ends along x come together, and the two along y (x1, x2, y1, y2), as in slices of arrays, or edges "
         "go around: top, right, bottom, left, as in CSS and face_recognition. The operator takes x1, y1, x2, y2.",
         "Put the columns in order: boxes[:, [0, 2, 1, 3]], or boxes[:, [3, 0, 1, 2]] of top, right, bottom, left.",
         f"{STRIDE_16}\nboxes = [torch.tensor([[100.0, 300.0, 600.0, 900.0], [500.0, 640.0, 80.0, 200.0], "

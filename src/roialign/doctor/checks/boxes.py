@@ -49,7 +49,7 @@ def outside(known: Evidence) -> Finding | None:
         f"{_row(known, known.low)}. The boxes span {known.nearest:g} to {max(x, y):g}."
     )
     decide = _where_they_come_from(known)
-    return Finding("RA209", evidence, rows, decide=decide, doubtful=known.is_thin)
+    return Finding("RA209", evidence, rows, decide=decide, doubtful=known.is_thin or not bool(wholly.any()))
 
 
 def rounded(known: Evidence) -> Finding | None:

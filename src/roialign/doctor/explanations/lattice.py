@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from roialign.doctor.evidence import COMMON_STRIDES, Evidence
+from roialign.doctor.evidence import COMMON_STRIDES, Evidence, may_have_lost
 
 _LEAST_LEAD = 1.0  # cells by which a structural offset must depart from half a stride to be a matter of its own
-_MOST_LOST = (4.0, 0.15)  # cells that a network without padding may lose, and as a share of the map
-_SAME_LOSS = 3.0  # cells
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,8 @@ def lattices(known: Evidence) -> list[Lattice]:
         return [Lattice((float(stride), float(stride)), weight=weight) for stride, weight in COMMON_STRIDES.items()]
     if known.stride_yx is not None:
         return [Lattice(known.stride_yx)]
-    lossy = [stride for stride in COMMON_STRIDES if _may_have_lost(known, stride)]
+    size_hw = known.image_size_hw or known.frame_hw
+    lossy = [stride for stride in COMMON_STRIDES if may_have_lost(stride, size_hw, known.call.map_size_hw)]
     some = [Lattice((float(stride), float(stride)), weight=COMMON_STRIDES[stride]) for stride in lossy]
     return [*some, Lattice(ratios, weight=0.1)]
 
@@ -60,13 +59,3 @@ def _of_grid(known: Evidence) -> Lattice:
     if max(map(abs, lead)) < _LEAST_LEAD:
         return Lattice(grid.stride_yx)
     return Lattice(grid.stride_yx, (lead[0], lead[1]), offset_yx=grid.structural_offset_yx)
-
-
-def _may_have_lost(known: Evidence, stride: float) -> bool:
-    """Whether a network of this stride that loses cells at the border makes such a map of such an image."""
-    image_hw, map_hw = known.image_size_hw, known.call.map_size_hw
-    if image_hw is None:
-        return False
-    lost = [image / stride - cells for image, cells in zip(image_hw, map_hw, strict=True)]
-    most = [max(_MOST_LOST[0], _MOST_LOST[1] * cells) for cells in map_hw]
-    return all(-1 < one < limit for one, limit in zip(lost, most, strict=True)) and abs(lost[0] - lost[1]) < _SAME_LOSS
