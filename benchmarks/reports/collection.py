@@ -9,8 +9,8 @@ from typing import Literal
 from .program import Kind, Reported
 
 Part = Literal["given", "fitted", "kept"]
-"""The doctor was built with the given reports and tuned to none; fitted ones may be looked at and tuned to; kept ones
-are run and not looked at."""
+"""The doctor was built with the given reports and tuned to them; fitted ones may be looked at and tuned to; kept ones
+were first run unseen, when it was done."""
 
 _MODULES: dict[Part, tuple[str, ...]] = {
     "given": ("frames", "grids", "formats", "maps", "healthy", "healthy_more"),

@@ -19,7 +19,8 @@ Made by `{command}` in {minutes} minutes; do not edit it.
 
 Each program is made of a report in a public tracker, named by its repository and number, or of what people do with
 care. *Given* reports were there before the doctor was made to weigh explanations, *fitted* ones were looked at while
-it was made, *kept* ones were not. A fault is *named* if the first finding has the right code and the right words;
+it was made, *kept* ones only when it was done: unseen, 5 of 15 were named, 4 wrong and 6 silent, and the kinds of
+mistakes that they showed were added then. A fault is *named* if the first finding has the right code and words;
 *wrong* is another first finding, *silent* none. The *fix* of the first finding is right if the program with the line
 pasted, or else the call that the finding proved, gives what the right call gives.
 """
