@@ -23,8 +23,9 @@ named by its repository and number: a small program with a network, a picture an
 with what would have been right beside it. Careful programs that look odd are among them, for they should get no error.
 
 The reports have three parts. *Given* ones were there before the doctor was made to weigh explanations, and *fitted*
-ones were looked at while it was made: both are listed here. *Kept* ones were first run unseen, and are only counted here. How
-the doctor does on each is in `benchmarks/results/reports.md`, in short in [How well it does](doctor.md#how-well-it-does).
+ones were looked at while it was made: both are listed here. *Kept* ones were first run unseen, and are only counted
+here. How the doctor does on each is in `benchmarks/results/reports.md`, in short in
+[How well it does](doctor.md#how-well-it-does).
 
 ```console
 $ make bench-reports    # all of them, into benchmarks/results/reports.md
