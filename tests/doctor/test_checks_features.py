@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import roialign
 from roialign.doctor.diagnose import examine
 from roialign.doctor.findings import Finding
 from roialign.doctor.surroundings import Surroundings, Tokens
@@ -58,3 +59,20 @@ def test_tokens_that_are_not_the_patches_of_their_cells(name: str) -> None:
     held = {"t": t}
     exec(line, held)
     assert torch.equal(held["features"].flatten(2).transpose(1, 2), t[:, tokens.count - 256 :])
+
+
+def test_zeros_under_padding_are_no_fault_of_the_weights() -> None:
+    """RoIs that are centred in the padding of their image read zeros of a network without biases."""
+    network = torch.nn.Conv2d(3, 8, 16, 16, bias=False)
+    batch = torch.zeros(2, 3, 256, 256)
+    batch[0], batch[1, :, :128] = torch.rand(3, 256, 256), torch.rand(3, 128, 256)
+    boxes = [torch.tensor([[32.0, 32.0, 200.0, 200.0]]), torch.tensor([[40.0, 150.0, 120.0, 240.0]])]
+    with torch.no_grad(), roialign.watch() as report:
+        features = network(batch)
+        roialign.roi_align(features, boxes, 7, 1 / 16)
+        batch.fill_(0.5)  # no padding any more, and the map is as dead
+        roialign.roi_align(torch.zeros_like(features), boxes, 7, 1 / 16)
+    assert [[finding.code for finding in call.findings if finding.code == "RA301"] for call in report.calls] == [
+        [],
+        ["RA301"],
+    ]

@@ -200,6 +200,16 @@ class Evidence:
         height, width = self.image_size_hw
         return torch.tensor([picture or (0.0, 0.0, width, height) for picture in found])
 
+    @cached_property
+    def in_padding(self) -> Tensor:
+        """RoIs that are centred in the padding of their image, bool [K]."""
+        if self.pictures is None or self.stride_yx is None:
+            return torch.zeros(len(self.boxes_xyxy), dtype=torch.bool, device=self.boxes_xyxy.device)
+        stride = self.boxes_xyxy.new_tensor(self.stride_yx[::-1])
+        centres = (self.boxes_xyxy[:, :2] + self.boxes_xyxy[:, 2:]) / 2 * self.call.spatial_scale * stride
+        picture = self.pictures.to(self.boxes_xyxy)[self.call.rois[:, 0].long()]
+        return ((centres < picture[:, :2]) | (centres > picture[:, 2:])).any(1)
+
     def well_placed(self, call: RoICall) -> bool:
         """Whether nearly all RoIs of `call` lie on the map."""
         return len(call.rois) > 0 and float(call.off_the_map(call.coverage()).float().mean()) <= 1 - _MOST_BOXES

@@ -18,7 +18,7 @@ def fit(cells: Tensor, per_unit: float = 1.0) -> float:
     units = torch.ones(2, len(cells), 2).double()
     units[1] *= per_unit
     options = (torch.full((2,), 16.0).double(), torch.zeros(2).double(), torch.ones(len(cells), dtype=torch.bool))
-    rest = (torch.ones(2, dtype=torch.bool), torch.zeros(len(cells), dtype=torch.bool), False)
+    rest = (torch.ones(2, dtype=torch.bool), torch.zeros(len(cells), dtype=torch.bool), len(cells), False)
     healthy, other = log_likelihood(both, units, CONTENT.expand_as(both), *options, *rest).tolist()
     return float(other - healthy)
 

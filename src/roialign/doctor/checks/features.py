@@ -35,7 +35,7 @@ def zero(known: Evidence) -> Finding | None:
     alive = known.facts.live_cells if known.call.features_shape[1] > 1 else None  # one channel is a mask
     if alive is None:
         return None
-    dead = ~_reads(known, alive) & (known.coverage > 0)
+    dead = ~_reads(known, alive) & (known.coverage > 0) & ~known.in_padding  # where zeros are no fault of the weights
     if not bool(dead.any()):
         return None
     share = 1 - float(alive.float().mean())

@@ -26,6 +26,7 @@ def log_likelihood(
     main: Tensor,
     by_rule: Tensor,
     nothing: Tensor,
+    distinct: int,
     regular: bool,
 ) -> Tensor:
     """The sum of all terms, [E].
@@ -33,7 +34,8 @@ def log_likelihood(
     `per_unit` [E, K, 2] is how many cells one unit of the numbers is, along x and y; `stride` [E] pixels are
     a cell, `slack` [E] is in cells, `main` bool
     [K] are the boxes of one image, and `by_rule` bool [E] the explanations that have one rule for all boxes.
-    `nothing` bool [K] are rows of zeros, which stand for no box; `regular` boxes are anchors or windows.
+    `nothing` bool [K] are rows of zeros, which stand for no box; `distinct` boxes differ from one another; `regular`
+    ones are anchors or windows.
     """
     low, size = content[..., :2], content[..., 2:] - content[..., :2]
     near, far = (cells[..., :2] - low) / size, (cells[..., 2:] - low) / size
@@ -45,7 +47,7 @@ def log_likelihood(
         _rare((sides < 0).any(-1) & ~empty, table.INVERTED)
         + _rare(empty & ~nothing, table.EMPTY)
         + _placed(ordered, slack[:, None, None] / size, regular)
-        + _crowding(sides, per_unit / size, ordered, ~(nothing | empty | empty[:1]))
+        + _crowding(sides, per_unit / size, ordered, ~(nothing | empty | empty[:1]), distinct)
         + _visible(cells, stride)
         + _marks(ordered[:, main], ((slack + table.PADDED_PX / stride)[:, None] / size[:, 0]).repeat(1, 2))
     )
@@ -80,7 +82,7 @@ def _placed(boxes: Tensor, slack: Tensor, regular: bool) -> Tensor:
     return placed - far.clamp(max=table.MOST_LOST_FAR)
 
 
-def _crowding(sides: Tensor, per_unit: Tensor, boxes: Tensor, counted: Tensor) -> Tensor:
+def _crowding(sides: Tensor, per_unit: Tensor, boxes: Tensor, counted: Tensor, distinct: int) -> Tensor:
     """The density of healthy boxes at these numbers: anywhere in the content, and of the usual sizes.
 
     In units of the numbers as they were passed, so that explanations of any scale can be compared: boxes that all lie
@@ -94,7 +96,7 @@ def _crowding(sides: Tensor, per_unit: Tensor, boxes: Tensor, counted: Tensor) -
     inside = ((boxes[..., :2] + boxes[..., 2:]) / 2 - 0.5).abs().amax(-1) <= 0.5
     rows = counted.sum(1).clamp(min=1).to(density.dtype)
     mean = torch.where(counted & inside, density - anchor, 0.0).sum(1) / rows
-    most = rows.clamp(max=table.CROWDED_BOXES)
+    most = rows.clamp(max=min(table.CROWDED_BOXES, distinct))
     return (table.CROWDING * most * mean).clamp(min=-(table.MOST_CROWDED[0] + table.MOST_CROWDED[1] * most))
 
 

@@ -227,8 +227,10 @@ def _fit(scene: Scene, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     slack = torch.full_like(stride, scene.slack)
     by_rule = torch.tensor([place.at is None for _, place in pairs])
     nothing = (scene.boxes == 0).all(1)
-    main, regular = scene.of_one_image, scene.is_regular
-    fit = likelihood.log_likelihood(cells, scale[..., :2], content, stride, slack, main, by_rule, nothing, regular)
+    main, regular, distinct = scene.of_one_image, scene.is_regular, len(scene.boxes.unique(dim=0))
+    fit = likelihood.log_likelihood(
+        cells, scale[..., :2], content, stride, slack, main, by_rule, nothing, distinct, regular
+    )
     fit = fit + fit.new_tensor([_seen(scene, place) for place in places_once])[p]
     return cells, fit.nan_to_num(nan=-math.inf)  # what is no number there is no explanation
 
