@@ -194,6 +194,7 @@ def _with_a_scale(
     if bool(usable.any()):
         known = Evidence(call.with_(rois=call.rois[usable]), image_size)
         weighed = explanations.weigh(known, lambda code: code == "RA101")
-        scales = explanations.tell(weighed, *explanations.split(weighed))
-        finding = replace(finding, fix=scales.fix, alternatives=scales.alternatives)
+        if any(one.codes for one in weighed.explanations):
+            scales = explanations.tell(weighed, *explanations.split(weighed))
+            finding = replace(finding, fix=scales.fix, alternatives=scales.alternatives)
     return Diagnosis((finding,), None)
