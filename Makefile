@@ -37,7 +37,7 @@ help:
 	@echo "make bench-overhead   what watching costs a Mask R-CNN: 5 minutes"
 	@echo "make bench-doctor     faults injected into healthy pipelines: 15 minutes"
 	@echo "make bench-reports    what people reported: 5 minutes"
-	@echo "make bench-picture    boxes held against pictures: 5 minutes"
+	@echo "make bench-picture    do boxes follow edges? hits and false alarms: 5 minutes"
 	@echo "make offsets          where cells are centred, on photographs: 15 minutes"
 	@echo
 	@echo "The first run sets up .venv: torch and torchvision, about 6 GB."

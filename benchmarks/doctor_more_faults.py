@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torchvision
@@ -102,7 +103,7 @@ def _pooled_twice(intake: Intake, rng: random.Random) -> Intake:
 
 
 def _rotated(intake: Intake, rng: random.Random) -> Intake:
-    """Centre, size and angle, where the index and two corners belong; torchvision would read foreign memory."""
+    """Centre, size and angle, where the index and two corners belong; torchvision would read out of bounds."""
     boxes = intake.xyxy
     most = rng.choice([math.pi / 2, 90.0])
     angles = torch.tensor([[rng.uniform(-most, most)] for _ in boxes])
@@ -110,7 +111,7 @@ def _rotated(intake: Intake, rng: random.Random) -> Intake:
     degrees = angles.rad2deg() if most < 2 else angles
     turned = [torch.cat([rows[:, :4], degrees], 1)]
     options = (intake.output_size, intake.spatial_scale, intake.sampling_ratio)
-    right = lambda: roialign.roi_align_rotated(intake.features, turned, *options)  # noqa: E731
+    right = partial(roialign.roi_align_rotated, intake.features, turned, *options)
     return replace(intake, boxes=rows, library="roialign", healthy=right)
 
 
