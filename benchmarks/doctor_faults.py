@@ -185,7 +185,7 @@ def _with_index(intake: Intake, index: float = 0) -> Tensor:
 
 
 def _by_roialign(boxes: Any, library: str = "roialign") -> Callable[[Intake, random.Random], Intake]:
-    """Through roialign's operator, as torchvision would read foreign memory."""
+    """Through roialign's operator, as torchvision would read out of bounds."""
     return lambda intake, rng: replace(intake, boxes=boxes(intake), library=library)
 
 

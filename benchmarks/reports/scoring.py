@@ -152,7 +152,7 @@ def _names(program: Program) -> dict[str, Any]:
     _begin(program)
     before = sys.gettrace()
     sys.settrace(entering)
-    with suppress(Exception), roialign.watch():  # which raises where the peer would read foreign memory
+    with suppress(Exception), roialign.watch():  # which raises where the peer would read out of bounds
         program.run()
     sys.settrace(before)
     return {**program.run.__globals__, **names}

@@ -1,4 +1,4 @@
-"""`watch`: where an operator would crash the process or read foreign memory, an error is raised in its place."""
+"""`watch`: where an operator would crash the process or read out of bounds, an error is raised in its place."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ ENTRIES = (
         "image index out of range or not whole",
         "error",
         "Column 0 of boxes [K, 5] is the position of the image in the batch, counted from 0. torchvision does not "
-        "look at it and reads foreign memory.",
+        "look at it and reads out of bounds.",
         "Number the images from 0, or pass a list with one tensor of boxes for each image.",
         f"{STRIDE_16}\nboxes = torch.tensor([[1.0, 300.0, 300.0, 400.0, 400.0]])",
         AT_16,
@@ -94,7 +94,7 @@ ENTRIES = (
         "more lists of boxes than images",
         "error",
         "In a list the position is the image's index, so a list longer than the batch names images that do not "
-        "exist. torchvision reads foreign memory there.",
+        "exist. torchvision reads out of bounds there.",
         "Pass one tensor for each image; torch.empty(0, 4) for an image without boxes.",
         f"{STRIDE_16}\nboxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0]]), torch.tensor([[0.0, 0.0, 99.0, 99.0]])]",
         AT_16,

@@ -42,7 +42,7 @@ def image_indices(call: RoICall, coverage: Tensor) -> Finding | None:
     if not bool(bad.any()):
         return None
     if call.lists is not None:
-        evidence = f"There are {call.lists} lists of boxes and {images} images; torchvision reads foreign memory there."
+        evidence = f"There are {call.lists} lists of boxes and {images} images; torchvision reads out of bounds there."
         decide = "If all boxes are of one image, pass [torch.cat(boxes)]."
         return Finding("RA208", evidence, rows_where(bad), decide=decide)
     if has_other_boxes(call):
@@ -128,7 +128,7 @@ def _no_such_image(call: RoICall, bad: Tensor, coverage: Tensor) -> Finding:
     fix = _replaced(call, torch.cat([moved[:, None], call.rois[:, 1:]], 1), coverage, code) if code else None
     evidence = (
         f"{int(bad.sum())} of {len(bad)} boxes name an image that the batch of {images} does not have, the first is "
-        f"{_row(call, bad)}. torchvision reads foreign memory there."
+        f"{_row(call, bad)}. torchvision reads out of bounds there."
     )
     decide = None if fix else "Column 0 is the position of the image in the batch, counted from 0."
     return Finding("RA206", evidence, rows_where(bad), fix, decide=decide)

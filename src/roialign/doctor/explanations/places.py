@@ -36,12 +36,12 @@ def places(scene: Scene) -> list[Place]:
 def _fractions(scene: Scene, called: Place) -> Iterator[Place]:
     """Fractions of the photograph, or of the image that entered; also ones that were resized and padded."""
     content, extent, boxes = called.content, scene.extent(called.lattice), scene.boxes
-    moves = [(AxisMap((1.0, 1.0), (0.0, 0.0)), boxes)]
+    turns = [(AxisMap((1.0, 1.0), (0.0, 0.0)), boxes)]
     if scene.maps and len(content) == 1:
         done = scene.maps[0][1][0]
         scale, shift = done.scale_yx[::-1] * 2, done.shift_yx[::-1] * 2
-        moves.append((done, (boxes - boxes.new_tensor(shift)) / boxes.new_tensor(scale)))
-    for done, fractions in moves:
+        turns.append((done, (boxes - boxes.new_tensor(shift)) / boxes.new_tensor(scale)))
+    for done, fractions in turns:
         if float(fractions.abs().max()) > _MOST_FRACTION:
             continue
         wholes = [content] if bool((content == extent).all()) else [content, extent]

@@ -68,10 +68,8 @@ REGULAR = (1.0, 0.4, 0.35, 0.25)  # ... of boxes of a few sizes
 PLACED_BOXES = 10  # more boxes of one program are no further evidence: what moves one moves its neighbours
 VISIBLE = 0.6  # of a side: less is not overhanging but beyond
 OVERHANG = 0.03  # of the content: what is reached beyond by less is inside
-FAR, NOT_FAR = (
-    3.0,
-    0.3,
-)  # log-likelihood lost for each size of the image that a box is centred beyond it, and from where
+FAR = 3.0  # log-likelihood lost for each size of the image that a box is centred beyond it ...
+NOT_FAR = 0.3  # ... by more than this
 MOST_LOST_FAR = 8.0
 
 INVERTED = ((0.985, 0.0), (0.012, 0.03), (0.003, 0.3))  # programs, and the share of inverted boxes in them

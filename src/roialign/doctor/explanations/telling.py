@@ -79,6 +79,8 @@ def _fix(known: Evidence, explanation: Explanation) -> Fix | None:
     lines = _lines(call, explanation, scale, shift)
     if order.mirror:
         content = (place.content - target.shift) / target.per_unit
+        if bool((content != content[0]).any()):  # one line cannot mirror images of several sizes
+            return None
         boxes = mirrored(boxes, _of_rows(content, images), order.mirror)
         lines.append(_mirror_line(call, content, order))
     rois = torch.cat([call.rois[:, :1], boxes.to(call.rois)], 1)

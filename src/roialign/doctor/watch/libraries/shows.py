@@ -79,7 +79,7 @@ class Shows:
         caller: Caller | None = None,
         boxes_as_given: Any = None,
     ) -> None:
-        """Show a call, as the arguments of `roi_align`; raise where it would crash or read foreign memory.
+        """Show a call, as the arguments of `roi_align`; raise where it would crash or read out of bounds.
 
         `boxes_as_given` are the boxes before the library made rows of them, where that is known.
         """
