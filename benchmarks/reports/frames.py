@@ -13,7 +13,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import MultiScaleRoIAlign, roi_align, roi_pool
 
 from .program import Program, fault, unseen
-from .scenes import Picture, blood, coins, objects, page, patches, photo, resized, resnet, seeded
+from .scenes import Picture, blood, coins, objects, padded_batch, page, patches, photo, resized, resnet, seeded
 
 
 def _tracking(frame_hw: tuple[int, int], seen_hw: tuple[int, int]) -> Program:
@@ -324,10 +324,7 @@ def fractions_of_the_batch() -> Program:
 
     def run(right: bool = False) -> Tensor:
         sizes = [(240, 320), (416, 256), (96, 128)]
-        batch = torch.zeros(3, 3, 416, 320)
-        for index, (height, width) in enumerate(sizes):
-            batch[index, :, :height, :width] = photo(height, width)[0]
-        features = model(batch)
+        features = model(padded_batch(sizes))
         rows, columns = features.shape[-2:]
         boxes = [objects(1, 1, 9) * torch.tensor([columns, rows, columns, rows]) for _ in sizes]
         if right:

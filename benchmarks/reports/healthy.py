@@ -11,7 +11,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from .program import Program, healthy
-from .scenes import Tokens, objects, photo, resized, resnet, seeded
+from .scenes import Tokens, objects, padded_batch, photo, resized, resnet, seeded
 
 
 @healthy("video actors", "fractions become cells; actors that are missing have boxes of zeros and are masked later")
@@ -131,11 +131,8 @@ def mixed_sizes() -> Program:
 
     def run(right: bool = False) -> Tensor:
         sizes = [(240, 320), (416, 256), (96, 128)]
-        batch = torch.zeros(3, 3, 416, 320)
-        for index, (height, width) in enumerate(sizes):
-            batch[index, :, :height, :width] = photo(height, width)[0]
         boxes = [objects(height, width, 9) for height, width in sizes]
-        return roi_align(model(batch), boxes, 7, 1 / 16, aligned=True)
+        return roi_align(model(padded_batch(sizes)), boxes, 7, 1 / 16, aligned=True)
 
     return Program(model, run)
 

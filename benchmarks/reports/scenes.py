@@ -55,6 +55,14 @@ def objects(
     return torch.cat([corners, corners + sides_wh], 1)
 
 
+def padded_batch(sizes_hw: list[tuple[int, int]]) -> Tensor:
+    """Smooth noise of each size, filled up with zeros at the bottom and the right to the largest."""
+    batch = torch.zeros(len(sizes_hw), 3, *map(max, zip(*sizes_hw, strict=True)))
+    for index, (height, width) in enumerate(sizes_hw):
+        batch[index, :, :height, :width] = photo(height, width)[0]
+    return batch
+
+
 def resized(image: Tensor, height: int, width: int) -> Tensor:
     return functional.interpolate(image, (height, width), mode="bilinear")
 
