@@ -20,7 +20,7 @@ import torch
 from benchmarks.environment import environment
 from benchmarks.results import write_all
 
-from .collection import Entry, Part, entries
+from .collection import HIDDEN, Entry, Part, entries
 from .page import page, score
 from .scenes import MissingPictureError
 from .scoring import ALONE, WAYS, Verdict, judge
@@ -46,7 +46,7 @@ def main() -> None:
             missing.append(f"{entry.id} ({error})")
             continue
         judged.append(entry)
-        _show(entry, verdicts[entry.id], given.verbose, given.half == "kept")
+        _show(entry, verdicts[entry.id], given.verbose, given.half == entry.part)
     print(score(judged, verdicts))
     if missing:
         print(f"not run: {', '.join(missing)}")
@@ -62,9 +62,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reports", description=__doc__)
     parser.add_argument("-v", "--verbose", action="store_true", help="print each report, 80 columns wide")
     parser.add_argument(
-        "--only", metavar="NAME", default="", help="reports whose name contains this, kept ones only with --half kept"
+        "--only",
+        metavar="NAME",
+        default="",
+        help="reports whose name contains this, hidden ones only with their --half",
     )
-    parser.add_argument("--half", choices=("given", "fitted", "kept"), help="one part of the reports")
+    parser.add_argument("--half", choices=("given", "fitted", "kept", "fresh"), help="one part of the reports")
     parser.add_argument("--expect", action="store_true", help="write what the tests expect, tests/doctor/reports.json")
     parser.add_argument(
         "--right", action="store_true", help="run what would have been right in each report: any error is then false"
@@ -88,8 +91,8 @@ def _judged(entry: Entry, ways: Sequence[str], right: bool) -> dict[str, Verdict
 
 
 def _show(entry: Entry, verdicts: dict[str, Verdict], verbose: bool, wanted: bool) -> None:
-    """Kept reports are shown by their number only, unless that half was asked for."""
-    shown = entry.part != "kept" or wanted
+    """Hidden reports are shown by their number only, unless their part was asked for."""
+    shown = entry.part not in HIDDEN or wanted
     name = entry.reported.name if shown else entry.id
     for way, verdict in verdicts.items():
         codes = " ".join(dict.fromkeys(verdict.codes)) if shown else ""

@@ -8,14 +8,18 @@ from typing import Literal
 
 from .program import Kind, Reported
 
-Part = Literal["given", "fitted", "kept"]
+Part = Literal["given", "fitted", "kept", "fresh"]
 """The doctor was built with the given reports and tuned to them; fitted ones may be looked at and tuned to; kept ones
-were first run unseen, when it was done."""
+were first run unseen, when it was done; fresh ones were written after it was last tuned, and then run once."""
+
+HIDDEN: tuple[Part, ...] = ("kept", "fresh")
+"""Parts that are only counted: whoever works on the doctor should not look at them."""
 
 _MODULES: dict[Part, tuple[str, ...]] = {
     "given": ("frames", "grids", "formats", "maps", "healthy", "healthy_more"),
     "fitted": ("fitted_frames", "fitted_maps"),
     "kept": ("kept_frames", "kept_maps"),
+    "fresh": ("fresh_frames", "fresh_maps"),
 }
 
 
@@ -26,7 +30,7 @@ class Entry:
     reported: Reported
     part: Part
     id: str
-    """The report's name, or, of a kept one, its number among them."""
+    """The report's name, or, of a hidden one, its part and its number in it."""
 
 
 def entries(*parts: Part) -> list[Entry]:
@@ -38,5 +42,5 @@ def entries(*parts: Part) -> list[Entry]:
         reports = [one for module in modules for one in vars(module).values() if isinstance(one, Reported)]
         reports.sort(key=lambda one: kinds.index(one.kind))
         for number, reported in enumerate(reports, 1):
-            found.append(Entry(reported, part, f"kept {number}" if part == "kept" else reported.name))
+            found.append(Entry(reported, part, f"{part} {number}" if part in HIDDEN else reported.name))
     return found

@@ -1,6 +1,6 @@
 """Writes docs/reports.md, the list of reports that the doctor is held against.
 
-Kept reports are not listed: whoever works on the doctor should not look at them.
+Kept and fresh reports are not listed: whoever works on the doctor should not look at them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ The [doctor](doctor.md) is held against what people did. Each of these programs 
 named by its repository and number: a small program with a network, a picture and boxes that does what the person did,
 with what would have been right beside it. Careful programs that look odd are among them, for they should get no error.
 
-The reports have three parts. *Given* ones were there before the doctor was made to weigh explanations, and *fitted*
-ones were looked at while it was made: both are listed here. *Kept* ones were first run unseen, and are only counted
-here. How the doctor does on each is in `benchmarks/results/reports.md`, in short in
-[How well it does](doctor.md#how-well-it-does).
+The reports have four parts. *Given* ones were there before the doctor was made to weigh explanations, and *fitted*
+ones were looked at while it was made: both are listed here. *Kept* ones were first run unseen when it was done, *fresh*
+ones after it was last tuned: these two are only counted. How the doctor does on each is in
+`benchmarks/results/reports.md`, in short in [How well it does](doctor.md#how-well-it-does).
 
 ```console
 $ make bench-reports    # all of them, into benchmarks/results/reports.md

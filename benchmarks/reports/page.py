@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.report import table
 
-from .collection import Entry
+from .collection import HIDDEN, Entry
 from .scoring import WAYS, Verdict
 
 _HEAD = """\
@@ -20,8 +20,9 @@ Made by `{command}` in {minutes} minutes; do not edit it.
 Each program is made of a report in a public tracker, named by its repository and number, or of what people do with
 care. *Given* reports were there before the doctor was made to weigh explanations, *fitted* ones were looked at while
 it was made, *kept* ones only when it was done: unseen, 5 of 15 were named, 4 wrong and 6 silent, and the kinds of
-mistakes that they showed were added then. A fault is *named* if the first finding has the right code and words;
-*wrong* is another first finding, *silent* none. The *fix* of the first finding is right if the program with the line
+mistakes that they showed were added then. *Fresh* ones were written after the doctor was last tuned, and their labels
+committed before it was run on them. A fault is *named* if the first finding has the right code and words; *wrong* is
+another first finding, *silent* none. The *fix* of the first finding is right if the program with the line
 pasted, or else the call that the finding proved, gives what the right call gives.
 """
 _OUTCOMES = ("named", "wrong", "silent")
@@ -30,7 +31,7 @@ Verdicts = Mapping[str, Mapping[str, Verdict]]
 
 
 def page(entries: Sequence[Entry], verdicts: Verdicts, missing: Sequence[str], facts: Mapping[str, str]) -> str:
-    """All of the results as Markdown; of kept reports only how many there are."""
+    """All of the results as Markdown; of hidden reports only how many there are."""
     faults = [entry for entry in entries if entry.reported.kind == "fault"]
     unseen = [entry for entry in entries if entry.reported.kind == "unseen"]
     healthy = [entry for entry in entries if entry.reported.kind == "healthy"]
@@ -86,7 +87,7 @@ def _totals(entries: Sequence[Entry], verdicts: Verdicts) -> list[list[str]]:
 
 
 def _rows(entries: Sequence[Entry], verdicts: Verdicts) -> str:
-    shown = [entry for entry in entries if entry.part != "kept"]
+    shown = [entry for entry in entries if entry.part not in HIDDEN]
     head = ["report", "what was done", "right"]
     rows = []
     for entry in shown:
