@@ -17,6 +17,7 @@ from roialign.doctor.findings import Diagnosis, Finding
 from roialign.doctor.surroundings import Surroundings
 from roialign.geometry import FeatureGrid
 from roialign.ops.calls import RoICall
+from roialign.ops.notice import any_low
 from roialign.ops.roi_align import as_call
 
 _DECIDED_BY_THE_RUN = ("RA106", "RA110")
@@ -151,7 +152,11 @@ def _of_boxes(known: Evidence, beliefs: explanations.Beliefs | None) -> list[Fin
     seen = _found(checks.SEEN_CHECKS, known)
     if any(not finding.doubtful for finding in seen):
         return seen[:1]
+    if beliefs is not None and not seen and not any_low(known.coverage) and beliefs.rest():
+        return _found(checks.BOX_CHECKS, known)
     weighed = explanations.weigh(known, lambda code: _can_be(known, code), beliefs)
+    if beliefs is not None:
+        beliefs.judge(weighed)
     return seen + (explanations.findings(weighed) or _found(checks.BOX_CHECKS, known))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 import roialign
 from roialign.doctor.diagnose import examine
 from roialign.doctor.evidence import Evidence
-from roialign.doctor.explanations import Beliefs, weigh
+from roialign.doctor.explanations import Beliefs, Weighed, weigh
 from roialign.doctor.explanations.table import MOST_BELIEVED
 from roialign.doctor.surroundings import Surroundings
 from roialign.ops.roi_align import as_call
@@ -164,3 +165,32 @@ def test_a_healthy_call_takes_some_milliseconds() -> None:
             roialign.roi_align(features, boxes, 7, 1 / 16, 2, True)
             times.append(time.perf_counter() - begin)
     assert sorted(times)[len(times) // 4] < 0.01
+
+
+def weighed_calls(monkeypatch: pytest.MonkeyPatch, boxes_of_calls: list[Tensor]) -> list[int]:
+    """Which calls of one line of code were weighed."""
+    weighed: list[int] = []
+
+    def noted(known: Evidence, can_be: Callable[[str], bool], beliefs: Beliefs | None = None) -> Weighed:
+        weighed.append(number)
+        return weigh(known, can_be, beliefs)
+
+    monkeypatch.setattr("roialign.doctor.explanations.weigh", noted)
+    beliefs = Beliefs()
+    for number, boxes in enumerate(boxes_of_calls):  # noqa: B007  `noted` reads it
+        call = as_call(torch.rand(1, 2, 64, 64), [boxes], 7, 1 / 16, 2, True)
+        examine(call, (1024, 1024), beliefs=beliefs)
+    return weighed
+
+
+def test_a_line_that_stays_healthy_is_weighed_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    weighed = weighed_calls(monkeypatch, [some_boxes(seed, 12) for seed in range(80)])
+    assert weighed[:2] == [0, 1]
+    assert 8 < len(weighed) < 20
+    assert max(after - before for before, after in pairwise(weighed)) <= 16
+
+
+def test_boxes_off_the_map_are_weighed_whatever_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    healthy = [some_boxes(seed, 12) for seed in range(40)]
+    weighed = weighed_calls(monkeypatch, [*healthy, some_boxes(41, 12) * 4, some_boxes(42, 12) * 4])
+    assert weighed[-2:] == [40, 41]

@@ -19,6 +19,7 @@ from roialign.doctor.picture import Edges
 
 _MOST_BOXES = 128
 _PICTURES_OF_A_CALL, _MOST_PICTURES = 2, 8  # the latter of one line of code
+_LONGEST_REST = 15  # calls of a line that are not weighed, between two that are
 _LOOKED_AT = 8.0  # log-likelihood behind the best up to which the picture is asked
 
 Kind = tuple[str, ...]
@@ -36,6 +37,8 @@ class Beliefs:
     """The log-likelihood of each against that of "nothing is wrong"."""
     pictures: int = 0
     """How many pictures were looked at."""
+    _healthy: int = 0
+    _resting: int = 0
     _before: dict[Belief, float] = field(default_factory=dict)
     _last_boxes: Tensor | None = None
 
@@ -47,6 +50,17 @@ class Beliefs:
         if self._last_boxes is not None and torch.equal(boxes, self._last_boxes):
             self.evidence = self._before
         self._before, self._last_boxes = dict(self.evidence), boxes
+
+    def rest(self) -> bool:
+        """Whether this call need not be weighed: the longer nothing was wrong with the line, the fewer of its are."""
+        resting = self._resting > 0
+        self._resting -= resting
+        return resting
+
+    def judge(self, weighed: Weighed) -> None:
+        """Rest after calls that were surely healthy, and not at all after any other."""
+        self._healthy = self._healthy + 1 if weighed.healthy_log_odds > math.log(table.SURE) else 0
+        self._resting = min(self._healthy // 2, _LONGEST_REST)
 
     def add(self, evidence: Mapping[Belief, float]) -> None:
         """Add what one more call says."""
