@@ -252,15 +252,15 @@ import warnings, torch
 def refuse(path): raise OSError("libtorch_cpu.so: undefined symbol")
 torch.ops.load_library = refuse
 import roialign
-from roialign.ops import library, reference
-assert library.backend("roi_align", "cpu") == "reference", library.backend("roi_align", "cpu")
+from roialign.ops import backends, registered
+assert backends.serving("roi_align", "cpu") == "reference", backends.serving("roi_align", "cpu")
 features, boxes = torch.rand(1, 2, 8, 8, requires_grad=True), torch.tensor([[0.0, 1, 1, 6, 6]], requires_grad=True)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(3):
         output = roialign.roi_align(features, boxes, 3)
         output.sum().backward()
-assert torch.equal(output, reference.roi_align(features, boxes, 3, 3, 1.0, -1, False)[0])
+assert torch.equal(output, registered.REFERENCE["roi_align"](features, boxes, 3, 3, 1.0, -1, False)[0])
 assert features.grad.any() and boxes.grad.any()
 (warning,) = [str(warning.message) for warning in caught]
 assert "could not be loaded: libtorch_cpu.so: undefined symbol" in warning, warning

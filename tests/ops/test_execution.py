@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import roialign
-from roialign.ops import reference
 
 from .cases import Case, random_case, random_cases
 from .instruction_sets import kernels
+from .served import reference
 from .tolerances import assert_close, magnitude
 
 BACKENDS = {"C++": torch.ops.roialign.roi_align, "reference": reference.roi_align}

@@ -8,10 +8,9 @@ import math
 import pytest
 import torch
 
-from roialign.ops import reference
-
 from .cases import Case, poisoned, random_cases
 from .instruction_sets import HALF, channels_last, kernels, references
+from .served import reference
 from .tolerances import assert_close_where_finite, assert_same_kinds
 
 INF, NAN = math.inf, math.nan

@@ -11,10 +11,11 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import roialign
 from roialign import errors
-from roialign.ops import calls, reference
+from roialign.ops import calls
 
 from .cases import Case, kernel_cases, poisoned, random_case, random_cases
 from .refusals import BAD_VALUES, MAP, REFUSED, ROIS
+from .served import reference
 from .tolerances import assert_close, assert_close_where_finite, magnitude
 
 OP = torch.ops.roialign

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 
 import roialign
 from roialign import errors
-from roialign.ops import calls, reference
+from roialign.ops import calls
 
 from .cases import (
     Case,
@@ -26,6 +26,7 @@ from .cases import (
 )
 from .peers import onnxruntime_roi_align
 from .refusals import MAP, ROIS
+from .served import reference
 from .tolerances import assert_close, assert_close_where_finite, difference, magnitude
 
 OP = torch.ops.roialign

@@ -8,10 +8,11 @@ import torchvision
 from torch.autograd import gradcheck, gradgradcheck
 
 import roialign
-from roialign.ops import library, reference
+from roialign.ops import backends
 
 from .bins import ROI_POOL, bin_cases, brute_coverage, brute_roi_pool, check_kernels, check_nan
 from .cases import random_case, random_cases
+from .served import reference
 from .tolerances import assert_close
 
 BACKENDS = {"C++": torch.ops.roialign, "reference": reference}
@@ -23,7 +24,7 @@ backends = pytest.mark.parametrize("ops", BACKENDS.values(), ids=BACKENDS)
 
 @pytest.mark.kernels
 def test_the_cpp_kernels_are_what_is_tested():
-    assert library.backend("roi_pool", "cpu") == library.backend("roi_pool_backward", "cpu") == "C++"
+    assert backends.serving("roi_pool", "cpu") == backends.serving("roi_pool_backward", "cpu") == "C++"
 
 
 @backends

@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from functools import partial
 from itertools import dropwhile, pairwise
 from types import FrameType, TracebackType
 from typing import Literal, NamedTuple, get_args
@@ -118,17 +119,28 @@ def _not_called_by(one: set_policy, settings: tuple[_Setting, ...]) -> tuple[_Se
     return tuple(setting for setting in settings if setting.is_block or setting.by() is not one)
 
 
-def look(call: RoICall, coverage: Tensor, shown_as: Callable[[RoICall], RoICall] | None = None) -> None:
-    """Warn or raise, as the policy says, if RoIs of `call`, or of what it is shown as, lie off the map."""
-    words = explain
-    if get_policy() == "ignore" or words is None:
+OffTheMap = Callable[[Tensor], Callable[[], str] | None]
+"""From the coverage [K] of a call to what to say of its RoIs that lie off the map; None where none does."""
+
+
+def look(coverage: Tensor, off_the_map: OffTheMap) -> None:
+    """Warn or raise, as the policy says, if RoIs lie off the map."""
+    if get_policy() == "ignore":
         return
     with unseen():
         if not any_low(coverage):
             return
-        shown = shown_as(call) if shown_as else call
-        if bool(shown.off_the_map(coverage).any()):
-            say(lambda: words(shown, coverage))
+        words = off_the_map(coverage)
+        if words is not None:
+            say(words)
+
+
+def of_call(call: RoICall, coverage: Tensor) -> Callable[[], str] | None:
+    """What to say of a call on one map, in the doctor's words."""
+    words = explain
+    if words is None or not bool(call.off_the_map(coverage).any()):
+        return None
+    return partial(words, call, coverage)
 
 
 def any_low(coverage: Tensor) -> bool:

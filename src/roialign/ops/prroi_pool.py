@@ -10,7 +10,8 @@ from torch import Tensor
 
 from roialign.ops import calls, validate
 from roialign.ops.modules import RoIModule
-from roialign.ops.perform import perform
+from roialign.ops.operators import OPERATORS
+from roialign.ops.perform import pool
 
 _op: Any = torch.ops.roialign
 
@@ -66,9 +67,7 @@ def prroi_pool(
     size_hw, scale, adaptive = validate.check_options(output_size, spatial_scale, -1)
     rois = validate.as_rois(boxes, input)
     call = calls.RoICall(input, rois, size_hw, scale, adaptive, False, "prroi_pool", **calls.form_of(boxes))
-    return perform(
-        call, _op.prroi_pool, (scale,), lambda: validate.check_values(input.shape[0], rois, *size_hw, scale, 1, False)
-    )
+    return pool(OPERATORS["prroi_pool"], call, (scale,))
 
 
 class PrRoIPool(RoIModule):

@@ -11,7 +11,8 @@ from torch import Tensor
 from roialign import errors
 from roialign.ops import calls, validate
 from roialign.ops.modules import RoIModule
-from roialign.ops.perform import perform
+from roialign.ops.operators import OF_SEGMENTS
+from roialign.ops.perform import pool
 
 _op: Any = torch.ops.roialign
 
@@ -78,13 +79,7 @@ def roi_align_1d(
         "roi_align_1d",
         further=further,
     )
-    output = perform(
-        call,
-        _op.roi_align,
-        call.options[2:],
-        lambda: validate.check_values_of_segments(input.shape[0], rois, *call.options),
-    )
-    return output.squeeze(2)
+    return pool(OF_SEGMENTS, call, call.options[2:]).squeeze(2)
 
 
 class RoIAlign1d(RoIModule):

@@ -1,0 +1,115 @@
+"""The backends that can serve the operators: how each is loaded and why not, on which devices, and which operators.
+
+The reference is registered for every device; a backend that loads takes its operators over.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from roialign.ops import registered
+from roialign.ops.notice import calling_frame
+
+CPU_LIBRARY = Path(__file__).parent / "cpu" / "_kernels.so"
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Kernels for one type of device."""
+
+    name: str
+    device_type: str
+    key: str
+    """The dispatch key that its kernels are registered for."""
+    why_not: str | None
+    """Why it does not serve; None where it does."""
+    advice: str
+    """What makes it serve."""
+
+    def serves(self, op: str) -> bool:
+        """Whether it has a kernel for a registered operator or gradient."""
+        return self.why_not is None and torch._C._dispatch_has_kernel_for_dispatch_key(f"roialign::{op}", self.key)
+
+
+def _load_cpu_kernels() -> str | None:
+    """Load the C++ kernels; the reason why they do not serve, or None."""
+    if not CPU_LIBRARY.exists():
+        return "the C++ kernels were not built"
+    try:
+        torch.ops.load_library(CPU_LIBRARY)
+    except OSError as error:
+        return f"the C++ kernels could not be loaded: {error}"
+    return None
+
+
+def _load(name: str, device_type: str, key: str, load: Callable[[], str | None], advice: str) -> Backend:
+    return Backend(name, device_type, key, load(), advice)
+
+
+BACKENDS = (
+    _load(
+        "C++",
+        "cpu",
+        "CPU",
+        _load_cpu_kernels,
+        "Install again with pip install --no-build-isolation, torch and a C++20 compiler at hand.",
+    ),
+)
+"""All that are known, at most one for each type of device."""
+
+_slow: dict[str, Backend] = {one.device_type: one for one in BACKENDS if one.why_not is not None}
+"""By type of device those that should serve and do not, until it was said."""
+
+
+def cpu_capability() -> str | None:
+    """The instruction set that the C++ kernels use: "avx512", "avx2" or "baseline"; None where they do not serve.
+
+    The best that the processor can run. The environment variable ROIALIGN_CPU_CAPABILITY, read when the kernels
+    are first used, can name a lesser one.
+    """
+    if of_device("cpu") is None:
+        return None
+    ask = ctypes.CDLL(str(CPU_LIBRARY)).roialign_cpu_capability
+    ask.restype = ctypes.c_char_p
+    return cast(bytes, ask()).decode()
+
+
+def say_once_if_slow(input: Tensor) -> None:
+    """Say, the first time that it matters, that the reference serves where kernels should."""
+    if not _slow:
+        return
+    backend = _slow.pop(input.device.type, None)
+    if backend is not None:
+        frame = calling_frame(("roialign", "torch"))
+        warnings.warn_explicit(
+            f"{backend.why_not}, so the slower reference in PyTorch serves. {backend.advice} `roialign env` shows "
+            "more.",
+            UserWarning,
+            frame.f_code.co_filename,
+            frame.f_lineno,
+        )
+
+
+def of_device(device_type: str) -> Backend | None:
+    """The backend that serves on this type of device, if any does."""
+    return next((one for one in BACKENDS if one.device_type == device_type and one.why_not is None), None)
+
+
+def serving(op: str, device_type: str) -> str:
+    """The name of what serves `op` on this type of device: a backend's, or "reference"."""
+    backend = of_device(device_type)
+    return backend.name if backend is not None and backend.serves(op) else REFERENCE
+
+
+def names() -> list[str]:
+    """The names of the registered operators and gradients."""
+    return list(registered.SCHEMAS)
