@@ -61,7 +61,7 @@ class Upright(NamedTuple):
             cells_x[:, None, :, None, :],
             (rows.count * columns.count)[:, None, None],
             cells_y.share(rows) * cells_x.share(columns),
-            (rows.grid <= 0) | (columns.grid <= 0),
+            (rows.grid == 0) | (columns.grid == 0),
         )
 
 

@@ -62,7 +62,7 @@ def contract(planes: Tensor, axes: Sequence[AxisTaps]) -> Tensor:
         if values.shape[1] == 1:  # of all boxes yet
             cells = values[:, 0].index_select(1, cell.flatten())
         else:
-            index = cell.view(1, count, -1, *(1,) * len(rest))
+            index = cell.view(1, count, cell.shape[1] * cell.shape[2], *(1,) * len(rest))
             cells = values.gather(2, index.expand(len(planes), -1, -1, *rest))
         cells = cells.view(len(planes), *cell.shape, *rest)
         cells = torch.where(read.view(beside), cells, 0.0)  # not times: a NaN that nothing reads stays out

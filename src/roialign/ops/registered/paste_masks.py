@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from roialign.ops.reference.calls import pull_back
 from roialign.ops.reference.paste_masks import paste_masks as paste
 from roialign.ops.registered.pooling import define
 from roialign.ops.validate import check_pasting
@@ -35,8 +36,7 @@ def _paste_backward(grad: Tensor, boxes_xyxy: Tensor, mask_height: int, mask_wid
     check_pasting(grad, boxes_xyxy, (mask_height, mask_width))
     masks = grad.new_zeros(len(grad), mask_height, mask_width)
     height, width = grad.shape[1:]
-    pull_back = torch.func.vjp(lambda some: paste(some, boxes_xyxy, height, width, None, torchvision), masks)[1]
-    grad_masks: Tensor = pull_back(grad)[0]
+    (grad_masks,) = pull_back(lambda some: paste(some, boxes_xyxy, height, width, None, torchvision), grad, masks)
     return grad_masks
 
 
