@@ -81,7 +81,7 @@ def pool_levels(
 
     output, coverage = perform(
         lambda: _op.multi_scale_roi_align(maps, rois, levels, list(cells), *output_size_hw, *options),
-        (rois, *maps),
+        (*maps[:1], rois, *maps[1:]),
         refuse,
         shown,
         off_the_map,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roialign.errors import OptionError
-from roialign.ops import backends, calls, notice
+from roialign.ops import backends, calls, later, notice
 from roialign.ops.operators import Operator
 from roialign.ops.validate import check_rows
 
@@ -25,9 +25,9 @@ def perform(
 ) -> Sequence[Tensor]:
     """What `run` gives, features and coverage first: the one place where a call is shown, run and looked at.
 
-    `tensors` are the features and the boxes, which have values or not; `refuse` finds the words where the operator
-    raised; `shown` makes the call that others look at, if any is to be shown; `off_the_map` finds the words for what
-    lies off the map, if anything is to be said.
+    `tensors` are features and boxes, the first two, which have values or not; `refuse` finds the words where the
+    operator raised; `shown` makes the call that others look at, if any is to be shown; `off_the_map` finds the words for
+    what lies off the map, if anything is to be said.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return run()
@@ -42,7 +42,7 @@ def perform(
             refuse()
         raise
     if concrete and off_the_map is not None:
-        notice.look(found[1], off_the_map)
+        notice.look(found[1], tensors[1], off_the_map)
     return found
 
 
@@ -64,12 +64,18 @@ def pool(
     def shown() -> calls.RoICall:
         return shown_as(call) if shown_as else call
 
+    def off_the_map(coverage: Tensor, numbers: Tensor) -> Callable[[], str] | None:
+        nonlocal call
+        if numbers is not rois:  # they were waited for, on the CPU
+            call = call.with_(input=later.shape_of(call.input), rois=numbers)
+        return notice.of_call(shown(), coverage)
+
     found = perform(
         lambda: cast(Sequence[Tensor], op(call.input, rois, *beside, *bins, *options)),
         (call.input, rois),
         lambda: refuse(operator, call.input.shape[0], rois, bins, options),
         shown,
-        (lambda coverage: notice.of_call(shown(), coverage)) if noticed else None,
+        off_the_map if noticed else None,
     )
     return found[0]
 

@@ -78,7 +78,7 @@ def roi_align_3d(
         (input, rois),
         lambda: refuse(OPERATORS["roi_align_3d"], input.shape[0], rois, size_dhw, options),
         lambda: _from_the_front(input, rois, size_dhw, scales_zyx, ratio, aligned),
-        lambda coverage: _off_the_volume(input, rois, scales_zyx, coverage),
+        lambda coverage, numbers: _off_the_volume(input.shape, numbers, scales_zyx, coverage),
     )
     return found[0]
 
@@ -164,14 +164,14 @@ def _from_the_front(
 
 
 def _off_the_volume(
-    input: Tensor, rois: Tensor, scales_zyx: tuple[float, float, float], coverage: Tensor
+    shape: Sequence[int], rois: Tensor, scales_zyx: tuple[float, float, float], coverage: Tensor
 ) -> Callable[[], str] | None:
     """What to say of RoIs that lie off the volume."""
     centres_xyz = (rois[:, 1:4] + rois[:, 4:7]).detach() / 2 * rois.new_tensor(scales_zyx[::-1])
-    off = calls.lie_beyond(centres_xyz, input.shape[:1:-1], coverage)
+    off = calls.lie_beyond(centres_xyz, shape[:1:-1], coverage)
     if not bool(off.any()):
         return None
-    row, size = int(off.nonzero()[0]), " x ".join(map(str, input.shape[2:]))
+    row, size = int(off.nonzero()[0]), " x ".join(map(str, shape[2:]))
     return lambda: (
         f"RA209: {int(off.sum())} of {len(off)} RoIs lie mostly or wholly off the volume, and what lies off it is "
         f"pooled as zeros. The first is boxes[{row}] = {validate.row_text(rois, row)}, on {size} cells (z, y, x) at "

@@ -169,7 +169,7 @@ def pool(
         ratio,
         not aligned,
         lambda: RegionsCall(maps, rois, levels, grids, size_hw, ratio, aligned),
-        lambda coverage: _off_the_image(rois, coverage, grids),
+        lambda coverage, numbers: _off_the_image(numbers, coverage, grids),
     )
     return Pooled(features, coverage, levels)
 

@@ -17,7 +17,7 @@ from roialign.doctor.checks import rows
 from roialign.doctor.diagnose import diagnose
 from roialign.doctor.evidence import Caller
 from roialign.doctor.findings import Finding
-from roialign.doctor.watch import later
+from roialign.ops import later
 from roialign.ops.calls import RoICall, unseen
 from roialign.ops.functions import function_of
 from roialign.ops.roi_align import as_call
