@@ -26,8 +26,8 @@ def perform(
     """What `run` gives, features and coverage first: the one place where a call is shown, run and looked at.
 
     `tensors` are features and boxes, the first two, which have values or not; `refuse` finds the words where the
-    operator raised; `shown` makes the call that others look at, if any is to be shown; `off_the_map` finds the words for
-    what lies off the map, if anything is to be said.
+    operator raised; `shown` makes the call that others look at, if any is to be shown; `off_the_map` finds the words
+    for what lies off the map, if anything is to be said.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return run()

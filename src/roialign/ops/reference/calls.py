@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 VALUES_AT_ONCE = 1 << 22
 _MOST_SAMPLES = 128  # of a bin along one axis, where that is a number that was given
@@ -91,7 +90,8 @@ def gradient_to_features(
         of_image = (one[chunk.image].split(chunk.channels) for one in (total, at))
         upstream = grad[chunk.members].to(total.dtype).split(chunk.outputs, 1)
         for sums, planes, part in zip(*of_image, upstream, strict=True):
-            sums += pull_back(partial(_features, definition, some), part, planes)[0]
+            pull_back = torch.func.vjp(partial(_features, definition, some), planes)[1]
+            sums += pull_back(part)[0]
     return total.to(grad.dtype)
 
 
@@ -104,17 +104,10 @@ def gradient_to_boxes(definition: Definition, grad: Tensor, input: Tensor, argum
         movable = (some.rois, *(one.to(rois.dtype) for one in some.beside))
         planes = input[chunk.image].to(rois.dtype).split(chunk.channels)
         for part, upstream in zip(planes, grad[chunk.members].to(rois.dtype).split(chunk.outputs, 1), strict=True):
-            found = pull_back(partial(_features_of_moved, definition, some, part), upstream, *movable)
-            for total, own in zip(totals, found, strict=True):
+            pull_back = torch.func.vjp(partial(_features_of_moved, definition, some, part), *movable)[1]
+            for total, own in zip(totals, pull_back(upstream), strict=True):
                 total[chunk.members] += own
     return totals
-
-
-def pull_back(function: Callable[..., Tensor], grad: Tensor, *at: Tensor) -> tuple[Tensor, ...]:
-    """The gradient to each of the arguments `at`, for `grad` of the result; the program's modes hear nothing of it."""
-    with _disable_current_modes():
-        found: tuple[Tensor, ...] = torch.func.vjp(function, *at)[1](grad)
-    return found
 
 
 def _features(definition: Definition, arguments: Arguments, planes: Tensor) -> Tensor:

@@ -62,6 +62,18 @@ def paste_masks(
     return pasted
 
 
+def paste_masks_backward(
+    grad: Tensor, boxes_xyxy: Tensor, mask_height: int, mask_width: int, torchvision: bool
+) -> Tensor:
+    """Gradient [K, mask_height, mask_width] to the masks, for `grad` [K, H, W] of values without a threshold."""
+    computed = torch.promote_types(grad.dtype, torch.float32)
+    bordered = grad.new_zeros(len(grad), mask_height + 2, mask_width + 2, dtype=computed)
+    for block in _blocks(bordered, boxes_xyxy, grad.shape[1], grad.shape[2], torchvision):
+        upstream = grad[block.box, block.rows, block.columns].to(computed)
+        bordered[block.box] += block.from_rows.T @ upstream @ block.from_columns
+    return bordered[:, 1:-1, 1:-1].to(grad.dtype).contiguous()
+
+
 def _blocks(bordered: Tensor, boxes_xyxy: Tensor, height: int, width: int, torchvision: bool) -> Iterator[_Block]:
     extent_y, extent_x = bordered.shape[1:]
     spans = _as_torchvision if torchvision else _as_detectron2

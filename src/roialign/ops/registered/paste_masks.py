@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roialign.ops.reference.calls import pull_back
-from roialign.ops.reference.paste_masks import paste_masks as paste
+from roialign.ops.reference import paste_masks as reference
 from roialign.ops.registered.pooling import define
 from roialign.ops.validate import check_pasting
 
@@ -28,16 +27,12 @@ def _paste(
     masks: Tensor, boxes_xyxy: Tensor, height: int, width: int, threshold: float | None, torchvision: bool
 ) -> Tensor:
     check_pasting(masks, boxes_xyxy, (height, width))
-    return paste(masks, boxes_xyxy, height, width, threshold, torchvision)
+    return reference.paste_masks(masks, boxes_xyxy, height, width, threshold, torchvision)
 
 
 def _paste_backward(grad: Tensor, boxes_xyxy: Tensor, mask_height: int, mask_width: int, torchvision: bool) -> Tensor:
-    """Pasting values is linear in the masks."""
     check_pasting(grad, boxes_xyxy, (mask_height, mask_width))
-    masks = grad.new_zeros(len(grad), mask_height, mask_width)
-    height, width = grad.shape[1:]
-    (grad_masks,) = pull_back(lambda some: paste(some, boxes_xyxy, height, width, None, torchvision), grad, masks)
-    return grad_masks
+    return reference.paste_masks_backward(grad, boxes_xyxy, mask_height, mask_width, torchvision)
 
 
 def _fake(
