@@ -120,6 +120,8 @@ class MaskedRoIAlign(RoIModule):
     ) -> None:
         super().__init__()
         _in_image(masks_in)
+        validate.check_options(output_size, spatial_scale, sampling_ratio)
+        validate.check_aligned(aligned)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor
 
 from roialign.ops import calls, validate
@@ -16,6 +17,7 @@ from roialign.ops.perform import pool
 _op: Any = torch.ops.roialign
 
 
+@torch.fx.wrap
 def prroi_pool(
     input: Tensor,
     boxes: Tensor | Sequence[Tensor],
@@ -86,6 +88,7 @@ class PrRoIPool(RoIModule):
 
     def __init__(self, output_size: int | Sequence[int], spatial_scale: float = 1.0) -> None:
         super().__init__()
+        validate.check_options(output_size, spatial_scale, -1)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
 

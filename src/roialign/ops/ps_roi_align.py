@@ -101,6 +101,8 @@ class PSRoIAlign(RoIModule):
         compat: str | None = None,
     ) -> None:
         super().__init__()
+        validate.check_options(output_size, spatial_scale, sampling_ratio)
+        check_compat(compat)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio

@@ -114,6 +114,8 @@ class RoIAlign(RoIModule):
         compat: str | None = None,
     ) -> None:
         super().__init__()
+        validate.check_options(output_size, spatial_scale, sampling_ratio)
+        presets.find(mode, compat, validate.check_aligned(aligned))
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio

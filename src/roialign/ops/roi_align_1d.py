@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor
 
 from roialign import errors
@@ -17,6 +18,7 @@ from roialign.ops.perform import pool
 _op: Any = torch.ops.roialign
 
 
+@torch.fx.wrap
 def roi_align_1d(
     input: Tensor,
     segments: Tensor | Sequence[Tensor],
@@ -102,6 +104,8 @@ class RoIAlign1d(RoIModule):
         self, output_size: int, spatial_scale: float = 1.0, sampling_ratio: int = -1, aligned: bool = False
     ) -> None:
         super().__init__()
+        _check_size(output_size), validate.check_scale(spatial_scale)
+        validate.check_ratio(sampling_ratio), validate.check_aligned(aligned)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio

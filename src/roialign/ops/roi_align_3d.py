@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
+import torch.fx
 from torch import Tensor
 
 from roialign.errors import OutputSizeError, ScaleError
@@ -17,6 +18,7 @@ from roialign.ops.perform import perform, refuse
 _op: Any = torch.ops.roialign
 
 
+@torch.fx.wrap
 def roi_align_3d(
     input: Tensor,
     boxes: Tensor | Sequence[Tensor],
@@ -107,6 +109,8 @@ class RoIAlign3d(RoIModule):
         aligned: bool = False,
     ) -> None:
         super().__init__()
+        _check_size(output_size), _check_scales(spatial_scale)
+        validate.check_ratio(sampling_ratio), validate.check_aligned(aligned)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio

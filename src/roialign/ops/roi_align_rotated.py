@@ -120,6 +120,8 @@ class RoIAlignRotated(RoIModule):
     ) -> None:
         super().__init__()
         _angle_options(compat, aligned, clockwise)
+        validate.check_options(output_size, spatial_scale, sampling_ratio)
+        validate.check_aligned(aligned)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio

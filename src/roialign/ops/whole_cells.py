@@ -20,6 +20,8 @@ class WholeCellPool(RoIModule):
         compat: str | None = None,
     ) -> None:
         super().__init__()
+        validate.check_options(output_size, spatial_scale, -1)
+        check_compat(compat)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.compat = compat
