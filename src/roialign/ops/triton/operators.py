@@ -1,0 +1,105 @@
+"""The registered operators on a GPU: arguments are checked as everywhere, values of boxes by the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from roialign.ops.registered.roi_align import check_grad, size_nhw
+from roialign.ops.triton import functions
+from roialign.ops.triton.functions import Rule
+from roialign.ops.validate import check_levels, check_maps, check_operator
+
+
+def roi_align(
+    input: Tensor, rois: Tensor, ph: int, pw: int, scale: float, ratio: int, aligned: bool
+) -> tuple[Tensor, Tensor]:
+    check_operator(input, size_nhw(input), rois, (ph, pw), scale, ratio)
+    return functions.pool([input], rois, _rule(scale, ratio, aligned), (ph, pw))
+
+
+def roi_align_backward(
+    grad: Tensor, rois: Tensor, images: int, height: int, width: int, scale: float, ratio: int, aligned: bool
+) -> Tensor:
+    check_grad(grad, rois)
+    check_operator(grad, (images, height, width), rois, grad.shape[2:], scale, ratio)
+    return functions.scatter(grad, rois, _rule(scale, ratio, aligned), images, [height], [width])[0]
+
+
+def roi_align_backward_boxes(
+    grad: Tensor, input: Tensor, rois: Tensor, scale: float, ratio: int, aligned: bool
+) -> Tensor:
+    check_grad(grad, rois)
+    check_operator(input, size_nhw(input), rois, grad.shape[2:], scale, ratio)
+    return functions.correlate(grad, [input], rois, _rule(scale, ratio, aligned))
+
+
+def multi_scale_roi_align(
+    inputs: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    cells: Sequence[float],
+    ph: int,
+    pw: int,
+    ratio: int,
+    widen: bool,
+) -> tuple[Tensor, Tensor]:
+    _check(inputs, [size_nhw(one) for one in inputs], rois, levels, (ph, pw), cells, ratio)
+    return functions.pool(inputs, rois, Rule(levels.contiguous(), cells, ratio, widen), (ph, pw))
+
+
+def multi_scale_roi_align_backward(
+    grad: Tensor,
+    rois: Tensor,
+    levels: Tensor,
+    images: int,
+    heights: Sequence[int],
+    widths: Sequence[int],
+    cells: Sequence[float],
+    ratio: int,
+    widen: bool,
+) -> list[Tensor]:
+    check_grad(grad, rois)
+    sizes_nhw = [(images, height, width) for height, width in zip(heights, widths, strict=True)]
+    _check([grad] * len(sizes_nhw), sizes_nhw, rois, levels, grad.shape[2:], cells, ratio)
+    rule = Rule(levels.contiguous(), cells, ratio, widen)
+    return functions.scatter(grad, rois, rule, images, heights, widths)
+
+
+def multi_scale_roi_align_backward_boxes(
+    grad: Tensor,
+    inputs: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    cells: Sequence[float],
+    ratio: int,
+    widen: bool,
+) -> Tensor:
+    check_grad(grad, rois)
+    _check(inputs, [size_nhw(one) for one in inputs], rois, levels, grad.shape[2:], cells, ratio)
+    return functions.correlate(grad, inputs, rois, Rule(levels.contiguous(), cells, ratio, widen))
+
+
+def _rule(scale: float, ratio: int, aligned: bool) -> Rule:
+    shift = 0.5 if aligned else 0.0
+    return Rule(None, (scale, shift, scale, shift), ratio, not aligned)
+
+
+def _check(
+    maps: Sequence[Tensor],
+    sizes_nhw: Sequence[tuple[int, int, int]],
+    rois: Tensor,
+    levels: Tensor,
+    pooled_hw: Any,
+    cells: Sequence[float],
+    ratio: int,
+) -> None:
+    """Raise unless types and shapes are right. What the levels are is looked at by the kernels."""
+    check_maps(maps, cells)
+    for level, (map_like, size) in enumerate(zip(maps, sizes_nhw, strict=True)):
+        for scale in cells[4 * level : 4 * level + 4 : 2]:
+            check_operator(map_like, size, rois, pooled_hw, scale, ratio)
+    if levels.shape != rois.shape[:1]:
+        check_levels(levels, len(maps), rois)
