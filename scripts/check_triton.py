@@ -88,7 +88,7 @@ def launches(dtype: torch.dtype, channels_last: bool, ratio: int, levels: int) -
     maps = [torch.empty(1, 256, 64 >> one, 96 >> one, dtype=dtype, device="meta") for one in range(levels)]
     maps = [one.contiguous(memory_format=layout) for one in maps]
     rois = torch.empty(1000, 5, dtype=torch.float64 if dtype == torch.float64 else torch.float32, device="meta")
-    cells = [number for one in range(levels) for number in (0.25 / 2**one, 0.0) * 2]
+    cells = tuple(number for one in range(levels) for number in (0.25 / 2**one, 0.0) * 2)
     of_boxes = torch.empty(1000, dtype=torch.int64, device="meta") if levels > 1 else None
     rule = Rule(of_boxes, cells, ratio, True)
     Launcher.__call__ = record  # type: ignore[method-assign]

@@ -28,10 +28,11 @@ def bins_at_tile(start, bin_size, tile_begin, POOLED: tl.constexpr):
 
 
 @triton.jit
-def weights_along(cell, tile_begin, start, bin_size, grid, bins, extent, RATIO: tl.constexpr):
-    """The weight [cells, bins] of each cell in each bin along an axis, and whether the bin reads the cell."""
+def weights_along(tile_begin, start, bin_size, grid, bins, extent, RATIO: tl.constexpr):
+    """The weight [TILE, bins] of each of the tile's cells in each bin along an axis, and whether the bin reads it."""
+    cell = tile_begin + tl.arange(0, TILE)
     first, count = run_between(start, bin_size, grid, bins, tile_begin - 1.0, tile_begin + TILE, RATIO)
-    shape: tl.constexpr = [cell.shape[0], bins.shape[0]]
+    shape: tl.constexpr = [TILE, bins.shape[0]]
     weight = tl.zeros(shape, start.dtype)
     read = tl.zeros(shape, tl.int32)
     for i in range(count):
@@ -56,8 +57,6 @@ def add_boxes(
     begin,
     end,
     fits,
-    y_cell,
-    x_cell,
     y_begin,
     x_begin,
     c,
@@ -81,10 +80,10 @@ def add_boxes(
     PRODUCT takes bins together in a matrix product, in which a NaN or an infinity spreads over the tile; without it
     it stays where it is read.
     """
+    next_listed = tl.load(listed + begin, mask=fits & (begin < end), other=0)
     for number in range(begin, end):
-        k = tl.full([], 0, tl.int64) + number
-        if fits:
-            k = tl.load(listed + number).to(tl.int64)
+        k = tl.where(fits, next_listed, number).to(tl.int64)
+        next_listed = tl.load(listed + number + 1, mask=fits & (number + 1 < end), other=0)  # before it is needed
         level, _ = level_of_box(levels, k, LEVELS)
         image, image_exists = image_of_box(rois, k, images)
         y_start, y_bin, y_grid, y_usable = rows_of_box(rois, k, cells, tile_level, PH, RATIO, WIDEN)
@@ -100,11 +99,12 @@ def add_boxes(
             at = grad + k * grad_strides[0] + p * grad_strides[2] + q * grad_strides[3]
             inside = (c < channels)[:, None] & (r < bins)[None, :]
             upstream = tl.load(at[None, :] + c[:, None] * grad_strides[1], mask=inside, other=0.0)  # [channels, bins]
-            y_weight, y_read = weights_along(y_cell, y_begin, y_start, y_bin, y_grid, p, height, RATIO)
-            x_weight, x_read = weights_along(x_cell, x_begin, x_start, x_bin, x_grid, q, width, RATIO)
-            weight = y_weight * (x_weight * share)
+            y_weight, y_read = weights_along(y_begin, y_start, y_bin, y_grid, p, height, RATIO)
+            x_weight, x_read = weights_along(x_begin, x_start, x_bin, x_grid, q, width, RATIO)
+            weight = tl.reshape(y_weight[:, None, :] * (x_weight * share)[None, :, :], [TILE * TILE, BLOCK_BINS])
             if PRODUCT is None:
-                read = tl.broadcast_to((y_read & x_read) > 0, total.shape)
+                read = tl.reshape(y_read[:, None, :] & x_read[None, :, :], [TILE * TILE, BLOCK_BINS])
+                read = tl.broadcast_to(read > 0, total.shape)
                 total += tl.where(read, weight * tl.trans(upstream).to(weight.dtype), 0.0)
             elif upstream.dtype == tl.float32:
                 total = tl.dot(weight, tl.trans(upstream), total, input_precision=PRODUCT)
@@ -172,14 +172,14 @@ def scatter_kernel(
     total = zeros
     if PRODUCT is not None:
         total = add_boxes(
-            total, grad, grad_strides, rois, levels, at_list, begin, end, fits, y_cell, x_cell, y_begin, x_begin, c,
+            total, grad, grad_strides, rois, levels, at_list, begin, end, fits, y_begin, x_begin, c,
             channels, level, image, images, height, width, cells, len(heights), PH, PW, RATIO, WIDEN, BLOCK_BINS,
             PRODUCT,
         )  # fmt: skip
     finite = tl.min((tl.abs(total) < float("inf")).to(tl.int32))
     if (finite == 0) | (PRODUCT is None):
         total = add_boxes(
-            zeros, grad, grad_strides, rois, levels, at_list, begin, end, fits, y_cell, x_cell, y_begin, x_begin, c,
+            zeros, grad, grad_strides, rois, levels, at_list, begin, end, fits, y_begin, x_begin, c,
             channels, level, image, images, height, width, cells, len(heights), PH, PW, RATIO, WIDEN, 1, None,
         )  # fmt: skip
 

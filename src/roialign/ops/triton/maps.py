@@ -12,54 +12,63 @@ from torch import Tensor
 from roialign.ops.triton.launch import INTEGER_LIMIT, form_of_numbers, form_of_tensors
 
 TILE = 8  # cells along the side of a tile, of which a program of the backward pass owns one
+Numbers = tuple[int, ...]
 
 
-class Grids(NamedTuple):
-    """The sizes of the maps, and how coordinates become their cells; an entry for each level."""
+class Layout(NamedTuple):
+    """Where the cells of maps lie; tuples have an entry for each level."""
 
-    heights: tuple[int, ...]
-    widths: tuple[int, ...]
-    cells: tuple[tuple[int, ...], ...]
-    """Scales and shifts of the rows, then those of the columns, as the bits of float64."""
-
-    def tiles(self) -> tuple[int, ...]:
-        """Tiles of an image's map."""
-        return tuple(-(-h // TILE) * -(-w // TILE) for h, w in zip(self.heights, self.widths, strict=True))
-
-
-class Maps(NamedTuple):
-    """Feature maps, an entry for each level."""
-
-    tensors: tuple[Tensor, ...]
-    strides: tuple[tuple[int, ...], ...]
+    strides: tuple[Numbers, ...]
     """Of images, channels, rows and columns, in elements."""
-    heights: tuple[int, ...]
-    widths: tuple[int, ...]
+    heights: Numbers
+    widths: Numbers
     is_wide: bool
     """Whether an image's cells are too many for 32 bits."""
+    channels_last: bool
+    form: tuple[Any, ...]
+    """What Triton compiles for of these numbers."""
 
-    def form(self) -> tuple[Any, ...]:
-        return (form_of_tensors(*self.tensors), *map(form_of_numbers, self.strides))
+
+class Cells(NamedTuple):
+    """Scales and shifts of the rows, then those of the columns, as the bits of float64."""
+
+    bits: tuple[Numbers, ...]
+    form: tuple[Any, ...]
 
 
-def as_maps(inputs: Sequence[Tensor]) -> Maps:
-    strides = [one.stride() for one in inputs]
-    shapes = [one.shape for one in inputs]
+def layout_of(maps: Sequence[Tensor]) -> Layout:
+    return _layout(tuple(one.shape for one in maps), tuple(one.stride() for one in maps))
+
+
+@lru_cache(maxsize=1024)
+def _layout(shapes: tuple[Numbers, ...], strides: tuple[Numbers, ...]) -> Layout:
     furthest = (
         sum((extent - 1) * step for extent, step in zip(shape[1:], stride[1:], strict=True))
         for shape, stride in zip(shapes, strides, strict=True)
     )
-    return Maps(
-        tuple(inputs),
-        tuple(zip(*strides, strict=True)),
+    by_axis = tuple(zip(*strides, strict=True))
+    return Layout(
+        by_axis,
         tuple(shape[2] for shape in shapes),
         tuple(shape[3] for shape in shapes),
         max(furthest) >= INTEGER_LIMIT,
+        all(stride[1] == 1 for stride in strides),
+        tuple(map(form_of_numbers, by_axis)),
     )
 
 
 @lru_cache(maxsize=1024)
-def bits_of_cells(cells: tuple[float, ...]) -> tuple[tuple[int, ...], ...]:
-    """`cells`, four numbers for each level, as `Grids` has them."""
-    bits: tuple[int, ...] = struct.unpack(f"{len(cells)}q", struct.pack(f"{len(cells)}d", *cells))
-    return bits[0::4], bits[1::4], bits[2::4], bits[3::4]
+def cells_of(numbers: tuple[float, ...]) -> Cells:
+    """`numbers`, four for each level, as the kernels take them."""
+    bits: Numbers = struct.unpack(f"{len(numbers)}q", struct.pack(f"{len(numbers)}d", *numbers))
+    return Cells((bits[0::4], bits[1::4], bits[2::4], bits[3::4]), tuple(one == 0 for one in bits))
+
+
+def form_of_maps(maps: Sequence[Tensor], layout: Layout) -> tuple[Any, ...]:
+    """What Triton compiles for of maps."""
+    return layout.form, form_of_tensors(*maps)
+
+
+def tiles_of_image(heights: Sequence[int], widths: Sequence[int]) -> list[int]:
+    """Tiles of an image's map, for each level."""
+    return [-(-height // TILE) * -(-width // TILE) for height, width in zip(heights, widths, strict=True)]

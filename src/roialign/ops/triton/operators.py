@@ -12,11 +12,18 @@ from roialign.ops.triton import functions
 from roialign.ops.triton.functions import Rule
 from roialign.ops.validate import check_levels, check_maps, check_operator
 
+_MOST_REMEMBERED = 4096
+_checked: set[tuple[Any, ...]] = set()
+"""Forms of the forward's arguments that were found right: for small calls looking at them again takes long."""
+
 
 def roi_align(
     input: Tensor, rois: Tensor, ph: int, pw: int, scale: float, ratio: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
-    check_operator(input, size_nhw(input), rois, (ph, pw), scale, ratio)
+    form = (input.shape, input.dtype, input.get_device(), rois.shape[1:], rois.dtype, rois.get_device(), ph, pw, scale)
+    if (*form, ratio) not in _checked:
+        check_operator(input, size_nhw(input), rois, (ph, pw), scale, ratio)
+        _remember((*form, ratio))
     return functions.pool([input], rois, _rule(scale, ratio, aligned), (ph, pw))
 
 
@@ -47,7 +54,7 @@ def multi_scale_roi_align(
     widen: bool,
 ) -> tuple[Tensor, Tensor]:
     _check(inputs, [size_nhw(one) for one in inputs], rois, levels, (ph, pw), cells, ratio)
-    return functions.pool(inputs, rois, Rule(levels.contiguous(), cells, ratio, widen), (ph, pw))
+    return functions.pool(inputs, rois, Rule(levels.contiguous(), tuple(cells), ratio, widen), (ph, pw))
 
 
 def multi_scale_roi_align_backward(
@@ -64,7 +71,7 @@ def multi_scale_roi_align_backward(
     check_grad(grad, rois)
     sizes_nhw = [(images, height, width) for height, width in zip(heights, widths, strict=True)]
     _check([grad] * len(sizes_nhw), sizes_nhw, rois, levels, grad.shape[2:], cells, ratio)
-    rule = Rule(levels.contiguous(), cells, ratio, widen)
+    rule = Rule(levels.contiguous(), tuple(cells), ratio, widen)
     return functions.scatter(grad, rois, rule, images, heights, widths)
 
 
@@ -79,7 +86,13 @@ def multi_scale_roi_align_backward_boxes(
 ) -> Tensor:
     check_grad(grad, rois)
     _check(inputs, [size_nhw(one) for one in inputs], rois, levels, grad.shape[2:], cells, ratio)
-    return functions.correlate(grad, inputs, rois, Rule(levels.contiguous(), cells, ratio, widen))
+    return functions.correlate(grad, inputs, rois, Rule(levels.contiguous(), tuple(cells), ratio, widen))
+
+
+def _remember(form: tuple[Any, ...]) -> None:
+    if len(_checked) >= _MOST_REMEMBERED:
+        _checked.clear()
+    _checked.add(form)
 
 
 def _rule(scale: float, ratio: int, aligned: bool) -> Rule:
