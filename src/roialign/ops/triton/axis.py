@@ -78,15 +78,15 @@ def run_between(start, bin_size, grid, bin_index, lowest, highest, RATIO: tl.con
     cells costs no more than its samples near the map.
     """
     if RATIO > 0:
-        first = (bin_index * 0).to(tl.int32)
-        last = first + RATIO
+        first, count = bin_index * 0, RATIO
     else:
         step = tl.maximum(bin_size / tl.maximum(grid, 1.0), 1e-30)
         begin = start + bin_index.to(start.dtype) * bin_size
         most = grid + 0.0 * begin
         first = tl.minimum(tl.maximum(tl.floor((lowest - begin) / step) - SLACK, 0.0), most).to(tl.int32)
         last = tl.minimum(tl.maximum(tl.ceil((highest - begin) / step) + SLACK, 0.0), most).to(tl.int32)
-    return first, tl.max(last - first, 0)
+        count = tl.max(last - first, 0)
+    return first, count
 
 
 @triton.jit

@@ -10,6 +10,7 @@ import triton.language as tl
 
 from roialign.ops.triton.axis import bilinear, divide, position, run_between
 from roialign.ops.triton.boxes import columns_of_box, image_of_box, level_of_box, pick, rows_of_box
+from roialign.ops.triton.rows import load_rows, store_rows
 from roialign.ops.triton.tiles import TILE, level_of, tiles_along
 
 
@@ -29,19 +30,19 @@ def bins_at_tile(start, bin_size, tile_begin, POOLED: tl.constexpr):
 
 @triton.jit
 def weights_along(tile_begin, start, bin_size, grid, bins, extent, RATIO: tl.constexpr):
-    """The weight [TILE, bins] of each of the tile's cells in each bin along an axis, and whether the bin reads it."""
+    """The weight [bins, TILE] of each of the tile's cells in each bin along an axis, and whether the bin reads it."""
     cell = tile_begin + tl.arange(0, TILE)
     first, count = run_between(start, bin_size, grid, bins, tile_begin - 1.0, tile_begin + TILE, RATIO)
-    shape: tl.constexpr = [TILE, bins.shape[0]]
+    shape: tl.constexpr = [bins.shape[0], TILE]
     weight = tl.zeros(shape, start.dtype)
     read = tl.zeros(shape, tl.int32)
     for i in range(count):
         place = position(start, bin_size, grid, bins, first + i, RATIO)
         on_map, low, high, fraction, _ = bilinear(place, extent)
         taken = on_map & (first + i < grid)
-        is_low = (cell[:, None] == low[None, :]) & taken[None, :]
-        is_high = (cell[:, None] == high[None, :]) & (taken & (high > low))[None, :]
-        weight += tl.where(is_low, (1.0 - fraction)[None, :], 0.0) + tl.where(is_high, fraction[None, :], 0.0)
+        is_low = (cell[None, :] == low[:, None]) & taken[:, None]
+        is_high = (cell[None, :] == high[:, None]) & (taken & (high > low))[:, None]
+        weight += tl.where(is_low, (1.0 - fraction)[:, None], 0.0) + tl.where(is_high, fraction[:, None], 0.0)
         read = read | (is_low | is_high).to(tl.int32)
     return weight, read
 
@@ -75,7 +76,7 @@ def add_boxes(
     BLOCK_BINS: tl.constexpr,
     PRODUCT: tl.constexpr,
 ):
-    """Add to `total` [cells, channels] what the boxes from `begin` to `end` of the tile's list give it.
+    """Add to `total` [channels, cells] what the boxes from `begin` to `end` of the tile's list give it.
 
     PRODUCT takes bins together in a matrix product, in which a NaN or an infinity spreads over the tile; without it
     it stays where it is read.
@@ -98,22 +99,22 @@ def add_boxes(
             p, q = p_first + r // q_count, q_first + r % q_count
             at = grad + k * grad_strides[0] + p * grad_strides[2] + q * grad_strides[3]
             inside = (c < channels)[:, None] & (r < bins)[None, :]
-            upstream = tl.load(at[None, :] + c[:, None] * grad_strides[1], mask=inside, other=0.0)  # [channels, bins]
+            upstream = load_rows(at[None, :] + c[:, None] * grad_strides[1], inside)  # [channels, bins]
             y_weight, y_read = weights_along(y_begin, y_start, y_bin, y_grid, p, height, RATIO)
             x_weight, x_read = weights_along(x_begin, x_start, x_bin, x_grid, q, width, RATIO)
-            weight = tl.reshape(y_weight[:, None, :] * (x_weight * share)[None, :, :], [TILE * TILE, BLOCK_BINS])
+            weight = tl.reshape(y_weight[:, :, None] * (x_weight * share)[:, None, :], [BLOCK_BINS, TILE * TILE])
             if PRODUCT is None:
-                read = tl.reshape(y_read[:, None, :] & x_read[None, :, :], [TILE * TILE, BLOCK_BINS])
+                read = tl.reshape(y_read[:, :, None] & x_read[:, None, :], [BLOCK_BINS, TILE * TILE])
                 read = tl.broadcast_to(read > 0, total.shape)
-                total += tl.where(read, weight * tl.trans(upstream).to(weight.dtype), 0.0)
+                total += tl.where(read, weight * upstream.to(weight.dtype), 0.0)
             elif upstream.dtype == tl.float32:
-                total = tl.dot(weight, tl.trans(upstream), total, input_precision=PRODUCT)
+                total = tl.dot(upstream, weight, total, input_precision=PRODUCT)
             else:
                 # in two terms of the upstream's type, which together are as good as float32
                 coarse = weight.to(upstream.dtype)
                 rest = (weight - coarse.to(tl.float32)).to(upstream.dtype)
-                total = tl.dot(coarse, tl.trans(upstream), total)
-                total = tl.dot(rest, tl.trans(upstream), total)
+                total = tl.dot(upstream, coarse, total)
+                total = tl.dot(upstream, rest, total)
     return total
 
 
@@ -168,7 +169,7 @@ def scatter_kernel(
     length = tl.where(fits, count, boxes)
     begin, end = length * split // SPLITS, length * (split + 1) // SPLITS
     at_list = listed + slot.to(tl.int64) * room
-    zeros = tl.zeros([TILE * TILE, BLOCK_C], rois.dtype.element_ty)
+    zeros = tl.zeros([BLOCK_C, TILE * TILE], rois.dtype.element_ty)
     total = zeros
     if PRODUCT is not None:
         total = add_boxes(
@@ -185,20 +186,20 @@ def scatter_kernel(
 
     if SPLITS > 1:
         row = (split * tiles + slot).to(tl.int64) * (TILE * TILE) + cell
-        tl.store(sums + row[:, None] * channels + c[None, :], total, mask=(c < channels)[None, :])
+        tl.store(sums + row[None, :] * channels + c[:, None], total, mask=(c < channels)[:, None])
     else:
         store_tile(grad_maps, total, level, image, y_cell, x_cell, c, channels, height, width, INDEX)
 
 
 @triton.jit
 def store_tile(grad_maps, total, level, image, y_cell, x_cell, c, channels, height, width, INDEX: tl.constexpr):
-    """Store a tile [cells, channels] into the gradient of its map, which is contiguous."""
+    """Store a tile [channels, cells] into the gradient of its map, which is contiguous."""
     to = pick(grad_maps, level)
     plane = (height * width).to(INDEX)
     inside = (c < channels)[:, None] & ((y_cell < height) & (x_cell < width))[None, :]
     at = c.to(INDEX)[:, None] * plane + (y_cell.to(INDEX) * width + x_cell)[None, :]
     image_begin = image.to(tl.int64) * channels * height * width
-    tl.store(to + image_begin + at, tl.trans(total).to(to.dtype.element_ty), mask=inside)
+    store_rows(to + image_begin + at, total.to(to.dtype.element_ty), inside)
 
 
 @triton.jit(do_not_specialize=["heights", "widths", "first_tiles", "tiles"])
@@ -225,8 +226,8 @@ def add_splits_kernel(
     image, tile = (slot - first_tile) // tiles_of_image, (slot - first_tile) % tiles_of_image
     cell = tl.arange(0, TILE * TILE)
     y_cell, x_cell = tile // tiles_x * TILE + cell // TILE, tile % tiles_x * TILE + cell % TILE
-    total = tl.zeros([TILE * TILE, BLOCK_C], sums.dtype.element_ty)
+    total = tl.zeros([BLOCK_C, TILE * TILE], sums.dtype.element_ty)
     for split in range(SPLITS):
         row = (split * tiles + slot).to(tl.int64) * (TILE * TILE) + cell
-        total += tl.load(sums + row[:, None] * channels + c[None, :], mask=(c < channels)[None, :], other=0.0)
+        total += tl.load(sums + row[None, :] * channels + c[:, None], mask=(c < channels)[:, None], other=0.0)
     store_tile(grad_maps, total, level, image, y_cell, x_cell, c, channels, height, width, INDEX)

@@ -5,10 +5,11 @@ import triton.language as tl
 
 from roialign.ops.triton.axis import bilinear, divide, from_bits, position, run_between
 from roialign.ops.triton.boxes import columns_of_box, image_of_box, level_of_box, pick, rows_of_box
+from roialign.ops.triton.rows import load_features, load_rows
 
 
 @triton.jit
-def add_slopes(sums, upstream, values, channel, strides_yx, y, x, y_share, x_share, mask):
+def add_slopes(sums, upstream, values, channel, strides_yx, y, x, y_share, x_share, mask, CHANNELS_LAST: tl.constexpr):
     """Add to `sums` what one sample of each bin gives: by where the box begins and by its size, along y and along x.
 
     `y` and `x` are what `bilinear` says of the samples, the shares how far along the box they lie.
@@ -21,10 +22,10 @@ def add_slopes(sums, upstream, values, channel, strides_yx, y, x, y_share, x_sha
     top, bottom = top.to(index) * strides_yx[0], bottom.to(index) * strides_yx[0]
     left, right = left.to(index) * strides_yx[1], right.to(index) * strides_yx[1]
     kind = upstream.dtype
-    top_left = tl.load(values + channel[:, None] + (top + left)[None, :], mask=read, other=0.0).to(kind)
-    top_right = tl.load(values + channel[:, None] + (top + right)[None, :], mask=read, other=0.0).to(kind)
-    bottom_left = tl.load(values + channel[:, None] + (bottom + left)[None, :], mask=read, other=0.0).to(kind)
-    bottom_right = tl.load(values + channel[:, None] + (bottom + right)[None, :], mask=read, other=0.0).to(kind)
+    top_left = load_features(values + channel[:, None] + (top + left)[None, :], read, CHANNELS_LAST).to(kind)
+    top_right = load_features(values + channel[:, None] + (top + right)[None, :], read, CHANNELS_LAST).to(kind)
+    bottom_left = load_features(values + channel[:, None] + (bottom + left)[None, :], read, CHANNELS_LAST).to(kind)
+    bottom_right = load_features(values + channel[:, None] + (bottom + right)[None, :], read, CHANNELS_LAST).to(kind)
     on_left, on_right = (bottom_left - top_left) * upstream, (bottom_right - top_right) * upstream
     on_top, on_bottom = (top_right - top_left) * upstream, (bottom_right - bottom_left) * upstream
     by_y = tl.where((mask & y_free[None, :]), on_left + (on_right - on_left) * lx[None, :], 0.0)
@@ -68,6 +69,7 @@ def correlate_kernel(
     RATIO: tl.constexpr,
     WIDEN: tl.constexpr,
     INDEX: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_BINS: tl.constexpr,
 ):
@@ -92,7 +94,7 @@ def correlate_kernel(
             channel = c.to(INDEX) * pick(strides[1], level)
             mask = (c < channels)[:, None] & ((bins < PH * PW) & usable)[None, :]
             at = k * grad_strides[0] + p * grad_strides[2] + q * grad_strides[3]
-            upstream = tl.load(grad + at[None, :] + c[:, None] * grad_strides[1], mask=mask, other=0.0)
+            upstream = load_rows(grad + at[None, :] + c[:, None] * grad_strides[1], mask)
             upstream = upstream.to(y_start.dtype)
             for iy in range(y_count):
                 y_sample = y_first + iy
@@ -104,7 +106,9 @@ def correlate_kernel(
                     x = bilinear(position(x_start, x_bin, x_grid, q, x_sample, RATIO), width)
                     x_share = share_along(q, x_sample, x_grid, PW)
                     both = y_mask & (x_sample < x_grid)[None, :]
-                    sums = add_slopes(sums, upstream, values, channel, strides_yx, y, x, y_share, x_share, both)
+                    sums = add_slopes(
+                        sums, upstream, values, channel, strides_yx, y, x, y_share, x_share, both, CHANNELS_LAST
+                    )
 
     samples = tl.maximum(y_grid * x_grid, 1.0)
     by_y_start, by_y_size = divide(total_of(sums[0]), samples), divide(total_of(sums[1]), samples)

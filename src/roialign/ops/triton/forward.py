@@ -5,10 +5,23 @@ import triton.language as tl
 
 from roialign.ops.triton.axis import bilinear, divide, position, run_between, share_on_map
 from roialign.ops.triton.boxes import columns_of_box, image_of_box, level_of_box, pick, rows_of_box
+from roialign.ops.triton.rows import load_features
 
 
 @triton.jit
-def add_sample(total, values, channel, row_stride, column_stride, y_place, x_place, height, width, mask):
+def add_sample(
+    total,
+    values,
+    channel,
+    row_stride,
+    column_stride,
+    y_place,
+    x_place,
+    height,
+    width,
+    mask,
+    CHANNELS_LAST: tl.constexpr,
+):
     """Add to `total` [channels, bins] the value of one sample of each bin."""
     y_on_map, top, bottom, ly, _ = bilinear(y_place, height)
     x_on_map, left, right, lx, _ = bilinear(x_place, width)
@@ -20,7 +33,7 @@ def add_sample(total, values, channel, row_stride, column_stride, y_place, x_pla
         row = top if corner < 2 else bottom
         column = left if corner % 2 == 0 else right
         weight = ((1.0 - ly) if corner < 2 else ly) * ((1.0 - lx) if corner % 2 == 0 else lx)
-        value = tl.load(values + (channel[:, None] + (row + column)[None, :]), mask=read, other=0.0)
+        value = load_features(values + (channel[:, None] + (row + column)[None, :]), read, CHANNELS_LAST)
         total = tl.fma(value.to(total.dtype), tl.broadcast_to(weight[None, :], total.shape), total)
     return total
 
@@ -43,6 +56,7 @@ def pool_kernel(
     RATIO: tl.constexpr,
     WIDEN: tl.constexpr,
     INDEX: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_BINS: tl.constexpr,
     BLOCK_PH: tl.constexpr,
@@ -78,7 +92,17 @@ def pool_kernel(
                 y_place = position(y_start, y_bin, y_grid, p, p * 0 + iy, RATIO)
                 x_place = position(x_start, x_bin, x_grid, q, q * 0 + ix, RATIO)
                 total = add_sample(
-                    total, values, channel, row_stride, column_stride, y_place, x_place, height, width, mask
+                    total,
+                    values,
+                    channel,
+                    row_stride,
+                    column_stride,
+                    y_place,
+                    x_place,
+                    height,
+                    width,
+                    mask,
+                    CHANNELS_LAST,
                 )
     else:
         y_first, y_count = run_between(y_start, y_bin, y_grid, p, -1.0, height, RATIO)
@@ -90,7 +114,17 @@ def pool_kernel(
                 x_place = position(x_start, x_bin, x_grid, q, x_first + ix, RATIO)
                 both = y_mask & (x_first + ix < x_grid)[None, :]
                 total = add_sample(
-                    total, values, channel, row_stride, column_stride, y_place, x_place, height, width, both
+                    total,
+                    values,
+                    channel,
+                    row_stride,
+                    column_stride,
+                    y_place,
+                    x_place,
+                    height,
+                    width,
+                    both,
+                    CHANNELS_LAST,
                 )
 
     share = divide(tl.where(usable, 1.0, float("nan")).to(total.dtype), tl.maximum(y_grid * x_grid, 1.0))

@@ -42,7 +42,9 @@ def cells_read(start, bin_size, grid, extent, POOLED: tl.constexpr, RATIO: tl.co
     return first, tl.where(reads, last, -1)
 
 
-@triton.jit(do_not_specialize=["boxes", "images", "heights", "widths", "cells", "first_programs", "first_tiles", "room"])
+@triton.jit(
+    do_not_specialize=["boxes", "images", "heights", "widths", "cells", "first_programs", "first_tiles", "room"]
+)
 def list_boxes_kernel(
     listed,
     counts,
