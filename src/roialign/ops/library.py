@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from roialign.ops import registered
+from roialign.ops import triton as gpu
 from roialign.ops.notice import calling_frame
 
 CPU_LIBRARY = Path(__file__).parent / "cpu" / "_kernels.so"
@@ -31,6 +32,7 @@ def _load_cpu_kernels() -> str | None:
 
 
 why_no_cpu_kernels = _load_cpu_kernels()
+why_no_gpu_kernels = gpu.load()
 
 
 def cpu_capability() -> str | None:
@@ -65,10 +67,10 @@ def say_once_if_slow(input: Tensor) -> None:
 
 
 def backend(op: str, device_type: str) -> str:
-    """Which implementation serves `op` on this type of device: "C++" or "reference"."""
-    kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    key = "CPU" if device_type == "cpu" else device_type.upper()
-    return "C++" if kernel(f"roialign::{op}", key) and key == "CPU" else "reference"
+    """Which implementation serves `op` on this type of device: "C++", "Triton" or "reference"."""
+    kernels = {"cpu": "C++", "cuda": "Triton"}
+    serves = torch._C._dispatch_has_kernel_for_dispatch_key(f"roialign::{op}", device_type.upper())
+    return kernels.get(device_type, "reference") if serves else "reference"
 
 
 def names() -> list[str]:
