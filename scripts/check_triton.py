@@ -137,4 +137,5 @@ if __name__ == "__main__":
     for t in sys.argv[1].split(","):
         for row in compile_all(t):
             if row not in seen and (len(sys.argv) < 3 or row[0] in sys.argv[2:]):
-                seen.add(row); print(*row, sep="  ", flush=True)
+                seen.add(row)
+                print(*row, sep="  ", flush=True)

@@ -30,7 +30,8 @@ def from_bits(bits, like):
 def axis_samples(low, high, scale, shift, POOLED: tl.constexpr, RATIO: tl.constexpr, WIDEN: tl.constexpr):
     """Where boxes begin, the length of a bin, samples in each bin, and whether they can be sampled."""
     start = low * scale - shift
-    size = (high * scale - shift) - start
+    end = high * scale - shift
+    size = end - start
     if WIDEN:
         size = tl.where(size < 1.0, 1.0, size)  # NaN stays
     pooled = tl.full([], POOLED, tl.float32).to(start.dtype)
@@ -40,7 +41,8 @@ def axis_samples(low, high, scale, shift, POOLED: tl.constexpr, RATIO: tl.conste
     else:
         grid = tl.ceil(bin_size)
     infinity = float("inf")
-    usable = (tl.abs(start) < infinity) & (tl.abs(bin_size) < infinity) & (tl.abs(grid) <= MAX_ADAPTIVE_GRID)
+    usable = (tl.abs(start) < infinity) & (tl.abs(end) < infinity) & (tl.abs(bin_size) < infinity)
+    usable = usable & (tl.abs(grid) <= MAX_ADAPTIVE_GRID)
     # what cannot be sampled gets numbers that nothing can go wrong with
     start, bin_size = tl.where(usable, start, 0.0), tl.where(usable, bin_size, 0.0)
     grid = tl.where(usable, tl.maximum(grid, 0.0), 0.0)

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from roialign.ops.triton.axis import bilinear, divide, position, run_between
 from roialign.ops.triton.boxes import columns_of_box, image_of_box, level_of_box, pick, rows_of_box
-from roialign.ops.triton.rows import load_rows, store_rows
+from roialign.ops.triton.rows import load_rows
 from roialign.ops.triton.tiles import TILE, level_of, tiles_along
 
 
@@ -195,11 +195,18 @@ def scatter_kernel(
 def store_tile(grad_maps, total, level, image, y_cell, x_cell, c, channels, height, width, INDEX: tl.constexpr):
     """Store a tile [channels, cells] into the gradient of its map, which is contiguous."""
     to = pick(grad_maps, level)
-    plane = (height * width).to(INDEX)
+    if width % TILE == 0:  # then the compiler sees that the rows of a tile can be stored at once
+        store_cells(to, total, image, y_cell, x_cell, c, channels, height, width // TILE * TILE, INDEX)
+    else:
+        store_cells(to, total, image, y_cell, x_cell, c, channels, height, width, INDEX)
+
+
+@triton.jit
+def store_cells(to, total, image, y_cell, x_cell, c, channels, height, width, INDEX: tl.constexpr):
     inside = (c < channels)[:, None] & ((y_cell < height) & (x_cell < width))[None, :]
-    at = c.to(INDEX)[:, None] * plane + (y_cell.to(INDEX) * width + x_cell)[None, :]
-    image_begin = image.to(tl.int64) * channels * height * width
-    store_rows(to + image_begin + at, total.to(to.dtype.element_ty), inside)
+    at = c.to(INDEX)[:, None] * (height * width).to(INDEX) + (y_cell.to(INDEX) * width + x_cell)[None, :]
+    image_begin = image.to(tl.int64) * channels * (height * width)
+    tl.store(to + image_begin + at, total.to(to.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["heights", "widths", "first_tiles", "tiles"])

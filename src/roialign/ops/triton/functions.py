@@ -20,17 +20,18 @@ CORRELATED_VALUES = 1024
 COPIED_CHANNELS, COPIED_CELLS = 64, 64
 COPY_PAYS = 11  # where an output has at least one value for so many of the maps
 COPIED_BYTES = 1 << 30
-SCATTERED_CHANNELS, SCATTERED_BINS = 128, 16
-TILES_OF_LIST, BOXES_OF_LIST = 16, 128
+SCATTERED_CHANNELS, SCATTERED_BINS = 64, 16
+TILES_OF_LIST, BOXES_OF_LIST = 4, 512
 LISTED_BOXES = 1 << 23  # of all tiles together: 32 MB
 SPLIT_VALUES = 1 << 23  # 32 MB in float32
 ENOUGH_PROGRAMS = 512  # to keep a GPU busy
 
-_pool = Launcher(forward.pool_kernel, num_warps=2)
+_pool = Launcher(forward.pool_kernel, num_warps=4)
+_pool_halves = Launcher(forward.pool_kernel, num_warps=2)
 _correlate = Launcher(backward_boxes.correlate_kernel, num_warps=4)
 _to_channels_last = Launcher(layout.to_channels_last_kernel, num_warps=4)
 _list_boxes = Launcher(tiles.list_boxes_kernel, num_warps=4)
-_scatter = Launcher(backward.scatter_kernel, num_warps=4)
+_scatter = Launcher(backward.scatter_kernel, num_warps=2)
 _add_splits = Launcher(backward.add_splits_kernel, num_warps=4)
 
 
@@ -56,7 +57,8 @@ def pool(inputs: Sequence[Tensor], rois: Tensor, rule: Rule, pooled_hw: tuple[in
         constants = (*constants, where.channels_last, block_c, block_bins, *map(_power_of_two, pooled_hw))
         cells, of_rule = _boxes(rois, rule)
         form = (constants, form_of_maps(maps, where), of_rule, form_of_numbers((channels,)))
-        _pool(
+        launch = _pool_halves if output.element_size() == 2 or not where.channels_last else _pool
+        launch(
             *(rois.shape[0] * blocks, form, output, coverage, rois, rule.levels, tuple(maps), where.strides),
             *(where.heights, where.widths, cells, images, channels, *constants),
         )

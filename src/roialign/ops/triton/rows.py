@@ -1,4 +1,4 @@
-"""Reading and writing matrices so that neighbouring threads take neighbours of a row.
+"""Reading matrices so that neighbouring threads take neighbours of a row.
 
 Triton may have them take neighbours of a column, which lie far apart, where it cannot see what is contiguous.
 """
@@ -13,13 +13,6 @@ def load_rows(pointers, mask):
     count: tl.constexpr = pointers.shape[0] * pointers.shape[1]
     values = tl.load(tl.reshape(pointers, [count]), mask=tl.reshape(mask, [count]), other=0.0)
     return tl.reshape(values, pointers.shape)
-
-
-@triton.jit
-def store_rows(pointers, values, mask):
-    """Store a matrix of values."""
-    count: tl.constexpr = pointers.shape[0] * pointers.shape[1]
-    tl.store(tl.reshape(pointers, [count]), tl.reshape(values, [count]), mask=tl.reshape(mask, [count]))
 
 
 @triton.jit
