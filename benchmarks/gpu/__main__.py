@@ -23,7 +23,7 @@ import triton
 import roialign
 from roialign.ops import library
 
-from ..workloads import DTYPES, LAYOUTS
+from benchmarks.workloads import DTYPES, LAYOUTS
 from . import timing
 from .checks import all_checks
 from .page import page
@@ -36,7 +36,7 @@ FIELDS = (*KEY, "median_ms", "q1_ms", "q3_ms", "repeats", "floor_ms", "note")
 
 
 class Record:
-    """The rows of the results, kept on the disk."""
+    """The rows of the results, kept on the disk; those of another commit, machine or day are dropped."""
 
     def __init__(self, folder: Path, commit: str) -> None:
         self._path = folder / "gpu.csv"
@@ -44,7 +44,7 @@ class Record:
         self.rows: list[dict[str, str]] = []
         if self._path.exists():
             with self._path.open(newline="") as file:
-                self.rows = list(csv.DictReader(file))
+                self.rows = [row for row in csv.DictReader(file) if self._environment.items() <= row.items()]
 
     def has(self, **key: object) -> bool:
         wanted = {name: str(key.get(name, "")) for name in KEY}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..workloads import WORKLOADS
+from benchmarks.workloads import WORKLOADS
 from .timing import ATOMIC, DETERMINISTIC, ROIALIGN
 
 Row = dict[str, str]

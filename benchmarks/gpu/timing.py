@@ -16,7 +16,7 @@ from torch import Tensor
 
 import roialign
 
-from ..workloads import DTYPES, LAYOUTS, WORKLOADS, Workload
+from benchmarks.workloads import DTYPES, LAYOUTS, WORKLOADS, Workload
 
 _op: Any = torch.ops.roialign
 Call = Callable[[], Any]
@@ -148,11 +148,11 @@ def wall_calls(inputs: Inputs, ratio: int) -> dict[str, Call]:
     """What users call, forward, with all that the host does for it."""
     size, names = inputs.workload.output_size, [str(one) for one in range(len(inputs.maps))]
     if len(inputs.maps) == 1:
-        options = (size, inputs.scales[0], ratio)
-        return {
-            ROIALIGN: lambda: roialign.roi_align(inputs.maps[0], inputs.rois, *options),
-            ATOMIC: lambda: torchvision.ops.roi_align(inputs.maps[0], inputs.rois, *options),
-        }
+        arguments = (inputs.maps[0], inputs.rois, size, inputs.scales[0], ratio)
+        calls = {ROIALIGN: lambda: roialign.roi_align(*arguments)}
+        if inputs.grad.dtype != torch.bfloat16:
+            calls[ATOMIC] = lambda: torchvision.ops.roi_align(*arguments)
+        return calls
     named = OrderedDict(zip(names, inputs.maps, strict=True))
     per_image = [inputs.rois[inputs.rois[:, 0] == one, 1:] for one in range(inputs.maps[0].shape[0])]
     sizes_hw = [inputs.workload.image_size_hw] * len(per_image)

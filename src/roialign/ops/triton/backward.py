@@ -1,15 +1,15 @@
 """The kernel of the gradient to the features: a program owns a tile of a map and a block of channels.
 
 It goes through the boxes that read the tile in their order, adds up in registers, and stores once. A tile's cells get
-from a box a small matrix product: [cells, bins] weights times [bins, channels] upstream gradient. With SPLITS > 1 a
-program takes one share of a tile's boxes, and its sum goes to `sums` of [SPLITS, all tiles' cells, channels].
+from a box a small matrix product: [cells, bins] weights times [bins, channels] upstream gradient. With IS_SPLIT a
+program takes one share of a tile's boxes, and its sum goes to `sums` of [splits, all tiles' cells, channels].
 """
 
 import triton
 import triton.language as tl
 
 from roialign.ops.triton.axis import bilinear, divide, position, run_between
-from roialign.ops.triton.boxes import columns_of_box, image_of_box, level_of_box, pick, rows_of_box
+from roialign.ops.triton.boxes import columns_of_box, image_of_box, level_of_box, pick, pick_number, rows_of_box
 from roialign.ops.triton.rows import load_rows
 from roialign.ops.triton.tiles import TILE, level_of, tiles_along
 
@@ -118,7 +118,7 @@ def add_boxes(
     return total
 
 
-@triton.jit(do_not_specialize=["boxes", "images", "heights", "widths", "cells", "first_tiles", "room", "tiles"])
+@triton.jit(do_not_specialize=["boxes", "images", "room", "tiles", "splits"])
 def scatter_kernel(
     sums,
     grad_maps,
@@ -137,12 +137,13 @@ def scatter_kernel(
     first_tiles,
     tiles,
     room,
+    splits,
     PH: tl.constexpr,
     PW: tl.constexpr,
     RATIO: tl.constexpr,
     WIDEN: tl.constexpr,
     INDEX: tl.constexpr,
-    SPLITS: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_BINS: tl.constexpr,
     PRODUCT: tl.constexpr,
@@ -150,11 +151,11 @@ def scatter_kernel(
     program = tl.program_id(0)
     channel_blocks = tl.cdiv(channels, BLOCK_C)
     channel_block = program % channel_blocks
-    split = program // channel_blocks % SPLITS
+    split = program // channel_blocks % splits
     # coarse levels first: their tiles are read by the most boxes
-    slot = tiles - 1 - program // channel_blocks // SPLITS
+    slot = tiles - 1 - program // channel_blocks // splits
     level, first_tile = level_of(slot, first_tiles)
-    height, width = pick(heights, level), pick(widths, level)
+    height, width = pick_number(heights, level), pick_number(widths, level)
     tiles_x = tiles_along(width)
     tiles_of_image = tiles_along(height) * tiles_x
     image = (slot - first_tile) // tiles_of_image
@@ -167,7 +168,7 @@ def scatter_kernel(
     count = tl.load(counts + slot)
     fits = count <= room
     length = tl.where(fits, count, boxes)
-    begin, end = length * split // SPLITS, length * (split + 1) // SPLITS
+    begin, end = length * split // splits, length * (split + 1) // splits
     at_list = listed + slot.to(tl.int64) * room
     zeros = tl.zeros([BLOCK_C, TILE * TILE], rois.dtype.element_ty)
     total = zeros
@@ -184,7 +185,7 @@ def scatter_kernel(
             channels, level, image, images, height, width, cells, len(heights), PH, PW, RATIO, WIDEN, 1, None,
         )  # fmt: skip
 
-    if SPLITS > 1:
+    if IS_SPLIT:
         row = (split * tiles + slot).to(tl.int64) * (TILE * TILE) + cell
         tl.store(sums + row[None, :] * channels + c[:, None], total, mask=(c < channels)[:, None])
     else:
@@ -209,7 +210,7 @@ def store_cells(to, total, image, y_cell, x_cell, c, channels, height, width, IN
     tl.store(to + image_begin + at, total.to(to.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["heights", "widths", "first_tiles", "tiles"])
+@triton.jit(do_not_specialize=["tiles", "splits"])
 def add_splits_kernel(
     grad_maps,
     sums,
@@ -218,7 +219,7 @@ def add_splits_kernel(
     widths,
     first_tiles,
     tiles,
-    SPLITS: tl.constexpr,
+    splits,
     INDEX: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -227,14 +228,14 @@ def add_splits_kernel(
     slot = tl.program_id(0) // channel_blocks
     c = tl.program_id(0) % channel_blocks * BLOCK_C + tl.arange(0, BLOCK_C)
     level, first_tile = level_of(slot, first_tiles)
-    height, width = pick(heights, level), pick(widths, level)
+    height, width = pick_number(heights, level), pick_number(widths, level)
     tiles_x = tiles_along(width)
     tiles_of_image = tiles_along(height) * tiles_x
     image, tile = (slot - first_tile) // tiles_of_image, (slot - first_tile) % tiles_of_image
     cell = tl.arange(0, TILE * TILE)
     y_cell, x_cell = tile // tiles_x * TILE + cell // TILE, tile % tiles_x * TILE + cell % TILE
     total = tl.zeros([BLOCK_C, TILE * TILE], sums.dtype.element_ty)
-    for split in range(SPLITS):
+    for split in range(splits):
         row = (split * tiles + slot).to(tl.int64) * (TILE * TILE) + cell
         total += tl.load(sums + row[None, :] * channels + c[:, None], mask=(c < channels)[:, None], other=0.0)
     store_tile(grad_maps, total, level, image, y_cell, x_cell, c, channels, height, width, INDEX)

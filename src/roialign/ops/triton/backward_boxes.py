@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from roialign.ops.triton.axis import bilinear, divide, from_bits, position, run_between
-from roialign.ops.triton.boxes import columns_of_box, image_of_box, level_of_box, pick, rows_of_box
+from roialign.ops.triton.boxes import columns_of_box, image_of_box, level_of_box, pick, pick_number, rows_of_box
 from roialign.ops.triton.rows import load_features, load_rows
 
 
@@ -50,7 +50,7 @@ def total_of(values):
     return tl.sum(tl.sum(values, 1), 0)
 
 
-@triton.jit(do_not_specialize=["images", "heights", "widths", "cells"])
+@triton.jit(do_not_specialize=["images"])
 def correlate_kernel(
     grad_rois,
     grad,
@@ -79,7 +79,7 @@ def correlate_kernel(
     y_start, y_bin, y_grid, y_usable = rows_of_box(rois, k, cells, level, PH, RATIO, WIDEN)
     x_start, x_bin, x_grid, x_usable = columns_of_box(rois, k, cells, level, PW, RATIO, WIDEN)
     usable = level_exists & image_exists & y_usable & x_usable
-    height, width = pick(heights, level), pick(widths, level)
+    height, width = pick_number(heights, level), pick_number(widths, level)
     strides_yx = (pick(strides[2], level), pick(strides[3], level))
     values = pick(maps, level) + image * pick(strides[0], level)
     zeros = tl.zeros([BLOCK_C, BLOCK_BINS], y_start.dtype)

@@ -20,6 +20,12 @@ def pick(values, level):
 
 
 @triton.jit
+def pick_number(numbers, level):
+    """The entry of a level of numbers that were multiplied by 16: see `uniform` in maps.py."""
+    return pick(numbers, level) >> 4
+
+
+@triton.jit
 def level_of_box(levels, k, LEVELS: tl.constexpr):
     """The level of box k, and whether there is such a level; a box without one gets level 0."""
     if levels is None:

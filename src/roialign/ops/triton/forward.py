@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from roialign.ops.triton.axis import bilinear, divide, position, run_between, share_on_map
-from roialign.ops.triton.boxes import columns_of_box, image_of_box, level_of_box, pick, rows_of_box
+from roialign.ops.triton.boxes import columns_of_box, image_of_box, level_of_box, pick, pick_number, rows_of_box
 from roialign.ops.triton.rows import load_features
 
 
@@ -38,7 +38,7 @@ def add_sample(
     return total
 
 
-@triton.jit(do_not_specialize=["images", "heights", "widths", "cells"])
+@triton.jit(do_not_specialize=["images"])
 def pool_kernel(
     output,
     coverage,
@@ -74,7 +74,7 @@ def pool_kernel(
     y_start, y_bin, y_grid, y_usable = rows_of_box(rois, k, cells, level, PH, RATIO, WIDEN)
     x_start, x_bin, x_grid, x_usable = columns_of_box(rois, k, cells, level, PW, RATIO, WIDEN)
     usable = level_exists & image_exists & y_usable & x_usable
-    height, width = pick(heights, level), pick(widths, level)
+    height, width = pick_number(heights, level), pick_number(widths, level)
     row_stride, column_stride = pick(strides[2], level), pick(strides[3], level)
     values = pick(maps, level) + image * pick(strides[0], level)
 

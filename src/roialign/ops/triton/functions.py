@@ -13,7 +13,7 @@ from torch import Tensor
 
 from roialign.ops.triton import backward, backward_boxes, forward, layout, tiles
 from roialign.ops.triton.launch import INTEGER_LIMIT, Launcher, form_of_numbers, form_of_tensors, on_device_of
-from roialign.ops.triton.maps import TILE, Layout, cells_of, form_of_maps, layout_of, tiles_of_image
+from roialign.ops.triton.maps import TILE, Layout, cells_of, form_of_maps, layout_of, tiles_of_image, uniform
 
 POOLED_VALUES, POOLED_BINS, POOLED_BINS_OF_PLANES = 1024, 8, 64  # of one program
 CORRELATED_VALUES = 1024
@@ -77,7 +77,7 @@ def scatter(
         return grads
     rois = rois.contiguous()
     cells, of_rule = _boxes(rois, rule)
-    maps = (tuple(heights), tuple(widths), cells)
+    maps = (uniform(heights), uniform(widths), cells)
     options = (*grad.shape[2:], max(rule.sampling_ratio, 0), rule.widen)
     of_images = tiles_of_image(heights, widths)
     first_tiles, count = _begins([images * one for one in of_images])
@@ -90,7 +90,7 @@ def scatter(
     splits = _splits(count, channels, blocks, boxes)
     sums = rois.new_empty(splits * count * TILE * TILE * channels) if splits > 1 else rois
     index = _index_type(any(channels * h * w >= INTEGER_LIMIT for h, w in zip(heights, widths, strict=True)))
-    constants = (*options, index, splits, block_c, block_bins, product)
+    constants = (*options, index, splits > 1, block_c, block_bins, product)
     form = (constants, of_rule, form_of_tensors(*grads, grad), form_of_numbers((*grad.stride(), channels)))
     with on_device_of(rois):
         _list_boxes(
@@ -99,7 +99,7 @@ def scatter(
         )
         _scatter(
             *(count * splits * blocks, form, sums, tuple(grads), grad, grad.stride(), rois, rule.levels),
-            *(listed, counts, boxes, images, channels, *maps, first_tiles, count, room, *constants),
+            *(listed, counts, boxes, images, channels, *maps, first_tiles, count, room, splits, *constants),
         )
         if splits > 1:
             sizes = (*maps[:2], first_tiles, count, splits, index, block_c)
@@ -138,7 +138,7 @@ def _readable(inputs: Sequence[Tensor], output: Tensor) -> tuple[Sequence[Tensor
         return inputs, where
     images, channels = inputs[0].shape[:2]
     copies = [torch.empty_like(one, memory_format=torch.channels_last) for one in inputs]
-    cells = [_blocks(h * w, COPIED_CELLS) for h, w in zip(where.heights, where.widths, strict=True)]
+    cells = [_blocks(one.shape[2] * one.shape[3], COPIED_CELLS) for one in inputs]
     blocks = _blocks(channels, COPIED_CHANNELS)
     first_programs, programs = _begins([images * one * blocks for one in cells])
     constants = (_index_type(where.is_wide), COPIED_CHANNELS, COPIED_CELLS)
@@ -183,12 +183,12 @@ def _splits(tiles_count: int, channels: int, channel_blocks: int, boxes: int) ->
 
 
 def _begins(counts: Sequence[int]) -> tuple[tuple[int, ...], int]:
-    """Where each begins when they are counted through, and how many there are together."""
+    """Where each begins when they are counted through, `uniform`, and how many there are together."""
     begins, total = [], 0
     for count in counts:
         begins.append(total)
         total += count
-    return tuple(begins), total
+    return uniform(begins), total
 
 
 def _index_type(is_wide: bool) -> Any:

@@ -36,7 +36,7 @@ class Launcher:
 @lru_cache(maxsize=4096)
 def form_of_numbers(numbers: tuple[int, ...]) -> tuple[int, ...]:
     """What Triton compiles for of these numbers: whether they are 1, multiples of 16 and of 64 bits."""
-    return tuple((one == 1) + 2 * (one % 16 == 0) + 4 * (one >= INTEGER_LIMIT) for one in numbers)
+    return tuple((one == 1) + 2 * (one % 16 == 0) + 4 * (not -INTEGER_LIMIT <= one < INTEGER_LIMIT) for one in numbers)
 
 
 def form_of_tensors(*tensors: Tensor) -> tuple[Any, ...]:

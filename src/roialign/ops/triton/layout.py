@@ -7,11 +7,11 @@ it so that channels are neighbours takes less time than reading it as it is.
 import triton
 import triton.language as tl
 
-from roialign.ops.triton.boxes import pick
+from roialign.ops.triton.boxes import pick, pick_number
 from roialign.ops.triton.tiles import level_of
 
 
-@triton.jit(do_not_specialize=["heights", "widths", "first_programs"])
+@triton.jit
 def to_channels_last_kernel(
     copies,
     maps,
@@ -25,7 +25,7 @@ def to_channels_last_kernel(
     BLOCK_CELLS: tl.constexpr,
 ):
     level, first_program = level_of(tl.program_id(0), first_programs)
-    cells = pick(heights, level) * pick(widths, level)
+    cells = pick_number(heights, level) * pick_number(widths, level)
     cell_blocks, channel_blocks = tl.cdiv(cells, BLOCK_CELLS), tl.cdiv(channels, BLOCK_C)
     number = tl.program_id(0) - first_program
     c = number % channel_blocks * BLOCK_C + tl.arange(0, BLOCK_C)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ class Layout(NamedTuple):
     strides: tuple[Numbers, ...]
     """Of images, channels, rows and columns, in elements."""
     heights: Numbers
+    """`uniform`, as are the widths."""
     widths: Numbers
     is_wide: bool
     """Whether an image's cells are too many for 32 bits."""
@@ -36,6 +37,15 @@ class Cells(NamedTuple):
     form: tuple[Any, ...]
 
 
+def uniform(numbers: Iterable[int]) -> Numbers:
+    """Numbers that kernels take in a tuple, times 16.
+
+    Triton compiles a kernel of its own for each pattern of ones and multiples of 16 among the numbers of a tuple. So
+    there is one kernel for all sizes.
+    """
+    return tuple(16 * one for one in numbers)
+
+
 def layout_of(maps: Sequence[Tensor]) -> Layout:
     return _layout(tuple(one.shape for one in maps), tuple(one.stride() for one in maps))
 
@@ -49,8 +59,8 @@ def _layout(shapes: tuple[Numbers, ...], strides: tuple[Numbers, ...]) -> Layout
     by_axis = tuple(zip(*strides, strict=True))
     return Layout(
         by_axis,
-        tuple(shape[2] for shape in shapes),
-        tuple(shape[3] for shape in shapes),
+        uniform(shape[2] for shape in shapes),
+        uniform(shape[3] for shape in shapes),
         max(furthest) >= INTEGER_LIMIT,
         all(stride[1] == 1 for stride in strides),
         tuple(map(form_of_numbers, by_axis)),
@@ -61,7 +71,8 @@ def _layout(shapes: tuple[Numbers, ...], strides: tuple[Numbers, ...]) -> Layout
 def cells_of(numbers: tuple[float, ...]) -> Cells:
     """`numbers`, four for each level, as the kernels take them."""
     bits: Numbers = struct.unpack(f"{len(numbers)}q", struct.pack(f"{len(numbers)}d", *numbers))
-    return Cells((bits[0::4], bits[1::4], bits[2::4], bits[3::4]), tuple(one == 0 for one in bits))
+    form = (form_of_numbers(bits), tuple(one == 0 for one in bits))
+    return Cells((bits[0::4], bits[1::4], bits[2::4], bits[3::4]), form)
 
 
 def form_of_maps(maps: Sequence[Tensor], layout: Layout) -> tuple[Any, ...]:

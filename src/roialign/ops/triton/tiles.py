@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from roialign.ops.triton.axis import position
-from roialign.ops.triton.boxes import columns_of_box, pick, rows_of_box
+from roialign.ops.triton.boxes import columns_of_box, pick_number, rows_of_box
 
 TILE = tl.constexpr(8)
 
@@ -23,8 +23,8 @@ def level_of(number, first_of_levels):
     """The level whose numbers begin at or before `number`, and where they begin."""
     level = number * 0
     for other in tl.static_range(1, len(first_of_levels)):
-        level += (number >= first_of_levels[other]).to(tl.int32)
-    return level, pick(first_of_levels, level)
+        level += (number >= (first_of_levels[other] >> 4)).to(tl.int32)
+    return level, pick_number(first_of_levels, level)
 
 
 @triton.jit
@@ -42,9 +42,7 @@ def cells_read(start, bin_size, grid, extent, POOLED: tl.constexpr, RATIO: tl.co
     return first, tl.where(reads, last, -1)
 
 
-@triton.jit(
-    do_not_specialize=["boxes", "images", "heights", "widths", "cells", "first_programs", "first_tiles", "room"]
-)
+@triton.jit(do_not_specialize=["boxes", "images", "room"])
 def list_boxes_kernel(
     listed,
     counts,
@@ -66,7 +64,7 @@ def list_boxes_kernel(
     BLOCK_K: tl.constexpr,
 ):
     level, first_program = level_of(tl.program_id(0), first_programs)
-    height, width = pick(heights, level), pick(widths, level)
+    height, width = pick_number(heights, level), pick_number(widths, level)
     tiles_x = tiles_along(width)
     tiles = tiles_along(height) * tiles_x
     programs_per_image = tl.cdiv(tiles, BLOCK_TILES)
@@ -74,7 +72,7 @@ def list_boxes_kernel(
     image = number // programs_per_image
     tile = number % programs_per_image * BLOCK_TILES + tl.arange(0, BLOCK_TILES)
     y, x = tile // tiles_x, tile % tiles_x
-    slot = (pick(first_tiles, level) + image * tiles + tile).to(tl.int64)
+    slot = (pick_number(first_tiles, level) + image * tiles + tile).to(tl.int64)
 
     count = tl.zeros([BLOCK_TILES], tl.int32)
     for begin in range(0, boxes, BLOCK_K):
