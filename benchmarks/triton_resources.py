@@ -83,8 +83,9 @@ def _number(pattern: str, text: str) -> int:
 
 def report(found: list[Row]) -> str:
     lines = [
-        f"# What the Triton kernels take of a GPU\n\nCompiled by Triton {triton.__version__}, 256 channels, 7 x 7 bins. "
-        "Stack is bytes a thread: 8 of\nthem for the call of a division, more for registers that were spilled.\n",
+        "# What the Triton kernels take of a GPU\n\n"
+        f"Compiled by Triton {triton.__version__}, 256 channels, 7 x 7 bins.\n"
+        "Stack is bytes a thread: 8 of them for the call of a division, more for registers that were spilled.\n",
         "| " + " | ".join(name.replace("_", " ") for name in Row._fields) + " |",
         "|" + "---|" * 5 + "---:|" * 4,
         *("| " + " | ".join(map(str, row)) + " |" for row in found),

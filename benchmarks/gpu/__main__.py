@@ -1,7 +1,7 @@
 """Verifies the GPU kernels, then times them: `python -m benchmarks.gpu [--out DIR] [--minutes 6]`.
 
-Needs a CUDA GPU, torch with Triton, torchvision and this source tree. Each result is written when it is there, so that a
-run that was cut off goes on where it stopped.
+Needs a CUDA GPU, torch with Triton, torchvision and this source tree. Each result is written when it is there, so that
+a run that was cut off goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import torchvision
 import triton
 
 import roialign
+from benchmarks.workloads import DTYPES, LAYOUTS
 from roialign.ops import library
 
-from benchmarks.workloads import DTYPES, LAYOUTS
 from . import timing
 from .checks import all_checks
 from .page import page

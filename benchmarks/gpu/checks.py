@@ -126,7 +126,7 @@ def levels_agree() -> None:
 def hostile_boxes() -> None:
     """Boxes that cannot be sampled give NaN and no gradient, and change nothing for the others."""
     for size_hw, ratio, aligned in CONFIGURATIONS:
-        features, good, grad = values(torch.float32, 70, 30, size_hw)
+        features, good, _ = values(torch.float32, 70, 30, size_hw)
         bad = torch.tensor(BAD_ROWS, device="cuda")
         rois = torch.cat([good[:15], bad, good[15:]])
         unusable = torch.zeros(len(rois), dtype=torch.bool, device="cuda")
@@ -157,7 +157,7 @@ def hot_tiles() -> None:
 
 def infinities_stay() -> None:
     """An infinite upstream gradient reaches the cells that its bin reads, and no others."""
-    features, rois, grad = values(torch.float32, 64, 30, (7, 7))
+    _, rois, grad = values(torch.float32, 64, 30, (7, 7))
     grad[7, :, 3, 3], grad[9, 5, 1, 2] = INF, NAN
     found = _op.roi_align_backward(grad, rois, 2, HEIGHT, WIDTH, SCALE, 2, True)
     expected = reference.roi_align_backward(grad.double(), rois.double(), 2, HEIGHT, WIDTH, SCALE, 2, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from benchmarks.workloads import WORKLOADS
+
 from .timing import ATOMIC, DETERMINISTIC, ROIALIGN
 
 Row = dict[str, str]

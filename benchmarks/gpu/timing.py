@@ -15,7 +15,6 @@ import torchvision
 from torch import Tensor
 
 import roialign
-
 from benchmarks.workloads import DTYPES, LAYOUTS, WORKLOADS, Workload
 
 _op: Any = torch.ops.roialign

@@ -44,10 +44,12 @@ def check(dtype: torch.dtype, layout: torch.memory_format, width: int, ratio: in
     grad_rois = operators.roi_align_backward_boxes(grad, features, rois, *options)
     exact, exact_rois, exact_grad = exact_features.double(), rois.double()[USABLE], grad.double()[USABLE]
     expected, expected_coverage = reference.roi_align(exact, exact_rois, 2, 3, *options)
-    tolerances.assert_close(output[USABLE], expected, expected)
+    # the interpreter cuts bfloat16 off where a GPU rounds
+    cut = 2 if dtype == BF16 else 1
+    tolerances.assert_close(output[USABLE], expected, cut * expected)
     tolerances.assert_close(coverage[USABLE], expected_coverage, torch.ones(1))
     of_input = reference.roi_align_backward(exact_grad, exact_rois, *size, *options)
-    tolerances.assert_close(grad_input, of_input, of_input)
+    tolerances.assert_close(grad_input, of_input, cut * of_input)
     of_rois = reference.roi_align_backward_boxes(exact_grad, exact, exact_rois, *options)
     tolerances.assert_close(grad_rois[USABLE], of_rois, of_rois)
     bad = slice(USABLE.stop, None)

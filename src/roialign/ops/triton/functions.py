@@ -11,7 +11,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from roialign.ops.triton import backward, backward_boxes, forward, layout, tiles
+from roialign.ops.triton.kernels import backward, backward_boxes, forward, layout, tiles
 from roialign.ops.triton.launch import INTEGER_LIMIT, Launcher, form_of_numbers, form_of_tensors, on_device_of
 from roialign.ops.triton.maps import TILE, Layout, cells_of, form_of_maps, layout_of, tiles_of_image, uniform
 
@@ -120,8 +120,8 @@ def correlate(grad: Tensor, inputs: Sequence[Tensor], rois: Tensor, rule: Rule) 
         constants = (*pooled_hw, max(rule.sampling_ratio, 0), rule.widen, _index_type(where.is_wide))
         constants = (*constants, where.channels_last, block_c, block_bins)
         cells, of_rule = _boxes(rois, rule)
-        form = (constants, form_of_maps(maps, where), of_rule, form_of_tensors(grad))
-        form = (*form, form_of_numbers((*grad.stride(), channels)))
+        of_grad = (form_of_tensors(grad), form_of_numbers((*grad.stride(), channels)))
+        form = (constants, form_of_maps(maps, where), of_rule, of_grad)
         _correlate(
             *(rois.shape[0], form, grad_rois, grad, grad.stride(), rois, rule.levels, tuple(maps), where.strides),
             *(where.heights, where.widths, cells, images, channels, *constants),

@@ -26,7 +26,7 @@ class Launcher:
             return
         grid, compiled = (programs, 1, 1), self._compiled.get(form)
         if compiled is None:
-            # separate roundings of products and sums: see axis.py
+            # separate roundings of products and sums: see kernels/axis.py
             compiled = self._kernel[grid](*arguments, num_warps=self._num_warps, enable_fp_fusion=False)
             self._compiled[form] = compiled
         else:

@@ -3,9 +3,9 @@
 import triton
 import triton.language as tl
 
-from roialign.ops.triton.axis import bilinear, divide, from_bits, position, run_between
-from roialign.ops.triton.boxes import columns_of_box, image_of_box, level_of_box, pick, pick_number, rows_of_box
-from roialign.ops.triton.rows import load_features, load_rows
+from roialign.ops.triton.kernels.axis import bilinear, divide, from_bits, position, run_between
+from roialign.ops.triton.kernels.boxes import columns_of_box, image_of_box, level_of_box, pick, pick_number, rows_of_box
+from roialign.ops.triton.kernels.rows import load_features, load_rows
 
 
 @triton.jit

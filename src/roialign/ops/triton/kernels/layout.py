@@ -1,14 +1,14 @@
 """The kernel that copies contiguous maps to channels_last, all levels in one launch.
 
-Samples of a box lie close together in a plane, but those of one instruction do not. Where many boxes read a map, copying
-it so that channels are neighbours takes less time than reading it as it is.
+Samples of a box lie close together in a plane, but those of one instruction do not. Where many boxes read a map,
+copying it so that channels are neighbours takes less time than reading it as it is.
 """
 
 import triton
 import triton.language as tl
 
-from roialign.ops.triton.boxes import pick, pick_number
-from roialign.ops.triton.tiles import level_of
+from roialign.ops.triton.kernels.boxes import pick, pick_number
+from roialign.ops.triton.kernels.tiles import level_of
 
 
 @triton.jit

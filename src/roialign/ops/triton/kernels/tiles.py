@@ -7,8 +7,8 @@ Tiles of TILE x TILE cells are numbered by level, image, row and column. A tile 
 import triton
 import triton.language as tl
 
-from roialign.ops.triton.axis import position
-from roialign.ops.triton.boxes import columns_of_box, pick_number, rows_of_box
+from roialign.ops.triton.kernels.axis import position
+from roialign.ops.triton.kernels.boxes import columns_of_box, pick_number, rows_of_box
 
 TILE = tl.constexpr(8)
 

@@ -7,7 +7,7 @@ become cells.
 import triton
 import triton.language as tl
 
-from roialign.ops.triton.axis import axis_samples, from_bits
+from roialign.ops.triton.kernels.axis import axis_samples, from_bits
 
 
 @triton.jit

@@ -8,10 +8,10 @@ program takes one share of a tile's boxes, and its sum goes to `sums` of [splits
 import triton
 import triton.language as tl
 
-from roialign.ops.triton.axis import bilinear, divide, position, run_between
-from roialign.ops.triton.boxes import columns_of_box, image_of_box, level_of_box, pick, pick_number, rows_of_box
-from roialign.ops.triton.rows import load_rows
-from roialign.ops.triton.tiles import TILE, level_of, tiles_along
+from roialign.ops.triton.kernels.axis import bilinear, divide, position, run_between
+from roialign.ops.triton.kernels.boxes import columns_of_box, image_of_box, level_of_box, pick, pick_number, rows_of_box
+from roialign.ops.triton.kernels.rows import load_rows
+from roialign.ops.triton.kernels.tiles import TILE, level_of, tiles_along
 
 
 @triton.jit
