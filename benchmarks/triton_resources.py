@@ -28,7 +28,7 @@ TARGETS = {
 }
 PYRAMID = ((64, 96), (32, 48), (16, 24), (8, 12))
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-MOST_STACK_BYTES = 64  # a call of the division takes 8
+MOST_STACK_BYTES = 192  # a call of the division takes 8, what the backward pass spills in float32 up to 176
 
 
 class Row(NamedTuple):

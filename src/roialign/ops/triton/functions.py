@@ -116,7 +116,7 @@ def correlate(grad: Tensor, inputs: Sequence[Tensor], rois: Tensor, rule: Rule) 
     with on_device_of(rois):
         maps, where = _readable(inputs, grad)
         block_bins = min(_power_of_two(prod(pooled_hw)), 8 if where.channels_last else 64)
-        block_c = min(_power_of_two(channels), CORRELATED_VALUES // block_bins)
+        block_c = min(_power_of_two(channels), CORRELATED_VALUES // block_bins * 4 // rois.element_size())
         constants = (*pooled_hw, max(rule.sampling_ratio, 0), rule.widen, _index_type(where.is_wide))
         constants = (*constants, where.channels_last, block_c, block_bins)
         cells, of_rule = _boxes(rois, rule)
