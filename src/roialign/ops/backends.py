@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from roialign.ops import registered
+from roialign.ops import triton as gpu
 from roialign.ops.notice import calling_frame
 
 CPU_LIBRARY = Path(__file__).parent / "cpu" / "_kernels.so"
@@ -63,6 +64,7 @@ BACKENDS = (
         _load_cpu_kernels,
         "Install again with pip install --no-build-isolation, torch and a C++20 compiler at hand.",
     ),
+    _load("Triton", "cuda", "CUDA", gpu.load, "pip install triton, of the version that torch asks for."),
 )
 """All that are known, at most one for each type of device."""
 

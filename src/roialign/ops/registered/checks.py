@@ -28,14 +28,20 @@ def size_of(features: Tensor) -> tuple[int, ...]:
 def check_arguments(operator: Operator, map_like: Tensor, size: Sequence[int], arguments: Arguments) -> None:
     """Raise unless an operator was given what its public function makes of its arguments.
 
-    `map_like` is what has the type of the features: they or the gradient of what was pooled.
+    `map_like` is what has the type of the features: they or the gradient of what was pooled. Reads the values of boxes,
+    so it waits for them.
     """
+    check_form(operator, map_like, size, arguments)
+    usable = operator.usable(arguments.rois, arguments.bins, *arguments.options)
+    check_rows(size[0], arguments.rois, usable, operator.form)
+
+
+def check_form(operator: Operator, map_like: Tensor, size: Sequence[int], arguments: Arguments) -> None:
+    """`check_arguments` without the values of boxes, which kernels on a GPU look at."""
     check_options(operator.options, arguments.options)
     check_operator(map_like, size, arguments.rois, arguments.bins, operator.form)
     for masks in arguments.beside:
         check_operator_masks(masks, arguments.rois)
-    usable = operator.usable(arguments.rois, arguments.bins, *arguments.options)
-    check_rows(size[0], arguments.rois, usable, operator.form)
 
 
 def check_options(schema: str, options: Sequence[Any]) -> None:

@@ -100,14 +100,26 @@ def _check(
     widen: bool,
 ) -> None:
     """Raise unless the operator was given what `roialign.ops.multi_scale_roi_align` makes of its arguments."""
+    check_form(maps, sizes, rois, bins, cells, sampling_ratio)
+    check_levels(levels, len(maps), rois)
+    check_rows(sizes[0][0], rois, usable_of_levels(rois, levels, cells, bins, sampling_ratio, widen))
+
+
+def check_form(
+    maps: Sequence[Tensor],
+    sizes: Sequence[Sequence[int]],
+    rois: Tensor,
+    bins: Sequence[int],
+    cells: Sequence[float],
+    sampling_ratio: int,
+) -> None:
+    """The same without the values of levels and boxes, which kernels on a GPU look at."""
     check_maps(maps, cells)
     check_ratio(sampling_ratio)
     for scale in cells[::2]:
         check_scale(scale)
     for map_like, size in zip(maps, sizes, strict=True):
         check_operator(map_like, size, rois, bins)
-    check_levels(levels, len(maps), rois)
-    check_rows(sizes[0][0], rois, usable_of_levels(rois, levels, cells, bins, sampling_ratio, widen))
 
 
 def _fake_forward(
