@@ -1,7 +1,7 @@
 """All that is tuned in how explanations are weighed: how common each is, and how healthy boxes look.
 
-Fitted on the fault benchmark with seeds 0 to 3 and on one half of the reports; measured on seed 8, on a fresh seed and
-on the other half (docs/doctor.md).
+Fitted on the fault benchmark with seeds 0 to 3 and on the reports called given and fitted; measured on seed 8, on a
+fresh seed and on the reports called kept and fresh (docs/doctor.md).
 """
 
 from __future__ import annotations

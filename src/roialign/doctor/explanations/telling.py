@@ -44,7 +44,8 @@ def tell(weighed: Weighed, first: Explanation, others: list[Explanation]) -> Fin
     alternatives = tuple(other for one in others if (other := _fix(known, one)) is not None and _differs(other, fix))
     beyond = known.low if bool(known.low.any()) else torch.ones_like(known.low)
     toys = known.is_thin and first.order.code is not None  # random numbers, of which any order may fit
-    doubtful = toys or -weighed.healthy_log_odds < math.log(table.SURE)
+    unsure = -weighed.healthy_log_odds < math.log(table.SURE)
+    doubtful = toys or unsure or (fix is not None and _reach_out_of_the_map(fix))
     return Finding(
         code,
         words.evidence(known, first),
@@ -55,6 +56,16 @@ def tell(weighed: Weighed, first: Explanation, others: list[Explanation]) -> Fin
         odds=math.exp(min(first.log_odds, 50.0)),
         doubtful=doubtful,
     )
+
+
+def _reach_out_of_the_map(fix: Fix) -> bool:
+    """Whether most boxes still do with the fix, as anchors and proposals that were not clipped do in any frame."""
+    call = fix.call
+    if call.cells is not None:
+        return False
+    cells, (height, width) = call.rois[:, 1:] * call.spatial_scale, call.map_size_hw
+    out = (cells[:, :2] < -1).any(1) | (cells[:, 2:] > cells.new_tensor([width + 1, height + 1])).any(1)
+    return float(out.float().mean()) > 0.5
 
 
 @dataclass(frozen=True)
