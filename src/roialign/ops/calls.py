@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from roialign.ops.operators import ROI_ALIGN
 from roialign.ops.validate import usable_indices
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 LEAST_COVERAGE = 0.5  # below it most of a RoI's samples are zeros
 
 
@@ -143,9 +144,10 @@ def form_of(boxes: Any) -> dict[str, Any]:
 
 def is_concrete(*tensors: Tensor) -> bool:
     """Whether all of them have values that can be read: not on the meta device, fake, or under vmap."""
-    kinds = (Tensor, torch.nn.Parameter)
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return all(type(tensor) in kinds and not tensor.is_meta and not wrapped(tensor) for tensor in tensors)
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN or tensor.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return False
+    return True
 
 
 class _ThisThread(threading.local):

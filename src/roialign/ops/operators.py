@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -59,6 +60,11 @@ class Operator:
     to_gradient: Callable[..., Options] = _same
     """From the operator's options to its gradients'."""
     from_gradient: Callable[..., Options] = _same
+
+    @cached_property
+    def op(self) -> Any:
+        """What torch.library made of it."""
+        return getattr(torch.ops.roialign, self.name).default
 
     @property
     def gradient(self) -> str:

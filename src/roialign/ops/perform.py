@@ -59,7 +59,6 @@ def pool(
     `shown_as` makes of a call whose boxes are no upright ones the call that others look at.
     """
     rois, bins = call.rois, call.output_size_hw
-    op = getattr(torch.ops.roialign, operator.name)
 
     def shown() -> calls.RoICall:
         return shown_as(call) if shown_as else call
@@ -71,7 +70,7 @@ def pool(
         return notice.of_call(shown(), coverage)
 
     found = perform(
-        lambda: cast(Sequence[Tensor], op(call.input, rois, *beside, *bins, *options)),
+        lambda: cast(Sequence[Tensor], operator.op(call.input, rois, *beside, *bins, *options)),
         (call.input, rois),
         lambda: refuse(operator, call.input.shape[0], rois, bins, options),
         shown,
