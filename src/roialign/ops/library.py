@@ -7,30 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from roialign.ops import registered
+from roialign.ops.native import CPU_LIBRARY as CPU_LIBRARY
+from roialign.ops.native import why_no_cpu_kernels as why_no_cpu_kernels
 from roialign.ops.notice import calling_frame
-
-CPU_LIBRARY = Path(__file__).parent / "cpu" / "_kernels.so"
-
-
-def _load_cpu_kernels() -> str | None:
-    """Load the C++ kernels; the reason why they do not serve, or None."""
-    if not CPU_LIBRARY.exists():
-        return "the C++ kernels were not built"
-    try:
-        torch.ops.load_library(CPU_LIBRARY)
-    except OSError as error:
-        return f"the C++ kernels could not be loaded: {error}"
-    return None
-
-
-why_no_cpu_kernels = _load_cpu_kernels()
 
 
 def cpu_capability() -> str | None:

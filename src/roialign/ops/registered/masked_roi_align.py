@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from roialign.ops import reference
+from roialign.ops.native import define
 from roialign.ops.registered.linear import refuse_second_derivative
 from roialign.ops.registered.roi_align import check_grad, size_nhw
 from roialign.ops.validate import check_masked_values, check_operator, check_operator_masks
@@ -27,8 +28,7 @@ SCHEMAS = {
     ),
 }
 
-for _name, _schema in SCHEMAS.items():
-    torch.library.define(f"roialign::{_name}", _schema)
+define(SCHEMAS)
 
 _op: Any = torch.ops.roialign
 

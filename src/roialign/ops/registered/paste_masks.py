@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from roialign.ops import reference
+from roialign.ops.native import define
 from roialign.ops.validate import check_pasting
 
 SCHEMAS = {
@@ -19,8 +20,7 @@ SCHEMAS = {
     ),
 }
 
-for _name, _schema in SCHEMAS.items():
-    torch.library.define(f"roialign::{_name}", _schema)
+define(SCHEMAS)
 
 _op: Any = torch.ops.roialign
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from roialign.ops import reference
+from roialign.ops.native import define
 from roialign.ops.registered import linear
 from roialign.ops.registered.roi_align import check_grad, size_nhw
 from roialign.ops.validate import check_operator, check_values
@@ -23,8 +24,7 @@ SCHEMAS = {
     "prroi_pool_backward_boxes": "(Tensor grad, Tensor input, Tensor rois, float spatial_scale) -> Tensor",
 }
 
-for _name, _schema in SCHEMAS.items():
-    torch.library.define(f"roialign::{_name}", _schema)
+define(SCHEMAS)
 
 
 @torch.library.impl("roialign::prroi_pool", "CompositeExplicitAutograd")

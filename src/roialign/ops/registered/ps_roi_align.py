@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from roialign.ops import reference
+from roialign.ops.native import define
 from roialign.ops.registered import linear
 from roialign.ops.registered.roi_align import check_grad, size_nhw
 from roialign.ops.validate import check_operator, check_own_channels, check_values
@@ -24,8 +25,7 @@ SCHEMAS = {
     "ps_roi_align_backward_boxes": f"(Tensor grad, Tensor input, Tensor rois, {_OPTIONS}) -> Tensor",
 }
 
-for _name, _schema in SCHEMAS.items():
-    torch.library.define(f"roialign::{_name}", _schema)
+define(SCHEMAS)
 
 
 @torch.library.impl("roialign::ps_roi_align", "CompositeExplicitAutograd")

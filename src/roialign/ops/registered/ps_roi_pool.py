@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from roialign.ops import reference
+from roialign.ops.native import define
 from roialign.ops.registered.roi_align import check_grad, size_nhw
 from roialign.ops.validate import check_operator, check_own_channels, check_values_of_cells
 
@@ -26,8 +27,7 @@ SCHEMAS = {
     ),
 }
 
-for _name, _schema in SCHEMAS.items():
-    torch.library.define(f"roialign::{_name}", _schema)
+define(SCHEMAS)
 
 _op: Any = torch.ops.roialign
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from roialign.errors import FeatureMapError
 from roialign.ops import reference
+from roialign.ops.native import define
 from roialign.ops.registered import linear
 from roialign.ops.validate import check_operator, check_values, describe
 
@@ -24,8 +25,7 @@ SCHEMAS = {
     "roi_align_backward_boxes": f"(Tensor grad, Tensor input, Tensor rois, {_OPTIONS}) -> Tensor",
 }
 
-for _name, _schema in SCHEMAS.items():
-    torch.library.define(f"roialign::{_name}", _schema)
+define(SCHEMAS)
 
 
 @torch.library.impl("roialign::roi_align", "CompositeExplicitAutograd")

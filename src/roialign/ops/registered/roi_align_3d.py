@@ -10,6 +10,7 @@ from torch import Tensor
 
 from roialign.errors import FeatureMapError
 from roialign.ops import reference
+from roialign.ops.native import define
 from roialign.ops.registered import linear
 from roialign.ops.validate import check_operator_3d, check_values_3d, describe
 
@@ -23,8 +24,7 @@ SCHEMAS = {
     "roi_align_3d_backward_boxes": f"(Tensor grad, Tensor input, Tensor rois, {_OPTIONS}) -> Tensor",
 }
 
-for _name, _schema in SCHEMAS.items():
-    torch.library.define(f"roialign::{_name}", _schema)
+define(SCHEMAS)
 
 
 @torch.library.impl("roialign::roi_align_3d", "CompositeExplicitAutograd")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from roialign.ops import reference
+from roialign.ops.native import define
 from roialign.ops.registered import linear
 from roialign.ops.registered.roi_align import check_grad, size_nhw
 from roialign.ops.validate import ROTATED, check_operator, check_rotated_values
@@ -24,8 +25,7 @@ SCHEMAS = {
     "roi_align_rotated_backward_boxes": f"(Tensor grad, Tensor input, Tensor rois, {_OPTIONS}) -> Tensor",
 }
 
-for _name, _schema in SCHEMAS.items():
-    torch.library.define(f"roialign::{_name}", _schema)
+define(SCHEMAS)
 
 
 @torch.library.impl("roialign::roi_align_rotated", "CompositeExplicitAutograd")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from roialign.errors import FeatureMapError
 from roialign.ops import reference
+from roialign.ops.native import define
 from roialign.ops.registered.roi_align import check_grad, size_nhw
 from roialign.ops.validate import check_operator, check_values_of_cells, describe, usable_indices
 
@@ -27,8 +28,7 @@ SCHEMAS = {
     ),
 }
 
-for _name, _schema in SCHEMAS.items():
-    torch.library.define(f"roialign::{_name}", _schema)
+define(SCHEMAS)
 
 _op: Any = torch.ops.roialign
 
