@@ -10,6 +10,8 @@ namespace roialign {
 namespace {
 
 constexpr int64_t kLeastChannels = 32;  // together they write long runs of the output
+constexpr int64_t kFewChannels = 8;     // that are pooled in less time than their plan is kept and found again
+constexpr int64_t kValuesOfPlan = 256;  // that are pooled in the time that a plan takes
 
 // How a map is read: by neighbouring cells of a plane, or by neighbouring channels of a cell.
 template <typename scalar_t>
@@ -37,51 +39,107 @@ struct Layout {
   }
 };
 
+// One call, or one strip of its result.
 template <typename scalar_t>
-void pool(
-    const Tensor& input, const Tensor& rois, Rows rows, const Geometry& geometry, Tensor& output, Tensor& coverage) {
-  using T = compute_t<scalar_t>;
-  const Layout<scalar_t> layout(input, geometry);
-  const scalar_t* features = values_of<scalar_t>(input);
-  scalar_t* pooled = static_cast<scalar_t*>(output.mutable_data_ptr());
-  T* covered = coverage.mutable_data_ptr<T>();
-  const int64_t image_stride = input.stride(0), channel_stride = input.stride(1);
-  const int64_t channels = geometry.channels, cells = geometry.all_bins().cells();
-  const int64_t first_bin = geometry.strip.row * geometry.all_bins().width + geometry.strip.column;
-  const bool is_strip = geometry.pooled.cells() < cells;  // whose channels are not neighbours in the result
-  const int64_t plane_bytes = geometry.height * geometry.width * static_cast<int64_t>(sizeof(scalar_t));
-  const int64_t lanes = std::min(vector_lanes<T>(), geometry.width);
-  Passes<T> passes(rois.const_data_ptr<T>(), std::move(rows), geometry, layout.form);
-  for (int64_t pass = 0; pass < passes.count(); ++pass) {
-    const auto& plans = passes.plans(pass);
-    const int64_t size = passes.size(pass);
-    const int64_t block = is_strip            ? 1
-                          : layout.by_channel ? 4 * vector_lanes<T>()
-                                              : channels_at_once(channels, plane_bytes, kLeastChannels, size);
-    const int64_t blocks = (channels + block - 1) / block;
-    for (int64_t k = 0; k < size; ++k) {
-      covered[plans[k].row] = (first_bin > 0 ? covered[plans[k].row] : T(0)) + plans[k].coverage;
+class Pooling {
+ public:
+  typedef compute_t<scalar_t> T;
+
+  Pooling(const Tensor& input, const Tensor& rois, const Geometry& geometry, Tensor& output, Tensor& coverage)
+      : geometry(geometry),
+        layout(input, geometry),
+        boxes(rois.const_data_ptr<T>()),
+        features(values_of<scalar_t>(input)),
+        image_stride(input.stride(0)),
+        channel_stride(input.stride(1)),
+        lanes(std::min(vector_lanes<T>(), geometry.width)),
+        cells(geometry.all_bins().cells()),
+        first_bin(geometry.strip.row * geometry.all_bins().width + geometry.strip.column),
+        pooled(static_cast<scalar_t*>(output.mutable_data_ptr())),
+        covered(coverage.mutable_data_ptr<T>()) {}
+
+  // Plans are kept, and used for one block of channels after the other.
+  void by_plans(Rows rows) {
+    Passes<T> passes(boxes, std::move(rows), geometry, layout.form);
+    for (int64_t pass = 0; pass < passes.count(); ++pass) {
+      const auto& plans = passes.plans(pass);
+      const int64_t size = passes.size(pass), block = channels_of_task(size);
+      const int64_t blocks = (geometry.channels + block - 1) / block, tasks = blocks * size;
+      const auto work = [&](int64_t begin, int64_t end) {
+        Scratch<T> scratch;
+        for (int64_t task = begin; task < end; ++task) {
+          // Planes stay for all RoIs; of channels, RoIs that are neighbours read the same cells.
+          const int64_t k = layout.by_channel ? task / blocks : task % size;
+          const int64_t channel = (layout.by_channel ? task % blocks : task / size) * block;
+          pool(plans[k].plan, plans[k].row, channel, std::min(block, geometry.channels - channel), scratch);
+          if (channel == 0) {
+            cover(plans[k].row, plans[k].coverage);
+          }
+        }
+      };
+      torch::stable::parallel_for(0, tasks, tasks_per_thread(tasks, size * values_of_roi()), work);
     }
+  }
+
+  // Plans are made where they are used, all channels at once, and forgotten.
+  void by_rois(const Rows& rows) {
+    for (const int64_t row : rows) {
+      samples_of(row);  // reports the first box of bad values
+    }
+    const int64_t size = static_cast<int64_t>(rows.size());
+    const int64_t block = is_strip() ? 1 : geometry.channels;
     const auto work = [&](int64_t begin, int64_t end) {
+      Planner<T> planner(layout.form);
       Scratch<T> scratch;
-      for (int64_t task = begin; task < end; ++task) {
-        // Planes stay for all RoIs; of channels, RoIs that are neighbours read the same cells.
-        const int64_t k = layout.by_channel ? task / blocks : task % size;
-        const int64_t channel = (layout.by_channel ? task % blocks : task / size) * block;
-        const RoiPlan<T>& plan = plans[k].plan;
-        const int64_t values = layout.values_per_bin(plan, geometry.pooled.width);
-        const int64_t bins = Scratch<T>::bins_at_once(values, geometry.pooled.height);
-        layout.pool(
-            plan,
-            {features + plan.image * image_stride + channel * channel_stride, channel_stride,
-             std::min(block, channels - channel), lanes, bins, geometry.pooled, scratch.room_for(bins, values),
-             pooled + (plans[k].row * channels + channel) * cells + first_bin});
+      for (int64_t k = begin; k < end; ++k) {
+        const auto [plan, coverage] = planner.make(samples_of(rows[k]));
+        for (int64_t channel = 0; channel < geometry.channels; channel += block) {
+          pool(plan, rows[k], channel, block, scratch);
+        }
+        cover(rows[k], coverage);
       }
     };
-    const int64_t tasks = blocks * size;
-    torch::stable::parallel_for(0, tasks, tasks_per_thread(tasks, size * channels * geometry.pooled.cells()), work);
+    torch::stable::parallel_for(0, size, tasks_per_thread(size, size * (values_of_roi() + kValuesOfPlan)), work);
   }
-}
+
+ private:
+  Geometry geometry;
+  Layout<scalar_t> layout;
+  const T* boxes;
+  const scalar_t* features;
+  int64_t image_stride, channel_stride, lanes;
+  int64_t cells, first_bin;  // of the whole result
+  scalar_t* pooled;
+  T* covered;
+
+  RoiSamples<T> samples_of(int64_t row) const {
+    return RoiSamples<T>(boxes + row * geometry.box_columns(), row, geometry);
+  }
+
+  bool is_strip() const { return geometry.pooled.cells() < cells; }  // its channels are not neighbours in the result
+  int64_t values_of_roi() const { return geometry.channels * geometry.pooled.cells(); }
+
+  int64_t channels_of_task(int64_t rois) const {
+    if (is_strip()) {
+      return 1;
+    }
+    const int64_t plane_bytes = geometry.height * geometry.width * static_cast<int64_t>(sizeof(scalar_t));
+    return layout.by_channel ? 4 * vector_lanes<T>()
+                             : channels_at_once(geometry.channels, plane_bytes, kLeastChannels, rois);
+  }
+
+  void pool(const RoiPlan<T>& plan, int64_t row, int64_t channel, int64_t channels, Scratch<T>& scratch) const {
+    const int64_t values = layout.values_per_bin(plan, geometry.pooled.width);
+    const int64_t bins = Scratch<T>::bins_at_once(values, geometry.pooled.height);
+    layout.pool(
+        plan,
+        {features + plan.image * image_stride + channel * channel_stride, channel_stride, channels, lanes, bins,
+         geometry.pooled, scratch.room_for(bins, values), pooled + (row * geometry.channels + channel) * cells + first_bin});
+  }
+
+  // Strips add up.
+  void cover(int64_t row, T share) const { covered[row] = (first_bin > 0 ? covered[row] : T(0)) + share; }
+};
 
 std::tuple<Tensor, Tensor> roi_align(
     const Tensor& input, const Tensor& given_rois, int64_t pooled_height, int64_t pooled_width,
@@ -105,7 +163,8 @@ void pool_level(
   dispatch(input.scalar_type(), [&](auto scalar) {
     const Strips strips(geometry, true);
     for (int64_t strip = 0; strip < strips.count(); ++strip) {
-      pool<decltype(scalar)>(input, rois, rows, strips.of(strip), output, coverage);
+      Pooling<decltype(scalar)> pooling(input, rois, strips.of(strip), output, coverage);
+      geometry.channels > kFewChannels ? pooling.by_plans(rows) : pooling.by_rois(rows);
     }
   });
 }

@@ -41,9 +41,16 @@ struct AxisSamples {
 
   // The order of these operations is torchvision's: whether a sample is on the map is decided on
   // the rounded result, so another order would decide some samples differently.
-  T position(int64_t bin_index, int64_t sample) const {
-    return start + static_cast<T>(first + bin_index) * bin +
-        static_cast<T>(static_cast<T>(sample) + static_cast<T>(0.5)) * bin / static_cast<T>(grid);
+  T position(int64_t bin_index, int64_t sample) const { return beginning(bin_index) + into_bin(sample); }
+  T beginning(int64_t bin_index) const { return start + static_cast<T>(first + bin_index) * bin; }
+  T into_bin(int64_t sample) const {
+    return static_cast<T>(static_cast<T>(sample) + static_cast<T>(0.5)) * bin / static_cast<T>(grid);
+  }
+
+  // Positions are monotone in the bin and in the sample, rounding included, so those at both ends tell.
+  bool are_all_on_map() const {
+    return grid > 0 && pooled > 0 && is_on_map(position(0, 0), extent) &&
+        is_on_map(position(pooled - 1, grid - 1), extent);
   }
 
   // Where a bin begins, and the one before it ends.
@@ -161,30 +168,20 @@ struct AxisTaps {
 
  private:
   std::vector<double> sums;
+  std::vector<T> into_bin;  // of each sample, in the order that cells ascend in
 
   void sample(const AxisSamples<T>& samples) {
+    const bool all_on_map = samples.are_all_on_map();
     int64_t count = 0;
-    for (int64_t p = 0; p < samples.pooled; ++p) {
-      const auto [first, last] = samples.run_on_map(p);
-      const bool one_by_one = samples.take == Take::samples;
-      const bool ascending = samples.bin >= T(0) || one_by_one;
-      if (one_by_one) {
-        first_sample.push_back(count);
-      }
-      for (int64_t i = first; i < last; ++i) {
-        const int64_t next = ascending ? i : first + last - 1 - i;
-        const Bilinear<T> sample = bilinear(samples.position(p, next), samples.extent);
-        add(sample.low, 1.0 - static_cast<double>(sample.fraction));
-        if (sample.high != sample.low) {
-          add(sample.high, static_cast<double>(sample.fraction));
-        }
-        if (one_by_one) {
-          begin.push_back(static_cast<int64_t>(cell.size()));
-        }
-      }
-      count += std::max<int64_t>(last - first, 0);
-      if (!one_by_one) {
-        begin.push_back(static_cast<int64_t>(cell.size()));
+    if (all_on_map && reads_all_between(samples)) {
+      sample_without_gaps(samples);
+      count = samples.grid * samples.pooled;
+    } else {
+      for (int64_t p = 0; p < samples.pooled; ++p) {
+        const auto [first, last] =
+            all_on_map ? std::pair<int64_t, int64_t>(0, samples.grid) : samples.run_on_map(p);
+        sample_bin(samples, p, first, last, count);
+        count += std::max<int64_t>(last - first, 0);
       }
     }
     if (samples.take == Take::samples) {
@@ -193,6 +190,67 @@ struct AxisTaps {
     on_map = static_cast<T>(count);
     const int64_t bins = samples.whole > 0 ? samples.whole : samples.pooled;
     total = static_cast<T>(std::max<int64_t>(samples.grid * bins, 1));
+  }
+
+  void sample_bin(const AxisSamples<T>& samples, int64_t p, int64_t first, int64_t last, int64_t count) {
+    const bool one_by_one = samples.take == Take::samples;
+    const bool ascending = samples.bin >= T(0) || one_by_one;
+    if (one_by_one) {
+      first_sample.push_back(count);
+    }
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t next = ascending ? i : first + last - 1 - i;
+      const Bilinear<T> sample = bilinear(samples.position(p, next), samples.extent);
+      add(sample.low, 1.0 - static_cast<double>(sample.fraction));
+      if (sample.high != sample.low) {
+        add(sample.high, static_cast<double>(sample.fraction));
+      }
+      if (one_by_one) {
+        begin.push_back(static_cast<int64_t>(cell.size()));
+      }
+    }
+    if (!one_by_one) {
+      begin.push_back(static_cast<int64_t>(cell.size()));
+    }
+  }
+
+  // Whether neighbouring samples of a bin, all of them on the map, are so close that no cell between those that they
+  // read is left out. On larger maps rounding might have it. Not for very many samples, whose cells take memory here
+  // before they are found to be few.
+  static bool reads_all_between(const AxisSamples<T>& samples) {
+    return samples.take == Take::mean && std::abs(samples.bin) <= T(1.5) * static_cast<T>(samples.grid) &&
+        samples.extent <= (1 << 16) && samples.grid * samples.pooled <= (1 << 14);
+  }
+
+  // The same for bins that read all cells between their first and their last: it needs no search for a cell met before.
+  void sample_without_gaps(const AxisSamples<T>& samples) {
+    const bool ascending = samples.bin >= T(0);
+    into_bin.resize(samples.grid);
+    for (int64_t i = 0; i < samples.grid; ++i) {
+      into_bin[i] = samples.into_bin(ascending ? i : samples.grid - 1 - i);
+    }
+    begin.resize(samples.pooled + 1);
+    cell.resize(2 * samples.grid * samples.pooled);
+    sums.assign(cell.size(), 0.0);
+    int64_t taps = 0;
+    for (int64_t p = 0; p < samples.pooled; ++p) {
+      const T beginning = samples.beginning(p);
+      const int64_t lowest = bilinear(beginning + into_bin[0], samples.extent).low;
+      double* share = sums.data() + taps;
+      int64_t highest = lowest;
+      for (int64_t i = 0; i < samples.grid; ++i) {
+        const Bilinear<T> sample = bilinear(beginning + into_bin[i], samples.extent);
+        share[sample.low - lowest] += 1.0 - static_cast<double>(sample.fraction);
+        share[sample.high - lowest] += static_cast<double>(sample.fraction);  // no more, where both are one cell
+        highest = sample.high;
+      }
+      for (int64_t read = lowest; read <= highest; ++read) {
+        cell[taps++] = read;
+      }
+      begin[p + 1] = taps;
+    }
+    cell.resize(taps);
+    sums.resize(taps);
   }
 
   // Between two cells the surface is straight, so that its integral there is the length times the value in the middle.
