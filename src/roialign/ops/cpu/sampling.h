@@ -120,6 +120,37 @@ inline Bilinear<double> bilinear_to_zero(double position, int64_t extent) {
   return {ringed.low - 1, ringed.high - 1, ringed.fraction, ringed.free};
 }
 
+// The cells that a RoI's bins read and the sums of their shares: bin b has those from begin[b] to begin[b + 1] - 1, each
+// once, in ascending order. `cell` and `sums`, of zeros, have room for two of each sample and one more. Returns how many
+// samples are on the map.
+template <typename T>
+int64_t merge_samples(const AxisSamples<T>& samples, int64_t* begin, int64_t* cell, double* sums) {
+  const bool ascending = samples.bin >= T(0);
+  int64_t taps = 0, on_map = 0;
+  begin[0] = 0;
+  for (int64_t p = 0; p < samples.pooled; ++p) {
+    const T beginning = samples.beginning(p);
+    int64_t last = INT64_MIN / 2;  // cell read so far
+    for (int64_t i = 0; i < samples.grid; ++i) {
+      const T position = beginning + samples.into_bin(ascending ? i : samples.grid - 1 - i);
+      if (is_on_map(position, samples.extent)) {
+        // Without a branch, which no processor would foresee: `low` is new, or the last cell, or the one before it.
+        const Bilinear<T> sample = bilinear(position, samples.extent);
+        const int64_t tap = taps - 1 + std::clamp<int64_t>(sample.low - last, -1, 1);
+        sums[tap] += 1.0 - static_cast<double>(sample.fraction);
+        sums[tap + 1] += static_cast<double>(sample.fraction);
+        cell[tap] = sample.low;
+        cell[tap + 1] = sample.high;
+        taps = tap + 1 + (sample.high > sample.low);
+        last = sample.high;
+        ++on_map;
+      }
+    }
+    begin[p + 1] = taps;
+  }
+  return on_map;
+}
+
 // The matrix [bins, cells] of one RoI along one axis, by rows: bin b reads the cells
 // cell[begin[b]] to cell[begin[b + 1] - 1], each once, in ascending order. A bin's result is the mean over all its
 // samples, or over all its length, what is off the map included. Where samples are taken one by one, each of those on
@@ -168,13 +199,13 @@ struct AxisTaps {
 
  private:
   std::vector<double> sums;
-  std::vector<T> into_bin;  // of each sample, in the order that cells ascend in
+  static constexpr int64_t kMostAtOnce = 1 << 14;  // samples
 
   void sample(const AxisSamples<T>& samples) {
     const bool all_on_map = samples.are_all_on_map();
     int64_t count = 0;
-    if (all_on_map && reads_all_between(samples)) {
-      sample_without_gaps(samples);
+    if (all_on_map && samples.take == Take::mean && samples.grid * samples.pooled <= kMostAtOnce) {
+      sample_all(samples);
       count = samples.grid * samples.pooled;
     } else {
       for (int64_t p = 0; p < samples.pooled; ++p) {
@@ -214,43 +245,15 @@ struct AxisTaps {
     }
   }
 
-  // Whether neighbouring samples of a bin, all of them on the map, are so close that no cell between those that they
-  // read is left out. On larger maps rounding might have it. Not for very many samples, whose cells take memory here
-  // before they are found to be few.
-  static bool reads_all_between(const AxisSamples<T>& samples) {
-    return samples.take == Take::mean && std::abs(samples.bin) <= T(1.5) * static_cast<T>(samples.grid) &&
-        samples.extent <= (1 << 16) && samples.grid * samples.pooled <= (1 << 14);
-  }
-
-  // The same for bins that read all cells between their first and their last: it needs no search for a cell met before.
-  void sample_without_gaps(const AxisSamples<T>& samples) {
-    const bool ascending = samples.bin >= T(0);
-    into_bin.resize(samples.grid);
-    for (int64_t i = 0; i < samples.grid; ++i) {
-      into_bin[i] = samples.into_bin(ascending ? i : samples.grid - 1 - i);
-    }
+  // Room for all samples of all bins, before those that read one cell are found.
+  void sample_all(const AxisSamples<T>& samples) {
+    const int64_t most = 2 * samples.grid * samples.pooled;
     begin.resize(samples.pooled + 1);
-    cell.resize(2 * samples.grid * samples.pooled);
-    sums.assign(cell.size(), 0.0);
-    int64_t taps = 0;
-    for (int64_t p = 0; p < samples.pooled; ++p) {
-      const T beginning = samples.beginning(p);
-      const int64_t lowest = bilinear(beginning + into_bin[0], samples.extent).low;
-      double* share = sums.data() + taps;
-      int64_t highest = lowest;
-      for (int64_t i = 0; i < samples.grid; ++i) {
-        const Bilinear<T> sample = bilinear(beginning + into_bin[i], samples.extent);
-        share[sample.low - lowest] += 1.0 - static_cast<double>(sample.fraction);
-        share[sample.high - lowest] += static_cast<double>(sample.fraction);  // no more, where both are one cell
-        highest = sample.high;
-      }
-      for (int64_t read = lowest; read <= highest; ++read) {
-        cell[taps++] = read;
-      }
-      begin[p + 1] = taps;
-    }
-    cell.resize(taps);
-    sums.resize(taps);
+    cell.resize(most + 1);
+    sums.assign(most + 1, 0.0);
+    merge_samples(samples, begin.data(), cell.data(), sums.data());
+    cell.resize(begin.back());
+    sums.resize(begin.back());
   }
 
   // Between two cells the surface is straight, so that its integral there is the length times the value in the middle.
