@@ -13,7 +13,7 @@ namespace roialign {
 namespace {
 
 constexpr int64_t kLeastChannels = 32;  // together they write long runs of the output
-constexpr int64_t kFewChannels = 8;     // that are pooled in less time than their plan is kept and found again
+constexpr int64_t kFewChannels = 16;    // that are pooled in less time than their plan is kept and found again
 constexpr int64_t kValuesOfRoi = 64;    // that are pooled in the time that a RoI takes otherwise
 
 // Products of a row's tap and a column's, of all bins of a RoI, up to which taps are multiplied one by one: with any
@@ -69,7 +69,10 @@ class Pooling {
   void operator()(Rows rows) {
     const int64_t products = FewTaps<T>::products_of_any(geometry);
     const bool few_taps = products > 0 && are_few(products);
-    if (!is_strip() && (few_taps || geometry.channels <= kFewChannels)) {
+    const int64_t size = static_cast<int64_t>(rows.size()), threads = torch::stable::get_num_threads();
+    const bool few_channels = geometry.channels <= kFewChannels &&
+        (size >= 4 * threads || size * values_of_roi() <= kValuesPerThread);  // as threads share out RoIs
+    if (!is_strip() && (few_taps || few_channels)) {
       by_rois(rows, few_taps);
     } else {
       by_plans(std::move(rows));
