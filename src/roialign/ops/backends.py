@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from roialign.ops import registered
+from roialign.ops import native, registered
 from roialign.ops import triton as gpu
 from roialign.ops.notice import calling_frame
 
-CPU_LIBRARY = Path(__file__).parent / "cpu" / "_kernels.so"
 REFERENCE = "reference"
 
 
@@ -41,30 +38,15 @@ class Backend:
         return self.why_not is None and torch._C._dispatch_has_kernel_for_dispatch_key(f"roialign::{op}", self.key)
 
 
-def _load_cpu_kernels() -> str | None:
-    """Load the C++ kernels; the reason why they do not serve, or None."""
-    if not CPU_LIBRARY.exists():
-        return "the C++ kernels were not built"
-    try:
-        torch.ops.load_library(CPU_LIBRARY)
-    except OSError as error:
-        return f"the C++ kernels could not be loaded: {error}"
-    return None
-
-
-def _load(name: str, device_type: str, key: str, load: Callable[[], str | None], advice: str) -> Backend:
-    return Backend(name, device_type, key, load(), advice)
-
-
 BACKENDS = (
-    _load(
+    Backend(
         "C++",
         "cpu",
         "CPU",
-        _load_cpu_kernels,
+        native.why_not,
         "Install again with pip install --no-build-isolation, torch and a C++20 compiler at hand.",
     ),
-    _load("Triton", "cuda", "CUDA", gpu.load, "pip install triton, of the version that torch asks for."),
+    Backend("Triton", "cuda", "CUDA", gpu.load(), "Use pip install triton, in the version that torch asks for."),
 )
 """All that are known, at most one for each type of device."""
 
@@ -80,7 +62,7 @@ def cpu_capability() -> str | None:
     """
     if of_device("cpu") is None:
         return None
-    ask = ctypes.CDLL(str(CPU_LIBRARY)).roialign_cpu_capability
+    ask = ctypes.CDLL(str(native.CPU_LIBRARY)).roialign_cpu_capability
     ask.restype = ctypes.c_char_p
     return cast(bytes, ask()).decode()
 

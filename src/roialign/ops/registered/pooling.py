@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roialign.ops import reference
+from roialign.ops import native, reference
 from roialign.ops.operators import Operator
 from roialign.ops.reference import Arguments
 from roialign.ops.registered.checks import check_arguments, check_grad, size_of
@@ -132,8 +132,8 @@ class Pooling:
 
 def define(schemas: Mapping[str, str], implementations: Mapping[str, Any], fakes: Mapping[str, Any]) -> None:
     """Define operators, the reference serving wherever no backend does."""
-    for name, schema in schemas.items():
-        torch.library.define(f"roialign::{name}", schema)
+    native.define(schemas)
+    for name in schemas:
         torch.library.impl(f"roialign::{name}", "CompositeExplicitAutograd")(implementations[name])
         torch.library.register_fake(f"roialign::{name}", fakes[name])
 
