@@ -169,7 +169,7 @@ class Pooling {
 
   T pool_one(int64_t row, int64_t channel, int64_t channels, Planner<T>& planner, Scratch<T>& scratch) const {
     const RoiSamples<T> samples = samples_of(row);
-    if (FewTaps<T>::hold(samples.rows) && FewTaps<T>::hold(samples.columns) &&
+    if (!geometry.is_volume() && FewTaps<T>::hold(samples.rows) && FewTaps<T>::hold(samples.columns) &&
         are_few(FewTaps<T>::products(samples.rows, samples.columns))) {
       const FewTaps<T> rows(samples.rows, layout.form.row_pitch), columns(samples.columns, layout.form.column_pitch);
       kernels_for<scalar_t>().pool_taps(
