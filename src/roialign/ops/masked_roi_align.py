@@ -17,8 +17,6 @@ from roialign.ops.perform import pool
 
 MasksIn = Literal["image", "box"]
 
-_op: Any = torch.ops.roialign
-
 
 @torch.fx.wrap
 def masked_roi_align(

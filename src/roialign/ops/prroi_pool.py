@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.fx
@@ -13,8 +12,6 @@ from roialign.ops import calls, validate
 from roialign.ops.modules import RoIModule
 from roialign.ops.operators import OPERATORS
 from roialign.ops.perform import pool
-
-_op: Any = torch.ops.roialign
 
 
 @torch.fx.wrap

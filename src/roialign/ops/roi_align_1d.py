@@ -15,8 +15,6 @@ from roialign.ops.modules import RoIModule
 from roialign.ops.operators import OF_SEGMENTS
 from roialign.ops.perform import pool
 
-_op: Any = torch.ops.roialign
-
 
 @torch.fx.wrap
 def roi_align_1d(

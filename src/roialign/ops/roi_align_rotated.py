@@ -19,8 +19,6 @@ from roialign.ops.perform import pool
 
 Compat = Literal["detectron2", "mmcv"]
 
-_op: Any = torch.ops.roialign
-
 
 @torch.fx.wrap
 def roi_align_rotated(
