@@ -46,7 +46,13 @@ BACKENDS = (
         native.why_not,
         "Install again with pip install --no-build-isolation, torch and a C++20 compiler at hand.",
     ),
-    Backend("Triton", "cuda", "CUDA", gpu.load(), "Use pip install triton, in the version that torch asks for."),
+    Backend(
+        "Triton",
+        "cuda",
+        "CUDA",
+        gpu.load(),
+        "ROIALIGN_TRITON=1 in the environment chooses them, where Triton is installed.",
+    ),
 )
 """All that are known, at most one for each type of device."""
 

@@ -6,6 +6,7 @@ Nothing here needs a GPU or Triton to be imported; `load` says why they do not s
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,9 @@ OPERATORS = (
     "multi_scale_roi_align_backward_boxes",
 )
 
+CHOSEN_BY = "ROIALIGN_TRITON"
+"""The environment variable that has to be 1 for the kernels to serve."""
+
 _library: torch.library.Library | None = None
 
 
@@ -29,6 +33,8 @@ def load() -> str | None:
     Triton is imported when a kernel is first used.
     """
     global _library
+    if os.environ.get(CHOSEN_BY) != "1":
+        return "the Triton kernels have not passed all of their checks on a GPU yet"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if _library is None:
