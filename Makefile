@@ -16,7 +16,7 @@ BUILD_LOG := $(VENV)/build.log
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check check-lint check-format check-types check-layers check-codes check-benchmarks \
-	sanitize compare-mmcv bench bench-operators bench-overhead bench-doctor bench-reports bench-picture offsets notebook docs \
+	sanitize compare-mmcv check-triton bench bench-gpu bench-operators bench-overhead bench-doctor bench-reports bench-picture offsets notebook docs \
 	clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
@@ -31,9 +31,11 @@ help:
 	@echo "make clean            remove what was made, .venv included"
 	@echo
 	@echo "make sanitize         the kernels under ASan and UBSan: 4 minutes"
+	@echo "make check-triton     the kernels for GPUs without a GPU: interpreted, compiled: 10 minutes"
 	@echo "make compare-mmcv     the presets of mmcv against mmcv's kernels: 2 minutes"
 	@echo "make bench            roi_align and pyramids, verified and timed: 20 minutes"
 	@echo "make bench-operators  all the other operators, likewise: 30 minutes"
+	@echo "make bench-gpu        the kernels on a GPU, verified and timed: 6 minutes"
 	@echo "make bench-overhead   what watching costs a Mask R-CNN: 5 minutes"
 	@echo "make bench-doctor     faults injected into healthy pipelines: 15 minutes"
 	@echo "make bench-reports    what people reported: 5 minutes"
@@ -80,6 +82,11 @@ check-benchmarks: $(VENV)/.stamp-check
 sanitize: $(VENV)/.stamp-test
 	@$(RUN) scripts/sanitize.py
 
+# In Triton's interpreter against the reference, then compiled for GPUs that need not be here.
+check-triton: $(VENV)/.stamp-test
+	@$(RUN) -m tests.ops.triton_interpreter
+	@$(RUN) -m benchmarks.triton_resources
+
 # mmcv's source comes from PyPI, into a temporary folder.
 compare-mmcv: $(VENV)/.stamp-package
 	@$(RUN) scripts/compare_mmcv.py
@@ -89,6 +96,10 @@ bench: $(VENV)/.stamp-test $(VENV)/.stamp-bench
 	@$(RUN) -m benchmarks.roi_align
 	@$(RUN) -m benchmarks.pool_regions
 	@$(RUN) scripts/make_benchmark_table.py
+
+# Goes on where it stopped, if it was cut off.
+bench-gpu: $(VENV)/.stamp-test
+	@$(RUN) -m benchmarks.gpu
 
 bench-operators: $(VENV)/.stamp-test $(VENV)/.stamp-bench
 	@$(RUN) -m benchmarks.operators

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from roialign.ops import library
+from roialign.ops import backends
 
 from . import floor, growth, memory, plot, report
 from .environment import Neighbours, environment
@@ -110,8 +110,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    if library.why_no_cpu_kernels:
-        raise SystemExit(f"nothing to measure: {library.why_no_cpu_kernels}")
+    if backends.of_device("cpu") is None:
+        raise SystemExit(f"nothing to measure: {backends.BACKENDS[0].why_not}")
     complete = not (arguments.quick or arguments.only)
     contents = run(arguments)
     folder = RESULTS if complete else Path(tempfile.mkdtemp(prefix="roialign-benchmark-"))

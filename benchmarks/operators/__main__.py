@@ -17,7 +17,7 @@ from benchmarks.implementations import ROIALIGN
 from benchmarks.report import provenance, spread, table
 from benchmarks.results import OperatorRow, as_csv, write_all
 from benchmarks.timing import Budget, Times
-from roialign.ops import library
+from roialign.ops import backends
 
 from . import axes, sampled, torchvisions
 from .comparison import Comparison, measure, speedup
@@ -79,8 +79,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small workloads, few repeats: only to see that it runs")
     parser.add_argument("--only", nargs="+", choices=list(OPERATORS), default=[], help="measure only these")
     arguments = parser.parse_args()
-    if library.why_no_cpu_kernels:
-        raise SystemExit(f"nothing to measure: {library.why_no_cpu_kernels}")
+    if backends.of_device("cpu") is None:
+        raise SystemExit(f"nothing to measure: {backends.BACKENDS[0].why_not}")
     roialign.set_policy("ignore")
     where, neighbours = environment(), Neighbours()
     rows = [

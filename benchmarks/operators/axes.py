@@ -15,9 +15,9 @@ from torch import Tensor
 import roialign
 from benchmarks.implementations import ROIALIGN
 from benchmarks.workloads import seeded_randn
-from roialign.ops import reference
 
 from .comparison import REFERENCE, Comparison, Pool, by_reference
+from .served import reference
 
 _BY_SLICES, _ONE_ROW = "roi_align of all slices", "torchvision.roi_align of one row"
 _VOLUMES = {  # channels, cells (z, y, x), boxes, sides in cells, bins

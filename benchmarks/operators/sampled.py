@@ -16,9 +16,9 @@ from torch import Tensor
 import roialign
 from benchmarks.implementations import FORWARD, ONNXRUNTIME, ROIALIGN, onnxruntime_forward
 from benchmarks.workloads import LAYOUTS, WORKLOADS, Level, Setting
-from roialign.ops import reference
 
 from .comparison import REFERENCE, Comparison, Pool, by_reference
+from .served import reference
 
 _OURS, _THEIRS = "roialign.roi_align", "torchvision.roi_align"
 _RATIO = 2

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from roialign.ops import library
+from roialign.ops import backends
 
 ROOT = Path(__file__).parents[2]
 ZEROS = ROOT / "examples" / "zeros"
@@ -153,5 +153,5 @@ def test_env() -> None:
     assert "torch " in done.stdout
     assert "instruction set" in done.stdout
     table = done.stdout.partition("\noperator ")[2].splitlines()[1:]
-    assert [line.split()[0] for line in table] == library.names()
-    assert {"roi_align", "multi_scale_roi_align_backward", "roi_align_rotated", "prroi_pool"} <= set(library.names())
+    assert [line.split()[0] for line in table] == backends.names()
+    assert {"roi_align", "multi_scale_roi_align_backward", "roi_align_rotated", "prroi_pool"} <= set(backends.names())

@@ -11,7 +11,7 @@ from roialign.doctor.findings import Diagnosis, Finding, Fix, Report
 from roialign.doctor.report.exhibit import MAX_OUTLINES, MAX_ROWS, MAX_SAMPLES, Exhibit, read_cells_xyxy
 from roialign.doctor.report.page import as_html
 from roialign.doctor.report.terminal import as_text, render
-from roialign.ops.reference.sampling import AxisSamples, BoxRule
+from roialign.ops.reference.sampling import AxisRule, AxisSamples
 from roialign.ops.roi_align import as_call
 
 PASTE = "roi_align(features, boxes, output_size=7, spatial_scale=1 / 16)"
@@ -323,8 +323,8 @@ def test_outlines_and_samples_are_those_of_the_operator(aligned):
     assert panel.reads[0].cells_xyxy == (1 - offset, 2 - offset, 25 - offset, 12.5 - offset)
     least = 1 / 8 if aligned else 1.0
     assert read_cells_xyxy(call)[1].tolist() == [5 - offset, 5 - offset, 5 - offset + least, 5 - offset + least]
-    rule = BoxRule.of_scale(1 / 8, 2, aligned)
-    samples = AxisSamples.of_boxes(call.rois[:1, 1], call.rois[:1, 3], 7, 64, rule.columns, rule)
+    rule = AxisRule.of_scale(1 / 8, 2, aligned)
+    samples = AxisSamples.of_boxes(call.rois[:1, 1], call.rois[:1, 3], 7, rule)
     x = samples.positions(torch.arange(2))
     assert sorted({point[0] for point in panel.samples_xy}) == x.flatten().tolist()
     assert len(panel.samples_xy) == 14 * 14

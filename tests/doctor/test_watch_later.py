@@ -13,8 +13,9 @@ from torchvision import ops
 
 import roialign
 from roialign import FeatureGrid
-from roialign.doctor.watch import later
-from roialign.ops import calls
+from roialign.doctor.watch import examiner
+from roialign.doctor.watch.later import LevelCall
+from roialign.ops import calls, later
 
 BOXES = torch.tensor([[0.0, 100.0, 100.0, 200.0, 200.0], [0.0, 300.0, 300.0, 400.0, 400.0]])
 GRIDS = [FeatureGrid((64, 64), (16.0, 16.0)), FeatureGrid((32, 32), (32.0, 32.0), (0.5, 0.5))]
@@ -94,8 +95,8 @@ def test_pool_regions_is_not_read_either(monkeypatch: pytest.MonkeyPatch) -> Non
         torch.tensor([[0.0, 9, 9, 99, 99], [0, 9, 9, 900, 900]]),
     )
     # the operator itself reads on the CPU, through Python; what is shown before it must not
-    monkeypatch.setattr("roialign.regions.pool.multi_scale_roi_align", lambda *args, **kwargs: (boxes, boxes))
-    with roialign.watch() as report, NothingIsRead(), roialign.set_policy("ignore"):
+    with roialign.watch() as report, roialign.set_policy("ignore"), NothingIsRead(), monkeypatch.context() as patch:
+        patch.setattr(torch.ops.roialign, "multi_scale_roi_align", lambda *args: (boxes, boxes))
         roialign.pool_regions(maps, boxes, 7, GRIDS)
     assert [[f.code for f in diagnosis.findings] for diagnosis in report.calls] == [["RA301"], []]
 
@@ -151,8 +152,8 @@ def test_numbers_are_those_at_the_time_of_the_call() -> None:
 def test_no_more_wait_than_must(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(later, "MOST_WAITING", 3)
     read: list[str] = []
-    real = later.facts_of
-    monkeypatch.setattr(later, "facts_of", lambda level: (read.append("read"), real(level))[1])
+    real = examiner.facts_of
+    monkeypatch.setattr(examiner, "facts_of", lambda level: (read.append("read"), real(level))[1])
     with roialign.watch() as report:
         for turn in range(5):
             ops.roi_align(features(), BOXES, 7, 1 / 16)
@@ -162,10 +163,10 @@ def test_no_more_wait_than_must(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_a_fault_of_the_gpu_is_not_raised_by_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(level: later.LevelCall) -> None:
+    def broken(level: LevelCall) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(later, "facts_of", broken)
+    monkeypatch.setattr(examiner, "facts_of", broken)
     with pytest.warns(roialign.RoIWarning, match=r"could not examine .* CUDA error"), roialign.watch() as report:
         ops.roi_align(features(), BOXES, 7, 1 / 16)
     assert report.calls == []

@@ -13,9 +13,9 @@ import torchvision
 from torch import Tensor
 
 import roialign
-from roialign.ops import reference
 
 from .cases import Case, axis_positions, bilinear, kernel_cases, poisoned
+from .served import reference
 from .tolerances import assert_close, assert_close_where_finite, assert_same_kinds
 
 HALF = (torch.float16, torch.bfloat16)

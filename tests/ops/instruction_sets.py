@@ -12,10 +12,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from roialign.ops import library, reference
+from roialign.ops import backends
 
 from . import bins
 from .cases import Case, kernel_cases, poisoned
+from .served import reference
 from .tolerances import assert_close, assert_close_where_finite, assert_same_kinds
 
 ALL = ("baseline", "avx2", "avx512")
@@ -97,7 +98,7 @@ def named(case: Case) -> Iterator[None]:
 
 
 def main(capability: str) -> None:
-    used = library.cpu_capability()
+    used = backends.cpu_capability()
     assert used == capability, f"the kernels use {used}"
     for count, case in enumerate(kernel_cases(), start=1):
         with named(case):

@@ -323,6 +323,13 @@ BAD_VALUES = [
         r"RA205: .*1 unusable rows of 2, the first boxes\[1\] = \[1, 2, nan, 6, 6\]\. Look at",
     ),
     (
+        "minus infinite on the far side, which a box of one cell would hide",
+        rois_with(1, 3, -INF),
+        rois_with(1, 3, -1e6),
+        errors.BoxesValueError,
+        r"RA205: .*boxes\[1\] = \[1, 2, 2, -inf, 6\]",
+    ),
+    (
         "infinite",
         rois_with(0, 3, INF),
         rois_with(0, 3, 1e6),

@@ -8,9 +8,9 @@ import torchvision
 from torch.autograd import gradcheck, gradgradcheck
 
 import roialign
-from roialign.ops import reference
 
 from .cases import Case, distance_to_kinks, random_case, random_cases
+from .served import reference
 from .tolerances import assert_close
 
 SAMPLING = [(ratio, aligned) for ratio in range(4) for aligned in (False, True)]

@@ -11,12 +11,18 @@ import torch
 import roialign
 from roialign import errors
 from roialign.ops import registered
-from roialign.ops.validate import check_values
+from roialign.ops.operators import ROI_ALIGN
+from roialign.ops.perform import refuse
 
 from .refusals import ASTRONOMICAL, BAD_DIRECT, BAD_VALUES, MAP, REFUSED, ROIS
 
 NAN = float("nan")
-OPS = (*registered.roi_align.SCHEMAS, *registered.multi_scale_roi_align.SCHEMAS)  # others have tests of their own
+OPS = [
+    name
+    for name in registered.SCHEMAS
+    for kind in ("roi_align", "roi_align_3d", "roi_align_max", "prroi_pool", "multi_scale_roi_align")
+    if name in (kind, f"{kind}_backward", f"{kind}_backward_boxes")  # the others have tests of their own
+]
 
 
 def call(**changes):
@@ -153,7 +159,7 @@ def test_kernels_and_words_draw_the_line_at_the_same_size(first, aligned):
 def test_coordinates_whose_difference_overflows_are_usable_once_the_scale_has_shrunk_them():
     extreme = torch.tensor([[0.0, -3e38, -3e38, 3e38, 3e38]])
     assert call(boxes=extreme, spatial_scale=1e-10, sampling_ratio=2).isfinite().all()
-    check_values(2, extreme, 2, 2, 1e-10, 2, True)  # what the reference is guarded with
+    refuse(ROI_ALIGN, 2, extreme, (2, 2), (1e-10, 2, True))  # what the reference is guarded with
 
 
 def test_thousands_of_hostile_calls_never_crash():

@@ -11,11 +11,12 @@ import torchvision
 
 import roialign
 from roialign.errors import RoIError, RoIWarning
-from roialign.ops import calls, library, notice, reference
+from roialign.ops import backends, calls, notice
 
 from .bins import OPERATORS, PS_ROI_ALIGN, PS_ROI_POOL, ROI_POOL, Operator, channels_last, hold
 from .cases import random_case, random_cases
 from .refusals import BAD_DIRECT, BAD_VALUES, MAP, REFUSED
+from .served import reference
 from .test_execution import LAYOUTS, many_small
 from .tolerances import assert_close
 
@@ -195,7 +196,7 @@ def test_bad_options_raise_from_the_registered_operators_too(operator, changes, 
 
 @pytest.mark.parametrize("grad", [torch.ones(3, 3, 1, 1), torch.ones(2, 3, 1), torch.ones(2, 3, 1, 1).double()])
 @pytest.mark.parametrize(
-    "op", [name for name in library.names() if "pool_backward" in name or "ps_roi_align_b" in name]
+    "op", [name for name in backends.names() if "pool_backward" in name or "ps_roi_align_b" in name]
 )
 def test_a_gradient_for_other_boxes_or_of_another_type_is_refused(op, grad):
     maxima, rois = torch.zeros(2, 3, 1, 1, dtype=torch.int32), ROIS[:2]

@@ -38,6 +38,8 @@ SHARED_OUT = [
     ("many channels, one box", sized(3, (1, 300, 40, 40), (7, 7), 2, 1), FLOAT),
     ("several images", sized(4, (5, 6, 60, 70), (5, 20), 0, 400), FLOAT),
     ("many channels, many boxes", sized(5, (2, 64, 50, 60), (7, 7), 2, 64), FLOAT),
+    ("one sample in one bin, one channel", sized(8, (2, 1, 60, 70), (1, 1), 1, 4000), (*FLOAT, *HALF)),
+    ("one bin of some samples, many channels", sized(9, (2, 40, 60, 70), (1, 1), 2, 500), (*FLOAT, *HALF)),
     ("several slabs of channels", sized(6, (2, 30, 160, 250), (7, 7), 2, 200), HALF),
     ("several slabs of rows", sized(7, (1, 2, 1500, 1500), (7, 7), 0, 50), HALF),
     ("more rows than boxes read", sized(8, (1, 1, 900, 3), (2, 2), 2, 3), (*FLOAT, *HALF)),

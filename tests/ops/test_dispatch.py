@@ -15,7 +15,7 @@ from roialign.ops import registered
 from .cases import random_case
 
 OPTIONS = (0.5, 2, True)
-OPS = (*registered.roi_align.SCHEMAS, *registered.multi_scale_roi_align.SCHEMAS)  # others have tests of their own
+OPS = tuple(registered.SCHEMAS)
 
 
 def arguments_of(op: str, dtype: torch.dtype, requires_grad: bool) -> tuple:
@@ -25,6 +25,9 @@ def arguments_of(op: str, dtype: torch.dtype, requires_grad: bool) -> tuple:
     maps = [features, torch.rand(2, 3, 5, 4, dtype=dtype, requires_grad=requires_grad)]
     levels, cells = torch.tensor([1, 0]), [0.5, 0.5, 0.5, 0.25, 0.25, 0.1, 0.2, 0.0]
     fixed_maps = [one.detach() for one in maps]
+    turned = torch.tensor([[0.0, 5, 6, 8, 9, 30], [1, 4, 9, 5, 12, -70]], dtype=dtype, requires_grad=requires_grad)
+    masks = torch.rand(2, 5, 6, dtype=dtype, requires_grad=requires_grad)
+    pasted = torch.rand(2, 9, 11, dtype=dtype, requires_grad=requires_grad)
     own_planes = torch.rand(2, 24, 8, 9, dtype=dtype, requires_grad=requires_grad)
     maxima = torch.randint(-1, 72, grad.shape, dtype=torch.int32)
     return {
@@ -48,6 +51,14 @@ def arguments_of(op: str, dtype: torch.dtype, requires_grad: bool) -> tuple:
         "ps_roi_align_backward_boxes": (grad.detach(), own_planes.detach(), rois.detach(), 0.5, 2),
         "ps_roi_pool": (own_planes, rois.detach(), 2, 4, 0.5, False, False),
         "ps_roi_pool_backward": (grad, rois.detach(), 2, 8, 9, 0.5, True),
+        "roi_align_rotated": (features, turned, 2, 4, *OPTIONS, False, False),
+        "roi_align_rotated_backward": (grad, turned, 2, 8, 9, *OPTIONS, False, False),
+        "roi_align_rotated_backward_boxes": (*(one.detach() for one in (grad, features, turned)), *OPTIONS, True, True),
+        "masked_roi_align": (features, rois, masks, 2, 4, *OPTIONS, True),
+        "masked_roi_align_backward": (grad, rois, masks, 2, 8, 9, *OPTIONS, True),
+        "masked_roi_align_backward_boxes": (*(one.detach() for one in (grad, features, rois, masks)), *OPTIONS, False),
+        "paste_masks": (masks, rois[:, 1:].detach(), 9, 11, None, False),
+        "paste_masks_backward": (pasted, rois[:, 1:].detach(), 5, 6, True),
     }[op]
 
 
@@ -252,15 +263,15 @@ import warnings, torch
 def refuse(path): raise OSError("libtorch_cpu.so: undefined symbol")
 torch.ops.load_library = refuse
 import roialign
-from roialign.ops import library, reference
-assert library.backend("roi_align", "cpu") == "reference", library.backend("roi_align", "cpu")
+from roialign.ops import backends, registered
+assert backends.serving("roi_align", "cpu") == "reference", backends.serving("roi_align", "cpu")
 features, boxes = torch.rand(1, 2, 8, 8, requires_grad=True), torch.tensor([[0.0, 1, 1, 6, 6]], requires_grad=True)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(3):
         output = roialign.roi_align(features, boxes, 3)
         output.sum().backward()
-assert torch.equal(output, reference.roi_align(features, boxes, 3, 3, 1.0, -1, False)[0])
+assert torch.equal(output, registered.REFERENCE["roi_align"](features, boxes, 3, 3, 1.0, -1, False)[0])
 assert features.grad.any() and boxes.grad.any()
 (warning,) = [str(warning.message) for warning in caught]
 assert "could not be loaded: libtorch_cpu.so: undefined symbol" in warning, warning

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 import roialign
-from roialign.ops import reference
 
 from .cases import Case, random_case, random_cases
 from .instruction_sets import kernels
+from .served import reference
 from .tolerances import assert_close, magnitude
 
 BACKENDS = {"C++": torch.ops.roialign.roi_align, "reference": reference.roi_align}
 
-backends = pytest.mark.parametrize("pool", BACKENDS.values(), ids=BACKENDS)
+each_backend = pytest.mark.parametrize("pool", BACKENDS.values(), ids=BACKENDS)
 
 
 def from_every_second(tensor: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def test_outputs_are_contiguous_also_for_channels_last_features():
     assert roialign.roi_align(features, torch.tensor([[1.0, 1, 1, 7, 7]]), 3).is_contiguous()
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("seed", range(20))
 def test_half_types_are_computed_in_float32_and_rounded_once(pool, dtype, seed):
@@ -227,7 +227,7 @@ def test_more_boxes_than_the_kernels_plan_at_once(make, dtype):
 
 
 def test_the_reference_gives_the_same_in_one_chunk_and_in_many(monkeypatch):
-    module = importlib.import_module("roialign.ops.reference.samples")
+    module = importlib.import_module("roialign.ops.reference.calls")
     for case in random_cases(12, first_seed=40):
         features, rois, upstream = case.features(), case.rois(), case.grad()
         images, _, height, width = case.input_shape

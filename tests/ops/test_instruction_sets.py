@@ -42,5 +42,5 @@ def test_maxima_of_samples(capability):
 
 
 def test_an_unknown_name_means_the_best():
-    script = "from roialign.ops import library; print(library.cpu_capability())"
+    script = "from roialign.ops import backends; print(backends.cpu_capability())"
     assert run("sse9", "-c", script).strip() == supported()[-1]

@@ -10,22 +10,23 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import roialign
 from roialign import errors
-from roialign.ops import calls, library, reference
+from roialign.ops import backends, calls
 
 from .cases import Case, random_case
 from .instruction_sets import channels_last
 from .masked import Masked, all_results, along, brute_force, masked_case
+from .served import reference
 from .tolerances import assert_close
 
 OPS = ("masked_roi_align", "masked_roi_align_backward", "masked_roi_align_backward_boxes")
 BACKENDS = {"C++": torch.ops.roialign.masked_roi_align, "reference": reference.masked_roi_align}
 
-backends = pytest.mark.parametrize("pool", BACKENDS.values(), ids=BACKENDS)
+each_backend = pytest.mark.parametrize("pool", BACKENDS.values(), ids=BACKENDS)
 
 
 @pytest.mark.kernels
 def test_the_cpp_kernels_are_what_is_tested():
-    assert {library.backend(op, "cpu") for op in OPS} == {"C++"}
+    assert {backends.serving(op, "cpu") for op in OPS} == {"C++"}
 
 
 @pytest.mark.parametrize("block", range(5))
@@ -42,7 +43,7 @@ def test_equals_the_definition(block):
             assert_close(coverage, counted, scale=torch.ones(1))
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize("kind", ["box", "image"])
 def test_under_masks_of_ones_it_is_roi_align(pool, kind):
     for seed in range(50):
@@ -198,7 +199,7 @@ def test_thread_counts_agree_to_the_bit(dtype):
         assert all(result.isfinite().all() for result in runs[0])
 
 
-@backends
+@each_backend
 def test_what_is_outside_of_the_mask_does_not_matter(pool):
     features, masks = torch.rand(1, 20, 9, 9), torch.zeros(1, 9, 9, dtype=torch.bool)
     masks[0, :, :4] = True

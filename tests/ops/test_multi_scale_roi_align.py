@@ -9,10 +9,10 @@ import torchvision
 from torch import Tensor
 
 from roialign import errors
-from roialign.ops import reference
 from roialign.ops.multi_scale_roi_align import multi_scale_roi_align
 
 from .cases import kernel_cases, random_case
+from .served import reference
 from .tolerances import assert_close
 
 OP = torch.ops.roialign

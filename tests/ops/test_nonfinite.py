@@ -8,10 +8,9 @@ import math
 import pytest
 import torch
 
-from roialign.ops import reference
-
 from .cases import Case, poisoned, random_cases
 from .instruction_sets import HALF, channels_last, kernels, references
+from .served import reference
 from .tolerances import assert_close_where_finite, assert_same_kinds
 
 INF, NAN = math.inf, math.nan
@@ -58,6 +57,18 @@ def test_a_box_gets_no_finite_gradient_from_what_is_not_finite(value, dtype):
         actual = torch.ops.roialign.roi_align_backward_boxes(*arguments)
         expected = reference.roi_align_backward_boxes(*arguments)
         assert_close_where_finite(actual, expected, scale=expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size_hw", [(1, 6), (1, 20), (5, 6)])
+def test_a_channel_beside_one_that_is_not_finite_keeps_its_bits(size_hw, dtype):
+    features = torch.randn(1, 70, 30, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rois = torch.tensor([[0.0, 1, 2, 36, 25], [0, 4, 4, 11, 9]], dtype=torch.promote_types(dtype, torch.float32))
+    spoilt = features.clone()
+    spoilt[:, 1::2] = math.nan
+    clean, other = (torch.ops.roialign.roi_align(maps, rois, *size_hw, 1.0, 4, True)[0] for maps in (features, spoilt))
+    assert torch.equal(other[:, ::2], clean[:, ::2])
+    assert other[:, 1::2].isnan().all()
 
 
 def test_the_cases_are_poisoned_and_not_all_over():

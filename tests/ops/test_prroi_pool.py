@@ -11,16 +11,17 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import roialign
 from roialign import errors
-from roialign.ops import calls, reference
+from roialign.ops import calls
 
 from .cases import Case, kernel_cases, poisoned, random_case, random_cases
 from .refusals import BAD_VALUES, MAP, REFUSED, ROIS
+from .served import reference
 from .tolerances import assert_close, assert_close_where_finite, magnitude
 
 OP = torch.ops.roialign
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float64, torch.float32, *HALF)
-backends = pytest.mark.parametrize("pool", [OP.prroi_pool, reference.prroi_pool], ids=["C++", "reference"])
+each_backend = pytest.mark.parametrize("pool", [OP.prroi_pool, reference.prroi_pool], ids=["C++", "reference"])
 
 
 def options_of(case: Case) -> tuple[int, int, float]:
@@ -96,7 +97,7 @@ def on_whole_cells(seed: int) -> Case:
     return replace(case, boxes=tuple(boxes))
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_equals_the_closed_form(pool, dtype):
     for case in [*random_cases(200), *map(on_whole_cells, range(60))]:
@@ -105,7 +106,7 @@ def test_equals_the_closed_form(pool, dtype):
         assert_close(pool(features, case.rois(dtype), *options_of(case))[0], expected, scale=features)
 
 
-@backends
+@each_backend
 def test_equals_numerical_integration(pool):
     """By midpoints: exact between the cells' centres, and elsewhere off by no more than the slope allows."""
     steps, compared = 300, 0
@@ -144,7 +145,7 @@ def test_roi_align_comes_to_it_with_more_and_more_samples():
         assert off[2] < 2e-3 * magnitude(features), off
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize(
     ("box", "value"),
     [
@@ -164,7 +165,7 @@ def test_on_a_map_of_ones(pool, box, value):
     assert float(output) == pytest.approx(value, abs=1e-6)
 
 
-@backends
+@each_backend
 def test_coverage_is_the_share_of_the_box_on_the_map(pool):
     boxes = [[0, 0, 4, 4], [-1, -1, 4, 4], [-3, 0, 1, 4], [2, 2, 10, 10], [9, 9, 10, 10], [1, 1, 1, 2], [3, 3, 2, 2]]
     rois = torch.tensor([[0, *box] for box in boxes], dtype=torch.float32)

@@ -8,25 +8,26 @@ import torchvision
 from torch.autograd import gradcheck, gradgradcheck
 
 import roialign
-from roialign.ops import library, reference
+from roialign.ops import backends
 
 from .bins import PS_ROI_ALIGN, bin_cases, brute_ps_roi_align, check_kernels, check_nan
 from .cases import brute_force_coverage, distance_to_kinks, random_case, random_cases
+from .served import reference
 from .tolerances import assert_close
 
 BACKENDS = {"C++": torch.ops.roialign, "reference": reference}
 NO_AREA = torch.tensor([[0.0, 4, 4, 4, 4], [0, 4, 2, 4, 6], [0, 5, 5, 4, 4], [0, 2, 2, 6, 6]])
 
-backends = pytest.mark.parametrize("ops", BACKENDS.values(), ids=BACKENDS)
+each_backend = pytest.mark.parametrize("ops", BACKENDS.values(), ids=BACKENDS)
 
 
 @pytest.mark.kernels
 def test_the_cpp_kernels_are_what_is_tested():
     for op in ("ps_roi_align", "ps_roi_align_backward", "ps_roi_align_backward_boxes"):
-        assert library.backend(op, "cpu") == "C++"
+        assert backends.serving(op, "cpu") == "C++"
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("ratio", range(4))
 def test_equals_torchvision(ops, ratio, dtype):
@@ -39,7 +40,7 @@ def test_equals_torchvision(ops, ratio, dtype):
         assert_close(output.nan_to_num(), expected.nan_to_num(), scale=features)
 
 
-@backends
+@each_backend
 def test_equals_the_definition(ops):
     for case in random_cases(60, largest=8):
         features, rois = PS_ROI_ALIGN.features(case, torch.float64), case.rois(torch.float64)
@@ -60,7 +61,7 @@ def test_all_ways_through_the_kernels_give_what_the_reference_gives():
             )
 
 
-@backends
+@each_backend
 def test_is_the_bin_of_roi_align_in_its_own_channel(ops):
     case = random_case(8, sampling_ratio=2, aligned=True).with_boxes(("inside", "partly outside"), 5)
     height, width = case.output_size_hw

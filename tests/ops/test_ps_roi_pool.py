@@ -9,24 +9,25 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.gradcheck import GradcheckError
 
 import roialign
-from roialign.ops import library, reference
+from roialign.ops import backends
 
 from .bins import PS_ROI_POOL, bin_cases, brute_coverage, brute_ps_roi_pool, check_kernels, check_nan
 from .cases import random_case, random_cases
+from .served import reference
 from .tolerances import assert_close
 
 BACKENDS = {"C++": torch.ops.roialign, "reference": reference}
 WHOLE_MAP = torch.tensor([[0.0, 0, 0, 4, 4]])
 
-backends = pytest.mark.parametrize("ops", BACKENDS.values(), ids=BACKENDS)
+each_backend = pytest.mark.parametrize("ops", BACKENDS.values(), ids=BACKENDS)
 
 
 @pytest.mark.kernels
 def test_the_cpp_kernels_are_what_is_tested():
-    assert library.backend("ps_roi_pool", "cpu") == library.backend("ps_roi_pool_backward", "cpu") == "C++"
+    assert backends.serving("ps_roi_pool", "cpu") == backends.serving("ps_roi_pool_backward", "cpu") == "C++"
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_torchvision(ops, dtype):
     for case in random_cases(300):
@@ -35,7 +36,7 @@ def test_equals_torchvision(ops, dtype):
         assert_close(output, torchvision.ops.ps_roi_pool(features, rois, *PS_ROI_POOL.options(case)), scale=features)
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize("left_out", [0, 1])
 def test_equals_the_definition(ops, left_out):
     for case in random_cases(60, largest=8):
@@ -98,7 +99,7 @@ def test_the_second_derivative_of_torchvisions_gradient_is_its_own():
         assert gradcheck(backward, (grad, rois, 1, 4, 4, 1.0, with_last))
 
 
-@backends
+@each_backend
 def test_no_bin_reads_the_last_row_and_column(ops):
     features = torch.zeros(1, 1, 4, 4)
     features[0, 0, 3] = features[0, 0, :, 3] = 100.0
@@ -107,7 +108,7 @@ def test_no_bin_reads_the_last_row_and_column(ops):
     assert coverage.item() == 1.0  # the box is on the map, read or not
 
 
-@backends
+@each_backend
 def test_a_map_of_one_row_gives_zeros_as_torchvision_has_it(ops):
     features = torch.ones(1, 1, 1, 8)
     rois = torch.tensor([[0.0, 1, 0, 6, 1]])

@@ -4,27 +4,28 @@ import pytest
 import torch
 
 import roialign
-from roialign.ops import library, reference
+from roialign.ops import backends
 
 from .cases import brute_force, brute_force_coverage, random_case, random_cases
 from .peers import onnxruntime_roi_align, torchvision_roi_align
+from .served import reference
 from .tolerances import assert_close, difference
 
 SAMPLING = [(ratio, aligned) for ratio in range(4) for aligned in (False, True)]
 CASES_EACH = 75  # 8 x 75 = 600 configurations
 BACKENDS = {"C++": torch.ops.roialign.roi_align, "reference": reference.roi_align}
 
-backends = pytest.mark.parametrize("pool", BACKENDS.values(), ids=BACKENDS)
+each_backend = pytest.mark.parametrize("pool", BACKENDS.values(), ids=BACKENDS)
 
 
 @pytest.mark.kernels
 def test_the_cpp_kernels_are_what_is_tested():
-    assert library.why_no_cpu_kernels is None
-    assert library.backend("roi_align", "cpu") == "C++"
-    assert library.backend("roi_align_backward", "cpu") == "C++"
+    assert backends.of_device("cpu") is not None
+    assert backends.serving("roi_align", "cpu") == "C++"
+    assert backends.serving("roi_align_backward", "cpu") == "C++"
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize(("ratio", "aligned"), SAMPLING)
 def test_equals_torchvision_and_onnxruntime(pool, ratio, aligned):
     for case in random_cases(CASES_EACH, first_seed=1000 * ratio, sampling_ratio=ratio, aligned=aligned):
@@ -45,7 +46,7 @@ def test_cpp_equals_the_reference_and_torchvision_in_float64(ratio, aligned):
         assert_close(coverage, expected_coverage, scale=torch.ones(1))
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize("seed", range(48))
 def test_equals_the_definition(pool, seed):
     case = random_case(seed, largest=8)
@@ -65,7 +66,7 @@ def test_the_cases_reach_every_kind_of_box():
     assert int(((coverage > 0) & (coverage < 1)).sum()) > 50
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize(
     ("y", "value"),
     [(-1.01, 0.0), (-1.0, 1.0), (-0.5, 1.0), (0.0, 1.0), (3.5, 1.0), (4.0, 1.0), (4.01, 0.0)],
@@ -80,7 +81,7 @@ def test_the_map_ends_one_cell_beyond_its_border(pool, y, value):
         assert coverage.item() == value
 
 
-@backends
+@each_backend
 def test_samples_off_the_map_count_in_the_average(pool):
     half_outside = torch.tensor([[0.0, -5.0, 0.0, 3.0, 4.0]])  # x samples at -4, -2, 0, 2
     output, coverage = pool(torch.ones(1, 1, 4, 4), half_outside, 1, 1, 1.0, 4, False)
@@ -110,7 +111,7 @@ DEGENERATE = [
 ]
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize(
     ("box", "ratio", "aligned", "value"), [row[1:] for row in DEGENERATE], ids=[r[0] for r in DEGENERATE]
 )
@@ -120,7 +121,7 @@ def test_degenerate_boxes(pool, box, ratio, aligned, value):
     assert output.item() == value
 
 
-@backends
+@each_backend
 def test_an_inverted_aligned_box_with_fixed_samples_is_flipped(pool):
     features = random_case(3).features()
     upright = torch.tensor([[0.0, 1.0, 0.5, 4.0, 3.5]])
@@ -130,7 +131,7 @@ def test_an_inverted_aligned_box_with_fixed_samples_is_flipped(pool):
     assert_close(flipped, pool(features, upright, *options)[0], scale=features)
 
 
-@backends
+@each_backend
 def test_a_nan_that_no_sample_reads_stays_out(pool):
     clean = torch.randn(2, 3, 8, 8)
     rois = torch.tensor([[0.0, 2.0, 2.0, 5.0, 5.0], [1.0, 4.0, 4.0, 20.0, 20.0], [1.0, 50.0, 50.0, 60.0, 60.0]])
@@ -142,7 +143,7 @@ def test_a_nan_that_no_sample_reads_stays_out(pool):
     assert torch.equal(pool(everywhere, rois[2:], *options)[0], torch.zeros(1, 3, 2, 3))
 
 
-@backends
+@each_backend
 def test_a_nan_that_a_sample_reads_comes_through(pool):
     features = torch.zeros(1, 1, 8, 8)
     features[0, 0, 3, 3] = float("nan")
@@ -182,7 +183,7 @@ def test_no_boxes_no_features(boxes, channels):
     assert torch.equal(features.grad, torch.zeros_like(features))
 
 
-@backends
+@each_backend
 def test_no_channels_still_have_a_coverage(pool):
     rois = torch.tensor([[0.0, 0, 0, 4, 4], [0, 90, 90, 99, 99]])
     output, coverage = pool(torch.empty(1, 0, 8, 8), rois, 2, 2, 1.0, 2, True)

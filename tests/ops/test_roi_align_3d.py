@@ -14,9 +14,10 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import roialign
 from roialign import errors
-from roialign.ops import notice, reference
+from roialign.ops import notice
 
 from .cases import PLACES, _side, axis_positions, poisoned
+from .served import reference
 from .tolerances import assert_close, assert_close_where_finite
 
 OP = torch.ops.roialign
@@ -24,7 +25,7 @@ HALF = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float64, torch.float32, *HALF)
 VOLUME = torch.rand(2, 3, 5, 7, 8)
 BOXES = torch.tensor([[0.0, 1, 1, 1, 5, 5, 4], [1, 2, 2, 0, 6, 6, 3]])
-backends = pytest.mark.parametrize("pool", [OP.roi_align_3d, reference.roi_align_3d], ids=["C++", "reference"])
+each_backend = pytest.mark.parametrize("pool", [OP.roi_align_3d, reference.roi_align_3d], ids=["C++", "reference"])
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def test_equals_the_definition_sample_by_sample():
         assert_close(OP.roi_align_3d(features, rois, *case.options)[0], brute_force(features, rois, case), features)
 
 
-@backends
+@each_backend
 def test_equals_the_definition_axis_by_axis(pool):
     """The same for larger volumes: the three axes are independent of one another."""
     for case in random_cases(240, first_seed=100, largest=16):
@@ -184,7 +185,7 @@ def test_kernels_equal_the_reference(dtype, layout):
             assert_close(result, wanted, scale)
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_volume_of_equal_slices_is_pooled_as_a_map(pool, dtype):
     for case in random_cases(40, first_seed=2000, places=("inside",), sampling_ratio=2):

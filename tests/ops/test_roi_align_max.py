@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 
 import roialign
 from roialign import errors
-from roialign.ops import calls, reference
+from roialign.ops import calls
 
 from .cases import (
     Case,
@@ -26,12 +26,13 @@ from .cases import (
 )
 from .peers import onnxruntime_roi_align
 from .refusals import MAP, ROIS
+from .served import reference
 from .tolerances import assert_close, assert_close_where_finite, difference, magnitude
 
 OP = torch.ops.roialign
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float64, torch.float32, *HALF)
-backends = pytest.mark.parametrize("pool", [OP.roi_align_max, reference.roi_align_max], ids=["C++", "reference"])
+each_backend = pytest.mark.parametrize("pool", [OP.roi_align_max, reference.roi_align_max], ids=["C++", "reference"])
 corners_or_not = pytest.mark.parametrize("corners", [False, True], ids=["samples", "corners"])
 
 
@@ -65,7 +66,7 @@ def references(features: Tensor, rois: Tensor, upstream: Tensor, case: Case, cor
     )
 
 
-@backends
+@each_backend
 def test_equals_the_definition(pool):
     for case in random_cases(200, largest=14):
         features, rois = case.features(torch.float64), case.rois(torch.float64)

@@ -10,21 +10,22 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import roialign
 from roialign import errors
-from roialign.ops import calls, library, reference
+from roialign.ops import backends, calls
 
 from .instruction_sets import channels_last
 from .rotated import Rotated, all_results, brute_force, positions, random_case
+from .served import reference
 from .tolerances import assert_close
 
 OPS = ("roi_align_rotated", "roi_align_rotated_backward", "roi_align_rotated_backward_boxes")
 BACKENDS = {"C++": torch.ops.roialign.roi_align_rotated, "reference": reference.roi_align_rotated}
 
-backends = pytest.mark.parametrize("pool", BACKENDS.values(), ids=BACKENDS)
+each_backend = pytest.mark.parametrize("pool", BACKENDS.values(), ids=BACKENDS)
 
 
 @pytest.mark.kernels
 def test_the_cpp_kernels_are_what_is_tested():
-    assert {library.backend(op, "cpu") for op in OPS} == {"C++"}
+    assert {backends.serving(op, "cpu") for op in OPS} == {"C++"}
 
 
 @pytest.mark.parametrize("block", range(5))
@@ -96,7 +97,7 @@ def test_large_calls_equal_the_reference(shape, size_hw, ratio, count, share):
         assert_close(actual, wanted, scale=wanted)
 
 
-@backends
+@each_backend
 def test_a_box_of_millions_of_cells_costs_no_more_than_the_map(pool):
     features = torch.rand(1, 1, 12, 10, dtype=torch.float64)
     rois = torch.tensor(
@@ -108,7 +109,7 @@ def test_a_box_of_millions_of_cells_costs_no_more_than_the_map(pool):
     assert bool(((coverage > 0) & (coverage < 1e-4)).all())
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize("ratio", [0, 1, 2, 3])
 @pytest.mark.parametrize("quarter", range(-4, 9))
 def test_quarter_turns_are_roi_align_turned(pool, quarter, ratio):

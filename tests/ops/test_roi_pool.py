@@ -8,25 +8,26 @@ import torchvision
 from torch.autograd import gradcheck, gradgradcheck
 
 import roialign
-from roialign.ops import library, reference
+from roialign.ops import backends
 
 from .bins import ROI_POOL, bin_cases, brute_coverage, brute_roi_pool, check_kernels, check_nan
 from .cases import random_case, random_cases
+from .served import reference
 from .tolerances import assert_close
 
 BACKENDS = {"C++": torch.ops.roialign, "reference": reference}
 LOWEST = torch.finfo(torch.float32).min
 NAN, INF = float("nan"), float("inf")
 
-backends = pytest.mark.parametrize("ops", BACKENDS.values(), ids=BACKENDS)
+each_backend = pytest.mark.parametrize("ops", BACKENDS.values(), ids=BACKENDS)
 
 
 @pytest.mark.kernels
 def test_the_cpp_kernels_are_what_is_tested():
-    assert library.backend("roi_pool", "cpu") == library.backend("roi_pool_backward", "cpu") == "C++"
+    assert backends.serving("roi_pool", "cpu") == backends.serving("roi_pool_backward", "cpu") == "C++"
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_torchvision_to_the_bit(ops, dtype):
     for case in random_cases(300):
@@ -35,7 +36,7 @@ def test_equals_torchvision_to_the_bit(ops, dtype):
         assert torch.equal(output, torchvision.ops.roi_pool(features, rois, *ROI_POOL.options(case)))
 
 
-@backends
+@each_backend
 def test_equals_the_definition(ops):
     for case in random_cases(100, largest=8):
         features, rois = case.features(torch.float64), case.rois(torch.float64)
@@ -69,7 +70,7 @@ def test_equals_torchvisions_gradient(dtype):
         assert_close(ours.grad, theirs.grad, scale=theirs.grad)
 
 
-@backends
+@each_backend
 def test_of_equal_values_the_first_in_row_major_order_gets_the_gradient(ops):
     """Two values only, so that most bins have several cells of the largest one."""
     for case in random_cases(40, first_seed=50):
@@ -110,7 +111,7 @@ def test_maxima_are_kept_only_where_a_gradient_may_be_asked_for():
     assert count == {0: 0, 1: 8}
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize(
     ("coordinate", "cell"), [(0.4, 0), (0.5, 1), (1.49, 1), (1.5, 2), (2.5, 3), (-0.5, -1), (-0.4, 0)]
 )
@@ -122,14 +123,14 @@ def test_halves_are_rounded_away_from_zero(ops, coordinate, cell):
     assert coverage.item() == float(cell >= 0)
 
 
-@backends
+@each_backend
 def test_the_cell_that_a_box_ends_in_is_its_own_and_bins_share_cells(ops):
     features = torch.arange(8.0).repeat(8, 1)[None, None]
     output, _, _ = ops.roi_pool(features, torch.tensor([[0.0, 1, 0, 5, 0]]), 1, 2, 1.0, False, False)
     assert output.flatten().tolist() == [3.0, 5.0]  # five cells, 1 to 5: columns 1 to 3 and 3 to 5
 
 
-@backends
+@each_backend
 def test_bins_off_the_map_are_zero(ops):
     features = torch.full((1, 1, 4, 4), -1.0)
     rois = torch.tensor([[0.0, 2, 0, 5, 3], [0, 9, 9, 12, 12]])
@@ -139,7 +140,7 @@ def test_bins_off_the_map_are_zero(ops):
     assert maxima.flatten().tolist() == [2, -1, -1, -1]
 
 
-@backends
+@each_backend
 def test_nan_and_minus_infinity_come_through_unless_torchvisions_numbers_are_asked_for(ops):
     features = torch.tensor([[NAN, -INF, 1.0, NAN], [2.0, -INF, 3.0, NAN]])[None, None]
     rois = torch.tensor([[0.0, x, 0, x, 1] for x in range(4)])
@@ -155,7 +156,7 @@ def test_nan_and_minus_infinity_come_through_unless_torchvisions_numbers_are_ask
     assert torch.equal(half, torchvision.ops.roi_pool(features.half(), rois.half(), 1))
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_torchvisions_numbers_are_those_of_torchvision_to_the_last(ops, dtype):
     for case in random_cases(60, first_seed=700):

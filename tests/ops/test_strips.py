@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from roialign.ops import reference
-
+from .served import reference
 from .tolerances import assert_close
 
 pytestmark = pytest.mark.kernels

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from roialign.errors import FeatureMapError
 from roialign.geometry import FeatureGrid
-from roialign.ops import library as library  # registers the operator that is called below
+from roialign.ops import registered as registered  # registers the operator that is called below
 from roialign.ops.calls import unseen
 
 BINS = 3

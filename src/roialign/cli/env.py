@@ -7,7 +7,7 @@ from importlib import metadata
 
 import torch
 
-from roialign.ops import library
+from roialign.ops import backends
 from roialign.version import __version__
 
 _PEERS = ("torchvision", "timm", "transformers", "onnxruntime", "triton", "numpy")
@@ -23,11 +23,13 @@ def run() -> None:
     print(f"CPU               {_cpu_name()}, {torch.get_num_threads()} threads")
     print(f"instruction set   {torch.backends.cpu.get_cpu_capability()}")
     print(f"GPU               {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")
-    print(f"C++ kernels       {library.why_no_cpu_kernels or f'loaded, {library.cpu_capability()}'}")
-    width = max(map(len, library.names()))
+    for backend in backends.BACKENDS:
+        capability = f", {backends.cpu_capability()}" if backend.device_type == "cpu" else ""
+        print(f"{backend.name + ' kernels':<17} {backend.why_not or 'loaded' + capability}")
+    width = max(map(len, backends.names()))
     print(f"\n{'operator':<{width}} CPU         GPU")
-    for op in library.names():
-        print(f"{op:<{width}} {library.backend(op, 'cpu'):<11} {library.backend(op, 'cuda')}")
+    for op in backends.names():
+        print(f"{op:<{width}} {backends.serving(op, 'cpu'):<11} {backends.serving(op, 'cuda')}")
 
 
 def _version(package: str) -> str:

@@ -15,12 +15,11 @@ from roialign.doctor.findings import Fix
 from roialign.doctor.surroundings import Mosaic, Surroundings
 from roialign.geometry import FeatureGrid, Frame
 from roialign.ops.calls import RoICall
+from roialign.ops.functions import function_of
 
 COMMON_STRIDES = {16: 0.45, 8: 0.12, 32: 0.17, 4: 0.13, 14: 0.07, 2: 0.03, 64: 0.03}
 """Strides of feature maps that boxes are pooled from, and how common they are, where nothing tells which it is."""
 _MOST_BOXES = 0.95
-_ALIGNED_BY_DEFAULT = {"roi_align": False, "masked_roi_align": True, "roi_align_1d": False, "roi_align_3d": False}
-_TENSORS = {"masked_roi_align": "features, boxes, masks", "roi_align_1d": "features, segments"}
 _SAME_RATIO = 0.004
 _MOST_LOST, _SAME_LOSS = (4.0, 0.15), 3.0  # cells, and as a share of the map; cells between the axes
 _MOST_RUN = 64  # RoIs and channels that are run to see what a fix does
@@ -281,12 +280,13 @@ def call_line(call: RoICall) -> str:
     further = dict(call.further)
     if "output_size" in further:
         options = options.replace(f"output_size={size}", f"output_size={further.pop('output_size')}")
-    if call.aligned != _ALIGNED_BY_DEFAULT.get(call.operator, call.aligned):
+    function = function_of(call.operator)
+    if function.aligned_by_default not in (None, call.aligned):
         further = {"aligned": call.aligned, **further}
     named = "".join(
         f', {name}="{value}"' if isinstance(value, str) else f", {name}={value}" for name, value in further.items()
     )
-    return f"{call.operator}({_TENSORS.get(call.operator, 'features, boxes')}, {options}{named})"
+    return f"{call.operator}({function.tensors}, {options}{named})"
 
 
 def may_have_lost(stride: float, image_size_hw: tuple[float, float], map_size_hw: tuple[int, int]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from roialign.ops.validate import usable_boxes, usable_indices
+from roialign.ops.operators import ROI_ALIGN
+from roialign.ops.validate import usable_indices
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 LEAST_COVERAGE = 0.5  # below it most of a RoI's samples are zeros
 
 
@@ -83,9 +85,13 @@ class RoICall:
                 )
         return output, coverage
 
+    def can_be_sampled(self) -> Tensor:
+        """RoIs, bool [K], of finite coordinates that adaptive sampling can count."""
+        return ROI_ALIGN.usable(self.rois, self.output_size_hw, *self.options[2:])
+
     def usable(self) -> Tensor:
         """RoIs, bool [K], that can be sampled: of finite coordinates and of an image of the batch."""
-        return usable_boxes(self.rois, *self.options) & usable_indices(self.rois, self.input.shape[0])
+        return self.can_be_sampled() & usable_indices(self.rois, self.input.shape[0])
 
     def coverage(self) -> Tensor:
         """Each RoI's coverage [K]: the share of its samples that lie on the map; 0 where it cannot be sampled."""
@@ -99,15 +105,14 @@ class RoICall:
         Low coverage alone is no fault: with aligned=False a thin box at the far edge is widened to one cell,
         most of which is beyond the map.
         """
-        sizes = self.rois.new_tensor([self.input.shape[3], self.input.shape[2]])
-        centres_xy = (self.rois[:, 1:3] + self.rois[:, 3:5]).detach() / 2 * self.spatial_scale
-        if self.cells is not None:
+        centres_xy = (self.rois[:, 1:3] + self.rois[:, 3:5]).detach() / 2
+        if self.cells is None:
+            centres_xy = centres_xy * self.spatial_scale
+        else:
             scale_y, shift_y, scale_x, shift_x = self.cells
-            centres_xy = (self.rois[:, 1:3] + self.rois[:, 3:5]).detach() / 2
             centres_xy = centres_xy * centres_xy.new_tensor([scale_x, scale_y])
             centres_xy = centres_xy - centres_xy.new_tensor([shift_x, shift_y]) + 0.5
-        beyond = ((centres_xy < 0) | (centres_xy > sizes)).any(1)
-        return beyond & (coverage < LEAST_COVERAGE)
+        return lie_beyond(centres_xy, self.map_size_hw[::-1], coverage)
 
     def without_features(self) -> RoICall:
         """The same call on a map of no channels: where it reads, without the memory of what."""
@@ -117,6 +122,12 @@ class RoICall:
     def with_(self, **changes: Any) -> RoICall:
         """The same call with other arguments."""
         return replace(self, **changes)
+
+
+def lie_beyond(centres: Tensor, sizes: Sequence[float], coverage: Tensor) -> Tensor:
+    """RoIs, bool [K], centred beyond what they are pooled from, with most of their samples; x first."""
+    beyond = ((centres < 0) | (centres > centres.new_tensor(sizes))).any(1)
+    return beyond & (coverage < LEAST_COVERAGE)
 
 
 def given(**options: Any) -> tuple[tuple[str, Any], ...]:
@@ -133,9 +144,10 @@ def form_of(boxes: Any) -> dict[str, Any]:
 
 def is_concrete(*tensors: Tensor) -> bool:
     """Whether all of them have values that can be read: not on the meta device, fake, or under vmap."""
-    kinds = (Tensor, torch.nn.Parameter)
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return all(type(tensor) in kinds and not tensor.is_meta and not wrapped(tensor) for tensor in tensors)
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN or tensor.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return False
+    return True
 
 
 class _ThisThread(threading.local):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from roialign import errors
-from roialign.ops import calls, library, validate
-
-_op: Any = torch.ops.roialign
+from roialign.ops import calls, validate
+from roialign.ops.operators import ROI_ALIGN
+from roialign.ops.perform import pool
 
 
 def crop_and_resize(
@@ -58,19 +58,8 @@ def crop_and_resize(
     validate.check_input(image)
     size_hw, _, _ = validate.check_options(crop_size, 1.0, 1)
     rois, on_image = _samples(_as_rois(boxes, box_indices, image), image, size_hw)
-    options = (*size_hw, 1.0, 1, True)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        crops: Tensor = _op.roi_align(image, rois, *options)[0]
-    else:
-        library.say_once_if_slow(image)
-        if calls.is_concrete(image, rois):
-            calls.show(lambda: calls.RoICall(image, rois, size_hw, 1.0, 1, True, "crop_and_resize"))
-        try:
-            crops = _op.roi_align(image, rois, *options)[0]
-        except RuntimeError:
-            if calls.is_concrete(rois):
-                validate.check_values(image.shape[0], rois, *options)
-            raise
+    call = calls.RoICall(image, rois, size_hw, 1.0, 1, True, "crop_and_resize")
+    crops = pool(ROI_ALIGN, call, call.options[2:], noticed=False)
     return torch.where(on_image[:, None], crops, extrapolation_value)
 
 

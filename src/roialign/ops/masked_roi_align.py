@@ -12,11 +12,10 @@ from torch import Tensor
 from roialign.errors import OptionError
 from roialign.ops import calls, validate
 from roialign.ops.modules import RoIModule
-from roialign.ops.perform import perform
+from roialign.ops.operators import OPERATORS
+from roialign.ops.perform import pool
 
 MasksIn = Literal["image", "box"]
-
-_op: Any = torch.ops.roialign
 
 
 @torch.fx.wrap
@@ -84,16 +83,10 @@ def masked_roi_align(
     rois = validate.as_rois(boxes, input)
     weights = validate.as_masks(masks, rois)
     aligned = validate.check_aligned(aligned)
-    options = (*size_hw, scale, ratio, aligned, in_image)
     further = calls.given(masks_in=None if in_image else masks_in)
     call = calls.RoICall(input, rois, size_hw, scale, ratio, aligned, "masked_roi_align", further=further)
     call = call.with_(**calls.form_of(boxes))
-    return perform(
-        call,
-        lambda features, boxes, *rest: _op.masked_roi_align(features, boxes, weights, *rest),
-        options[2:],
-        lambda: validate.check_masked_values(input.shape[0], rois, *options),
-    )
+    return pool(OPERATORS["masked_roi_align"], call, (scale, ratio, aligned, in_image), weights)
 
 
 class MaskedRoIAlign(RoIModule):
@@ -125,6 +118,8 @@ class MaskedRoIAlign(RoIModule):
     ) -> None:
         super().__init__()
         _in_image(masks_in)
+        validate.check_options(output_size, spatial_scale, sampling_ratio)
+        validate.check_aligned(aligned)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio

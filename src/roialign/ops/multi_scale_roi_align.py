@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from roialign.ops import library, validate
+from roialign.ops import validate
+from roialign.ops.notice import OffTheMap
+from roialign.ops.operators import usable_of_levels
+from roialign.ops.perform import perform
 
 _op: Any = torch.ops.roialign
 
@@ -52,21 +55,35 @@ def multi_scale_roi_align(
         >>> pooled.flatten()
         tensor([1., 2.])
     """
-    maps = list(inputs)
-    if torch.compiler.is_compiling():
-        output, coverage = _op.multi_scale_roi_align(
-            maps, rois, levels, list(cells), *output_size_hw, sampling_ratio, widen
-        )
-        return output, coverage
-    validate.check_maps(maps, cells)
-    library.say_once_if_slow(rois)
-    try:
-        output, coverage = _op.multi_scale_roi_align(
-            maps, rois, levels, list(cells), *output_size_hw, sampling_ratio, widen
-        )
-    except RuntimeError:
+    return pool_levels(inputs, rois, levels, cells, output_size_hw, sampling_ratio, widen, shown=None, off_the_map=None)
+
+
+def pool_levels(
+    inputs: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    cells: Sequence[float],
+    output_size_hw: tuple[int, int],
+    sampling_ratio: int,
+    widen: bool,
+    shown: Callable[[], Any] | None,
+    off_the_map: OffTheMap | None,
+) -> tuple[Tensor, Tensor]:
+    """`multi_scale_roi_align`, shown to those who look at calls as `shown` makes it, if at all."""
+    maps, options = list(inputs), (sampling_ratio, widen)
+    if not torch.compiler.is_compiling():
+        validate.check_maps(maps, cells)
+
+    def refuse() -> None:
         validate.check_levels(levels, len(maps), rois)
-        options = (output_size_hw, sampling_ratio, widen)
-        validate.check_values_of_levels(maps[0].shape[0], rois, levels, cells, *options)
-        raise
+        usable = usable_of_levels(rois, levels, cells, output_size_hw, *options)
+        validate.check_rows(maps[0].shape[0], rois, usable)
+
+    output, coverage = perform(
+        lambda: _op.multi_scale_roi_align(maps, rois, levels, list(cells), *output_size_hw, *options),
+        (*maps[:1], rois, *maps[1:]),
+        refuse,
+        shown,
+        off_the_map,
+    )
     return output, coverage

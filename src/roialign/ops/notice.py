@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from functools import partial
 from itertools import dropwhile, pairwise
 from types import FrameType, TracebackType
 from typing import Literal, NamedTuple, get_args
@@ -16,13 +19,13 @@ import torch
 from torch import Tensor
 
 from roialign.errors import CoverageError, RoIError, RoIWarning
-from roialign.ops import notebook
+from roialign.ops import later, notebook
 from roialign.ops.calls import LEAST_COVERAGE, RoICall, unseen
 
 Policy = Literal["warn", "raise", "ignore"]
 
 _GENERATED = ("<eval_with_key>", "torchinductor", "codegen.py:codegen(")
-_noticed: set[tuple[str, int, int | None]] = set()
+_noticed: set[_Site] = set()
 explain: Callable[[RoICall, Tensor], str] | None = None
 """Finds the words for a call whose RoIs lie off the map. The doctor puts itself here."""
 
@@ -33,6 +36,7 @@ class _Setting(NamedTuple):
     policy: Policy
     by: weakref.ref[set_policy]
     is_block: bool
+    strict: bool
 
 
 _process: tuple[_Setting, ...] = ()
@@ -54,6 +58,9 @@ class set_policy:
         policy: "warn" (the default) gives one `RoIWarning` for each line of code that makes such a call, in a
             notebook again whenever a cell is run; "raise" raises `CoverageError`; "ignore" says nothing and does not
             look.
+        strict: whether a call on a GPU waits until it is known where its RoIs lie, so that it is said at once. Else the
+            program runs on, and what is to be said of the call is said at a later one, or at the end, with the line of
+            the call. Left out, "raise" waits and "warn" does not. On the CPU there is nothing to wait for.
 
     Raises:
         ValueError: if `policy` is none of the three.
@@ -66,14 +73,15 @@ class set_policy:
         roialign.errors.CoverageError: RA101: ...
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, strict: bool | None = None) -> None:
         global _process
         if policy not in get_args(Policy):
             raise ValueError(f"expected one of {', '.join(map(repr, get_args(Policy)))}; got {policy!r}")
         self._policy = policy
+        self._strict = policy == "raise" if strict is None else strict
         if torch.compiler.is_compiling():  # there are no notices in compiled code
             return
-        called = _Setting(policy, weakref.ref(self), False)
+        called = _Setting(policy, weakref.ref(self), False, self._strict)
         if _here.get():
             _here.set(_on_top(_here.get(), called))
             return
@@ -86,7 +94,7 @@ class set_policy:
             return self
         with _lock:  # that it was called was the beginning of a block
             _process = _not_called_by(self, _process)
-        block = _Setting(self._policy, weakref.ref(self), True)
+        block = _Setting(self._policy, weakref.ref(self), True, self._strict)
         _here.set((*_not_called_by(self, _here.get()), block))
         return self
 
@@ -104,8 +112,13 @@ class set_policy:
 
 def get_policy() -> Policy:
     """The policy that is in force here."""
+    return _in_force()[0]
+
+
+def _in_force() -> tuple[Policy, bool]:
+    """The policy, and whether it is strict."""
     settings = _here.get() or _process
-    return settings[-1].policy if settings else "warn"
+    return (settings[-1].policy, settings[-1].strict) if settings else ("warn", False)
 
 
 def _on_top(settings: tuple[_Setting, ...], called: _Setting) -> tuple[_Setting, ...]:
@@ -118,17 +131,63 @@ def _not_called_by(one: set_policy, settings: tuple[_Setting, ...]) -> tuple[_Se
     return tuple(setting for setting in settings if setting.is_block or setting.by() is not one)
 
 
-def look(call: RoICall, coverage: Tensor, shown_as: Callable[[RoICall], RoICall] | None = None) -> None:
-    """Warn or raise, as the policy says, if RoIs of `call`, or of what it is shown as, lie off the map."""
-    words = explain
-    if get_policy() == "ignore" or words is None:
+OffTheMap = Callable[[Tensor, Tensor], Callable[[], str] | None]
+"""From the coverage [K] and the rois [K, ...] of a call to what to say of those that lie off the map; None where none
+does."""
+
+
+class _Waiting(NamedTuple):
+    """A call whose coverage is on its way from a GPU."""
+
+    coverage: Tensor
+    rois: Tensor
+    arrival: later.Arrival
+    off_the_map: OffTheMap
+    site: _Site
+    policy: Policy
+
+
+_waiting: deque[_Waiting] = deque()
+
+
+def look(coverage: Tensor, rois: Tensor, off_the_map: OffTheMap) -> None:
+    """Warn or raise, as the policy says, if RoIs lie off the map; of a call on a GPU when its numbers have arrived."""
+    policy, strict = _in_force()
+    if policy == "ignore" or later.is_capturing(coverage):
         return
     with unseen():
-        if not any_low(coverage):
+        if strict or not later.must_wait(coverage):
+            _look_now(coverage, rois, off_the_map, policy)
             return
-        shown = shown_as(call) if shown_as else call
-        if bool(shown.off_the_map(coverage).any()):
-            say(lambda: words(shown, coverage))
+        numbers = later.to_host(coverage), later.to_host(rois)
+        _waiting.append(_Waiting(*numbers, later.Arrival.after(coverage), off_the_map, _Site.here(), policy))
+        catch_up(wait=False)
+
+
+@atexit.register
+def catch_up(wait: bool = True) -> None:
+    """Say what is to be said of calls that waited for their GPU: of all, or of those whose numbers have arrived."""
+    while _waiting and (wait or len(_waiting) > later.MOST_WAITING or _waiting[0].arrival.is_ready()):
+        waited = _waiting.popleft()
+        waited.arrival.wait()
+        _look_now(waited.coverage, waited.rois, waited.off_the_map, waited.policy, waited.site)
+
+
+def _look_now(
+    coverage: Tensor, rois: Tensor, off_the_map: OffTheMap, policy: Policy, site: _Site | None = None
+) -> None:
+    if any_low(coverage):
+        words = off_the_map(coverage, rois)
+        if words is not None:
+            _say(words, CoverageError, policy, site or _Site.here())
+
+
+def of_call(call: RoICall, coverage: Tensor) -> Callable[[], str] | None:
+    """What to say of a call on one map, in the doctor's words."""
+    words = explain
+    if words is None or not bool(call.off_the_map(coverage).any()):
+        return None
+    return partial(words, call, coverage)
 
 
 def any_low(coverage: Tensor) -> bool:
@@ -137,22 +196,31 @@ def any_low(coverage: Tensor) -> bool:
 
 
 def say(words: Callable[[], str], error: type[RoIError] = CoverageError) -> None:
-    """Warn, once for each line of code, or raise an `error`, as the policy says.
-
-    A cell of a notebook that is run again loses what it said, so it is warned again.
-    """
+    """Warn, once for each line of code, or raise an `error`, as the policy says."""
     policy = get_policy()
-    if policy == "ignore":
-        return
+    if policy != "ignore":
+        _say(words, error, policy, _Site.here())
+
+
+class _Site(NamedTuple):
+    """The line of the program that makes a call. A cell of a notebook that is run again is another one."""
+
+    path: str
+    line: int
+    run: int | None
+
+    @classmethod
+    def here(cls) -> _Site:
+        frame = calling_frame(("roialign", "torch", "torchvision"))
+        return cls(frame.f_code.co_filename, frame.f_lineno, notebook.run())
+
+
+def _say(words: Callable[[], str], error: type[RoIError], policy: Policy, site: _Site) -> None:
     if policy == "raise":
         raise error(words())
-    frame = calling_frame(("roialign", "torch", "torchvision"))
-    path, line = frame.f_code.co_filename, frame.f_lineno
-    site = (path, line, notebook.run())
-    if site in _noticed:
-        return
-    _noticed.add(site)
-    warnings.warn_explicit(words(), RoIWarning, notebook.source_file(path), line)
+    if site not in _noticed:
+        _noticed.add(site)
+        warnings.warn_explicit(words(), RoIWarning, notebook.source_file(site.path), site.line)
 
 
 def calling_frame(packages: Sequence[str]) -> FrameType:

@@ -2,43 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from roialign.errors import OptionError
-from roialign.ops import calls, library, notice
+from roialign.ops import backends, calls, later, notice
+from roialign.ops.operators import Operator
+from roialign.ops.validate import check_rows
 
 COMPATIBLE = (None, "torchvision")
 
 
 def perform(
+    run: Callable[[], Sequence[Tensor]],
+    tensors: Sequence[Tensor],
+    refuse: Callable[[], None],
+    shown: Callable[[], Any] | None,
+    off_the_map: notice.OffTheMap | None,
+) -> Sequence[Tensor]:
+    """What `run` gives, features and coverage first: the one place where a call is shown, run and looked at.
+
+    `tensors` are features and boxes, the first two, which have values or not; `refuse` finds the words where the
+    operator raised; `shown` makes the call that others look at, if any is to be shown; `off_the_map` finds the words
+    for what lies off the map, if anything is to be said.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return run()
+    backends.say_once_if_slow(tensors[0])
+    concrete = calls.is_concrete(*tensors)
+    if concrete and shown is not None:
+        calls.show(shown)
+    try:
+        found = run()
+    except RuntimeError:
+        if concrete:
+            refuse()
+        raise
+    if concrete and off_the_map is not None:
+        notice.look(found[1], tensors[1], off_the_map)
+    return found
+
+
+def pool(
+    operator: Operator,
     call: calls.RoICall,
-    op: Callable[..., Any],
     options: tuple[Any, ...],
-    check_values: Callable[[], None],
+    *beside: Tensor,
     shown_as: Callable[[calls.RoICall], calls.RoICall] | None = None,
+    noticed: bool = True,
 ) -> Tensor:
-    """The features of `call`. `op` gives features and coverage first; `check_values` finds the words where it fails.
+    """The features of `call`, by the operator with these options after the numbers of bins.
 
     `shown_as` makes of a call whose boxes are no upright ones the call that others look at.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return cast(Tensor, op(call.input, call.rois, *call.output_size_hw, *options)[0])
-    library.say_once_if_slow(call.input)
-    concrete = call.is_concrete()
-    if concrete:
-        calls.show(lambda: shown_as(call) if shown_as else call)
-    try:
-        output, coverage, *_ = op(call.input, call.rois, *call.output_size_hw, *options)
-    except RuntimeError:
-        check_values()
-        raise
-    if concrete:
-        notice.look(call, coverage, shown_as)
-    return cast(Tensor, output)
+    rois, bins = call.rois, call.output_size_hw
+
+    def shown() -> calls.RoICall:
+        return shown_as(call) if shown_as else call
+
+    def off_the_map(coverage: Tensor, numbers: Tensor) -> Callable[[], str] | None:
+        nonlocal call
+        if numbers is not rois:  # they were waited for, on the CPU
+            call = call.with_(input=later.shape_of(call.input), rois=numbers)
+        return notice.of_call(shown(), coverage)
+
+    found = perform(
+        lambda: cast(Sequence[Tensor], operator.op(call.input, rois, *beside, *bins, *options)),
+        (call.input, rois),
+        lambda: refuse(operator, call.input.shape[0], rois, bins, options),
+        shown,
+        off_the_map if noticed else None,
+    )
+    return found[0]
+
+
+def refuse(operator: Operator, images: int, rois: Tensor, bins: Sequence[int], options: tuple[Any, ...]) -> None:
+    """Raise for the first box that the operator cannot pool, in the form that its caller gave."""
+    usable = operator.usable(rois, bins, *options)
+    check_rows(images, operator.as_given(rois), usable, operator.form)
 
 
 def check_compat(compat: Any) -> bool:

@@ -43,9 +43,10 @@ def find(mode: str, compat: str | None, aligned: bool) -> Preset:
         raise OptionError(f'RA506: expected mode "avg" or "max"; got {mode!r}. Use mode="avg", the default.')
     if compat is None:
         return Preset(aligned, MODES)
-    if compat in _SAID_OTHERWISE:
+    if isinstance(compat, str) and compat in _SAID_OTHERWISE:
         raise OptionError(f'RA506: expected compat, a library; got "{compat}". {_SAID_OTHERWISE[compat]}')
-    preset = Preset(aligned) if compat == "torchvision" else PRESETS.get(compat)
+    known = PRESETS.get(compat) if isinstance(compat, str) else None
+    preset = Preset(aligned) if compat == "torchvision" else known
     if preset is None:
         names = ", ".join(map(repr, ("torchvision", *PRESETS)))
         raise OptionError(f"RA506: expected compat, one of {names}, or None; got {compat!r}. Leave it out for none.")

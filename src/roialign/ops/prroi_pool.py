@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor
 
 from roialign.ops import calls, validate
 from roialign.ops.modules import RoIModule
-from roialign.ops.perform import perform
+from roialign.ops.operators import OPERATORS
+from roialign.ops.perform import pool
 
-_op: Any = torch.ops.roialign
 
-
+@torch.fx.wrap
 def prroi_pool(
     input: Tensor,
     boxes: Tensor | Sequence[Tensor],
@@ -66,9 +66,7 @@ def prroi_pool(
     size_hw, scale, adaptive = validate.check_options(output_size, spatial_scale, -1)
     rois = validate.as_rois(boxes, input)
     call = calls.RoICall(input, rois, size_hw, scale, adaptive, False, "prroi_pool", **calls.form_of(boxes))
-    return perform(
-        call, _op.prroi_pool, (scale,), lambda: validate.check_values(input.shape[0], rois, *size_hw, scale, 1, False)
-    )
+    return pool(OPERATORS["prroi_pool"], call, (scale,))
 
 
 class PrRoIPool(RoIModule):
@@ -87,6 +85,7 @@ class PrRoIPool(RoIModule):
 
     def __init__(self, output_size: int | Sequence[int], spatial_scale: float = 1.0) -> None:
         super().__init__()
+        validate.check_options(output_size, spatial_scale, -1)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
 

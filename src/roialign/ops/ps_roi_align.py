@@ -9,10 +9,9 @@ from torch.jit.annotations import BroadcastingList2
 
 from roialign.ops import calls, validate
 from roialign.ops.modules import RoIModule
-from roialign.ops.perform import check_compat, perform
+from roialign.ops.operators import OPERATORS
+from roialign.ops.perform import check_compat, pool
 from roialign.ops.scripting import scripted_legacy, scripted_rois
-
-_op: Any = torch.ops.roialign
 
 
 @torch.fx.wrap
@@ -102,6 +101,8 @@ class PSRoIAlign(RoIModule):
         compat: str | None = None,
     ) -> None:
         super().__init__()
+        validate.check_options(output_size, spatial_scale, sampling_ratio)
+        check_compat(compat)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio
@@ -116,14 +117,9 @@ def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling
     legacy = check_compat(compat)
     validate.check_input(input)
     size_hw, scale, ratio = validate.check_options(output_size, spatial_scale, sampling_ratio)
-    validate.check_own_channels(input, size_hw)
     rois = validate.as_rois(boxes, input)
+    validate.check_own_channels(input, size_hw)
     call = calls.RoICall(input, rois, size_hw, scale, ratio, True, "ps_roi_align", **calls.form_of(boxes))
     if legacy:
         call = call.with_(further=calls.given(compat=compat))
-    return perform(
-        call,
-        _op.ps_roi_align,
-        (scale, ratio, legacy),
-        lambda: validate.check_values(call.input.shape[0], call.rois, *call.options),
-    )
+    return pool(OPERATORS["ps_roi_align"], call, (scale, ratio, legacy))

@@ -7,10 +7,10 @@ import torch.fx
 from torch import Tensor
 from torch.jit.annotations import BroadcastingList2
 
+from roialign.ops.operators import OPERATORS
+from roialign.ops.perform import pool
 from roialign.ops.scripting import scripted_legacy, scripted_rois
-from roialign.ops.whole_cells import WholeCellPool, as_call, pool_whole_cells
-
-_op: Any = torch.ops.roialign
+from roialign.ops.whole_cells import WholeCellPool, as_call
 
 
 @torch.fx.wrap
@@ -97,4 +97,4 @@ class PSRoIPool(WholeCellPool):
 
 def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, compat: Any) -> Tensor:
     call = as_call("ps_roi_pool", input, boxes, output_size, spatial_scale, compat, own_channels=True)
-    return pool_whole_cells(call, _op.ps_roi_pool, False, compat is not None)
+    return pool(OPERATORS["ps_roi_pool"], call, (call.spatial_scale, False, compat is not None))

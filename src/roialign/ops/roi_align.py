@@ -1,6 +1,5 @@
 """RoIAlign: torchvision's names, arguments and numbers."""
 
-from collections.abc import Callable
 from typing import Any, List, Optional, Union  # noqa: UP035  TorchScript knows these names
 
 import torch
@@ -11,10 +10,9 @@ from torch.jit.annotations import BroadcastingList2
 from roialign.errors import DtypeError
 from roialign.ops import calls, presets, validate
 from roialign.ops.modules import RoIModule
-from roialign.ops.perform import perform
+from roialign.ops.operators import OPERATORS, ROI_ALIGN
+from roialign.ops.perform import pool
 from roialign.ops.scripting import scripted_rois
-
-_op: Any = torch.ops.roialign
 
 
 @torch.fx.wrap
@@ -116,6 +114,8 @@ class RoIAlign(RoIModule):
         compat: str | None = None,
     ) -> None:
         super().__init__()
+        validate.check_options(output_size, spatial_scale, sampling_ratio)
+        presets.find(mode, compat, validate.check_aligned(aligned))
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio
@@ -152,7 +152,7 @@ def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling
     if isinstance(input, Tensor) and input.is_quantized:
         return _pool_quantized(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
-    return perform(call, _op.roi_align, call.options[2:], _checked_values(call))
+    return pool(ROI_ALIGN, call, call.options[2:])
 
 
 def _pool_as(
@@ -170,11 +170,7 @@ def _pool_as(
         return _pool(input, boxes, output_size, spatial_scale, sampling_ratio, preset.aligned)
     call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, preset.aligned)
     call = call.with_(further=calls.given(mode=mode, compat=compat))
-    return perform(call, _op.roi_align_max, (*call.options[2:], preset.corners), _checked_values(call))
-
-
-def _checked_values(call: calls.RoICall) -> Callable[[], None]:
-    return lambda: validate.check_values(call.input.shape[0], call.rois, *call.options)
+    return pool(OPERATORS["roi_align_max"], call, (*call.options[2:], preset.corners))
 
 
 def _pool_quantized(input: Tensor, boxes: Any, *options: Any) -> Tensor:

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor
 
 from roialign import errors
 from roialign.ops import calls, validate
 from roialign.ops.modules import RoIModule
-from roialign.ops.perform import perform
+from roialign.ops.operators import OF_SEGMENTS
+from roialign.ops.perform import pool
 
-_op: Any = torch.ops.roialign
 
-
+@torch.fx.wrap
 def roi_align_1d(
     input: Tensor,
     segments: Tensor | Sequence[Tensor],
@@ -78,13 +79,7 @@ def roi_align_1d(
         "roi_align_1d",
         further=further,
     )
-    output = perform(
-        call,
-        _op.roi_align,
-        call.options[2:],
-        lambda: validate.check_values_of_segments(input.shape[0], rois, *call.options),
-    )
-    return output.squeeze(2)
+    return pool(OF_SEGMENTS, call, call.options[2:]).squeeze(2)
 
 
 class RoIAlign1d(RoIModule):
@@ -107,6 +102,8 @@ class RoIAlign1d(RoIModule):
         self, output_size: int, spatial_scale: float = 1.0, sampling_ratio: int = -1, aligned: bool = False
     ) -> None:
         super().__init__()
+        _check_size(output_size), validate.check_scale(spatial_scale)
+        validate.check_ratio(sampling_ratio), validate.check_aligned(aligned)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio

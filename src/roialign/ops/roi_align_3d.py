@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
+import torch.fx
 from torch import Tensor
 
 from roialign.errors import OutputSizeError, ScaleError
-from roialign.ops import calls, library, notice, validate
+from roialign.ops import calls, validate
 from roialign.ops.modules import RoIModule
+from roialign.ops.operators import OPERATORS
+from roialign.ops.perform import perform, refuse
 
 _op: Any = torch.ops.roialign
 
 
+@torch.fx.wrap
 def roi_align_3d(
     input: Tensor,
     boxes: Tensor | Sequence[Tensor],
@@ -70,22 +74,15 @@ def roi_align_3d(
     size_dhw, scales_zyx = _check_size(output_size), _check_scales(spatial_scale)
     ratio, aligned = validate.check_ratio(sampling_ratio), validate.check_aligned(aligned)
     rois = validate.as_rois(boxes, input, validate.BOXES_3D)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return cast(Tensor, _op.roi_align_3d(input, rois, *size_dhw, *scales_zyx, ratio, aligned)[0])
-    library.say_once_if_slow(rois)
-    concrete = calls.is_concrete(input, rois)
-    if concrete:
-        calls.show(lambda: _from_the_front(input, rois, size_dhw, scales_zyx, ratio, aligned))
-    try:
-        output: Tensor
-        output, coverage = _op.roi_align_3d(input, rois, *size_dhw, *scales_zyx, ratio, aligned)
-    except RuntimeError:
-        validate.check_values_3d(input.shape[0], rois, size_dhw, scales_zyx, ratio, aligned)
-        raise
-    if concrete and notice.get_policy() != "ignore":
-        with calls.unseen():
-            _look(input, rois, scales_zyx, coverage)
-    return output
+    options = (*scales_zyx, ratio, aligned)
+    found = perform(
+        lambda: cast(Sequence[Tensor], _op.roi_align_3d(input, rois, *size_dhw, *options)),
+        (input, rois),
+        lambda: refuse(OPERATORS["roi_align_3d"], input.shape[0], rois, size_dhw, options),
+        lambda: _from_the_front(input, rois, size_dhw, scales_zyx, ratio, aligned),
+        lambda coverage, numbers: _off_the_volume(input.shape, numbers, scales_zyx, coverage),
+    )
+    return found[0]
 
 
 class RoIAlign3d(RoIModule):
@@ -112,6 +109,8 @@ class RoIAlign3d(RoIModule):
         aligned: bool = False,
     ) -> None:
         super().__init__()
+        _check_size(output_size), _check_scales(spatial_scale)
+        validate.check_ratio(sampling_ratio), validate.check_aligned(aligned)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio
@@ -168,20 +167,18 @@ def _from_the_front(
     )
 
 
-def _look(input: Tensor, rois: Tensor, scales_zyx: tuple[float, float, float], coverage: Tensor) -> None:
-    """Warn or raise, as the policy says, if RoIs lie off the volume: centred beyond it, with most of their samples."""
-    if not notice.any_low(coverage):
-        return
-    sizes_xyz = rois.new_tensor(input.shape[:1:-1])
-    centres = (rois[:, 1:4] + rois[:, 4:7]).detach() / 2 * rois.new_tensor(scales_zyx[::-1])
-    off = ((centres < 0) | (centres > sizes_xyz)).any(1) & (coverage < calls.LEAST_COVERAGE)
-    if bool(off.any()):
-        row, size = int(off.nonzero()[0]), " x ".join(map(str, input.shape[2:]))
-        notice.say(
-            lambda: (
-                f"RA209: {int(off.sum())} of {len(off)} RoIs lie mostly or wholly off the volume, and what lies off it "
-                f"is pooled as zeros. The first is boxes[{row}] = {validate.row_text(rois, row)}, on {size} cells "
-                f"(z, y, x) at spatial_scale {scales_zyx} (z, y, x). Boxes are x1, y1, z1, x2, y2, z2 in the volume "
-                "that the backbone saw, and spatial_scale is 1 / stride."
-            )
-        )
+def _off_the_volume(
+    shape: Sequence[int], rois: Tensor, scales_zyx: tuple[float, float, float], coverage: Tensor
+) -> Callable[[], str] | None:
+    """What to say of RoIs that lie off the volume."""
+    centres_xyz = (rois[:, 1:4] + rois[:, 4:7]).detach() / 2 * rois.new_tensor(scales_zyx[::-1])
+    off = calls.lie_beyond(centres_xyz, shape[:1:-1], coverage)
+    if not bool(off.any()):
+        return None
+    row, size = int(off.nonzero()[0]), " x ".join(map(str, shape[2:]))
+    return lambda: (
+        f"RA209: {int(off.sum())} of {len(off)} RoIs lie mostly or wholly off the volume, and what lies off it is "
+        f"pooled as zeros. The first is boxes[{row}] = {validate.row_text(rois, row)}, on {size} cells (z, y, x) at "
+        f"spatial_scale {scales_zyx} (z, y, x). Boxes are x1, y1, z1, x2, y2, z2 in the volume that the backbone saw, "
+        "and spatial_scale is 1 / stride."
+    )

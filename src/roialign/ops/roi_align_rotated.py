@@ -14,11 +14,10 @@ from torch import Tensor
 from roialign.errors import OptionError
 from roialign.ops import calls, validate
 from roialign.ops.modules import RoIModule
-from roialign.ops.perform import perform
+from roialign.ops.operators import OPERATORS
+from roialign.ops.perform import pool
 
 Compat = Literal["detectron2", "mmcv"]
-
-_op: Any = torch.ops.roialign
 
 
 @torch.fx.wrap
@@ -83,16 +82,10 @@ def roi_align_rotated(
     size_hw, scale, ratio = validate.check_options(output_size, spatial_scale, sampling_ratio)
     rois = validate.as_rois(boxes, input, validate.ROTATED)
     aligned = validate.check_aligned(aligned)
-    options = (*size_hw, scale, ratio, aligned, bool(clockwise), radians)
     further = calls.given(compat=compat, aligned=aligned, clockwise=clockwise) if radians else ()
     call = calls.RoICall(input, rois, size_hw, scale, ratio, aligned, "roi_align_rotated", further=further)
-    return perform(
-        call,
-        _op.roi_align_rotated,
-        options[2:],
-        lambda: validate.check_rotated_values(input.shape[0], rois, *options),
-        lambda rotated: _upright(rotated, radians),
-    )
+    options = (scale, ratio, aligned, bool(clockwise), radians)
+    return pool(OPERATORS["roi_align_rotated"], call, options, shown_as=lambda rotated: _upright(rotated, radians))
 
 
 class RoIAlignRotated(RoIModule):
@@ -125,6 +118,8 @@ class RoIAlignRotated(RoIModule):
     ) -> None:
         super().__init__()
         _angle_options(compat, aligned, clockwise)
+        validate.check_options(output_size, spatial_scale, sampling_ratio)
+        validate.check_aligned(aligned)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio

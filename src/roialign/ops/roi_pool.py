@@ -7,10 +7,10 @@ import torch.fx
 from torch import Tensor
 from torch.jit.annotations import BroadcastingList2
 
+from roialign.ops.operators import ROI_POOL
+from roialign.ops.perform import pool
 from roialign.ops.scripting import scripted_legacy, scripted_rois
-from roialign.ops.whole_cells import WholeCellPool, as_call, pool_whole_cells
-
-_op: Any = torch.ops.roialign
+from roialign.ops.whole_cells import WholeCellPool, as_call
 
 
 @torch.fx.wrap
@@ -95,6 +95,5 @@ class RoIPool(WholeCellPool):
 
 def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, compat: Any) -> Tensor:
     call = as_call("roi_pool", input, boxes, output_size, spatial_scale, compat, own_channels=False)
-    return pool_whole_cells(
-        call, _op.roi_pool, compat is not None, call.input.requires_grad and torch.is_grad_enabled()
-    )
+    keep = call.input.requires_grad and torch.is_grad_enabled()  # the cells of the largest values, for the gradient
+    return pool(ROI_POOL, call, (call.spatial_scale, compat is not None, keep))

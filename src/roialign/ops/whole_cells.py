@@ -1,14 +1,12 @@
 """What roi_pool and ps_roi_pool share: boxes of whole cells, no samples, and torchvision's faults on request."""
 
-from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
 from torch.jit.annotations import BroadcastingList2
 
 from roialign.ops import calls, validate
 from roialign.ops.modules import RoIModule
-from roialign.ops.perform import check_compat, perform
+from roialign.ops.perform import check_compat
 
 
 class WholeCellPool(RoIModule):
@@ -22,6 +20,8 @@ class WholeCellPool(RoIModule):
         compat: str | None = None,
     ) -> None:
         super().__init__()
+        validate.check_options(output_size, spatial_scale, -1)
+        check_compat(compat)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.compat = compat
@@ -34,18 +34,8 @@ def as_call(
     legacy = check_compat(compat)
     validate.check_input(input)
     size_hw, scale, _ = validate.check_options(output_size, spatial_scale, -1)
+    rois = validate.as_rois(boxes, input)
     if own_channels:
         validate.check_own_channels(input, size_hw)
-    rois = validate.as_rois(boxes, input)
     call = calls.RoICall(input, rois, size_hw, scale, -1, False, operator, **calls.form_of(boxes))
     return call.with_(further=calls.given(compat=compat)) if legacy else call
-
-
-def pool_whole_cells(call: calls.RoICall, op: Callable[..., Any], *options: bool) -> Tensor:
-    """The features of a call; `options` are the operator's own, which follow the scale."""
-    return perform(
-        call,
-        op,
-        (call.spatial_scale, *options),
-        lambda: validate.check_values_of_cells(call.input.shape[0], call.rois, call.spatial_scale),
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, overload
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from roialign.errors import BatchIndexError, FeatureMapError, FrameError, LevelError
 from roialign.geometry import Boxes, FeatureGrid, Frame
-from roialign.ops import calls, notice, validate
-from roialign.ops.calls import LEAST_COVERAGE, RoICall
-from roialign.ops.multi_scale_roi_align import multi_scale_roi_align
+from roialign.ops import calls, validate
+from roialign.ops.calls import RoICall
+from roialign.ops.multi_scale_roi_align import pool_levels
 from roialign.regions.levels import FPNLevels, LevelRule, levels_of
 
 Features = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -159,22 +159,19 @@ def pool(
     """
     size_hw, _, ratio = validate.check_options(output_size, 1.0, sampling_ratio)
     levels = levels_of(levels, rois[:, 1:], grids)
-    _show(RegionsCall(maps, rois, levels, grids, size_hw, ratio, aligned))
     cells = [number for grid in grids for number in _cells(grid, aligned)]
-    pooled = Pooled(*multi_scale_roi_align(maps, rois, levels, cells, size_hw, ratio, widen=not aligned), levels)
-    if not torch.compiler.is_compiling() and notice.get_policy() != "ignore":
-        with calls.unseen():
-            _look(rois, pooled.coverage, grids)
-    return pooled
-
-
-def _show(call: RegionsCall) -> None:
-    """Show the call to those who look at calls, where its boxes have values that can be read."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not calls.observers:
-        return
-    with calls.unseen():
-        if calls.is_concrete(*call.maps, call.rois):
-            calls.show(lambda: call)
+    features, coverage = pool_levels(
+        maps,
+        rois,
+        levels,
+        cells,
+        size_hw,
+        ratio,
+        not aligned,
+        lambda: RegionsCall(maps, rois, levels, grids, size_hw, ratio, aligned),
+        lambda coverage, numbers: _off_the_image(numbers, coverage, grids),
+    )
+    return Pooled(features, coverage, levels)
 
 
 def _cells(grid: FeatureGrid, aligned: bool) -> tuple[float, float, float, float]:
@@ -263,22 +260,17 @@ def _in_the_image(boxes: Boxes, image: int, grids: Sequence[FeatureGrid]) -> Box
     return boxes
 
 
-def _look(rois: Tensor, coverage: Tensor, grids: Sequence[FeatureGrid]) -> None:
-    """Warn or raise, as the policy says, if boxes are centred beyond the image and mostly off their maps."""
-    if not notice.any_low(coverage):
-        return
+def _off_the_image(rois: Tensor, coverage: Tensor, grids: Sequence[FeatureGrid]) -> Callable[[], str] | None:
+    """What to say of boxes that lie off the image."""
     height, width = (max(grid.image_size_hw[axis] for grid in grids) for axis in (0, 1))
-    centres_xy = (rois[:, 1:3] + rois[:, 3:5]).detach() / 2
-    off = ((centres_xy < 0) | (centres_xy > centres_xy.new_tensor([width, height]))).any(1)
-    off &= coverage < LEAST_COVERAGE
-    if bool(off.any()):
-        row = int(off.nonzero()[0])
-        values = ", ".join(f"{value:g}" for value in rois[row, 1:].tolist())
-        notice.say(
-            lambda: (
-                f"RA107: {int(off.sum())} of {len(rois)} boxes lie off the image of about {height:g} x {width:g} "
-                f"pixels that entered the backbone, so their features are zeros or nearly so; the first is "
-                f"boxes[{row}] = [{values}]. If they are of the image before it was resized or padded, use "
-                "Boxes(values, frame) and frames=...; see roialign.Frame."
-            )
-        )
+    off = calls.lie_beyond((rois[:, 1:3] + rois[:, 3:5]).detach() / 2, (width, height), coverage)
+    if not bool(off.any()):
+        return None
+    row = int(off.nonzero()[0])
+    values = ", ".join(f"{value:g}" for value in rois[row, 1:].tolist())
+    return lambda: (
+        f"RA107: {int(off.sum())} of {len(rois)} boxes lie off the image of about {height:g} x {width:g} pixels that "
+        f"entered the backbone, so their features are zeros or nearly so; the first is boxes[{row}] = [{values}]. If "
+        "they are of the image before it was resized or padded, use Boxes(values, frame) and frames=...; see "
+        "roialign.Frame."
+    )

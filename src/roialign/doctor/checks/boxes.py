@@ -10,6 +10,7 @@ from roialign.doctor.checks.operators import has_other_boxes
 from roialign.doctor.evidence import Evidence, rows_where
 from roialign.doctor.findings import Finding
 from roialign.doctor.lines import IN_ORDER, ONLY_IF_EXCHANGED, in_order, masked_later, paste, rows_of
+from roialign.ops.functions import function_of
 
 _MOVED_CELLS, _MOVED_SIDE = 1 / 16, 0.02  # by rounding
 _FAR_MOVED_CELLS, _FAR_MOVED_SIDE, _LEAST_FAR_MOVED = 0.5, 0.1, 0.25  # of the boxes: sure
@@ -111,14 +112,9 @@ def _where_they_come_from(known: Evidence) -> str:
 
 
 def _what_they_become(known: Evidence) -> str:
-    if known.call.operator in ("roi_pool", "mmcv.ops.RoIPool"):
-        return "They are pooled as one cell at their first corner."
-    if known.call.operator == "prroi_pool":
-        return "They are pooled as zeros."
-    if known.call.operator not in ("roi_align", "masked_roi_align", "pool_regions", "mmcv.ops.RoIAlign"):
-        return "They are pooled as a point at most."
-    if known.call.operator == "pool_regions":
-        return "They are pooled as a point, flipped, or as zeros."
+    words = function_of(known.call.operator).empty_boxes
+    if words:
+        return words
     if not known.call.aligned:
         return "With aligned=False they are pooled as one cell at their first corner."
     if known.call.sampling_ratio > 0:

@@ -12,7 +12,7 @@ from roialign.doctor.evidence import call_line, mean, rows_where
 from roialign.doctor.findings import Finding, Fix
 from roialign.doctor.lines import masked_later, paste, rows_of
 from roialign.ops.calls import RoICall
-from roialign.ops.validate import usable_boxes, usable_indices
+from roialign.ops.validate import usable_indices
 
 _LARGEST = 1e6  # beyond the coordinates of any image
 _NOT_WHOLE = 0.5  # of the angles of rotated boxes, at least
@@ -20,7 +20,7 @@ _NOT_WHOLE = 0.5  # of the angles of rotated boxes, at least
 
 def coordinates(call: RoICall, coverage: Tensor) -> Finding | None:
     """RA205: NaN, infinite or astronomically large coordinates."""
-    bad = ~usable_boxes(call.rois, *call.options)
+    bad = ~call.can_be_sampled()
     if not bool(bad.any()):
         return None
     kept = call.rois.where(call.rois.abs() < _LARGEST, 0)

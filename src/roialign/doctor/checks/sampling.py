@@ -7,12 +7,12 @@ import torch
 from roialign.doctor.evidence import Evidence, call_line, rows_where
 from roialign.doctor.findings import Finding, Fix
 from roialign.ops.calls import LEAST_COVERAGE
+from roialign.ops.functions import function_of
 
 _MOST_UNREAD = 0.85  # of the cells of a box; torchvision's own detectors stay below on images of common sizes
 _LEAST_UNDERSAMPLED = 0.25  # of the boxes
 _FAR_SMALLER = 0.25  # of a cell, along both axes
 _LEAST_SMALL = 0.5  # of the boxes
-_ROUNDS_BOXES = ("roi_pool", "ps_roi_pool")
 
 
 def undersampled(known: Evidence) -> Finding | None:
@@ -77,7 +77,7 @@ def boxes_without_gradient(known: Evidence) -> Finding | None:
         return None
     if caller.library == "torchvision":
         why = "and the call went to torchvision, whose operator computes none for boxes"
-    elif operator in _ROUNDS_BOXES:
+    elif function_of(operator).rounds_boxes:
         why = f"and {operator} rounds them to whole cells, which has no gradient; roi_align and prroi_pool pass one"
     else:
         return None

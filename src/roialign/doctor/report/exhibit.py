@@ -17,7 +17,7 @@ from roialign.doctor.findings import Problem
 from roialign.doctor.picture import Edges
 from roialign.doctor.report.pictures import energy_picture, image_picture
 from roialign.ops.calls import RoICall
-from roialign.ops.reference.sampling import AxisSamples, BoxRule, rules_of
+from roialign.ops.reference.sampling import AxisRule, AxisSamples
 
 BoxXYXY = tuple[float, float, float, float]
 
@@ -149,15 +149,16 @@ def read_cells_xyxy(call: RoICall) -> Tensor:
 
 def _axes(call: RoICall) -> tuple[AxisSamples, AxisSamples]:
     _, x1, y1, x2, y2 = call.rois.detach().cpu().unbind(1)
-    (bins_y, bins_x), (height, width) = call.output_size_hw, call.map_size_hw
+    bins_y, bins_x = call.output_size_hw
     if call.cells is None:
-        rule = BoxRule.of_scale(call.spatial_scale, call.sampling_ratio, call.aligned)
+        rows = columns = AxisRule.of_scale(call.spatial_scale, call.sampling_ratio, call.aligned)
     else:
-        rule = rules_of(call.cells, call.sampling_ratio, not call.aligned)[0]
-    return (
-        AxisSamples.of_boxes(y1, y2, bins_y, height, rule.rows, rule),
-        AxisSamples.of_boxes(x1, x2, bins_x, width, rule.columns, rule),
-    )
+        scale_y, shift_y, scale_x, shift_x = call.cells
+        rows, columns = (
+            AxisRule(scale, shift, call.sampling_ratio, not call.aligned)
+            for scale, shift in ((scale_y, shift_y), (scale_x, shift_x))
+        )
+    return AxisSamples.of_boxes(y1, y2, bins_y, rows), AxisSamples.of_boxes(x1, x2, bins_x, columns)
 
 
 def _panels(problem: Problem, before: Tensor | None, after: Tensor | None) -> tuple[Panel, ...]:

@@ -17,11 +17,11 @@ from roialign.doctor.findings import Problem
 from roialign.doctor.report.exhibit import Panel
 from roialign.doctor.report.words import scale_text
 from roialign.ops.calls import RoICall
+from roialign.ops.functions import function_of
 
 MAX_BINS = 64  # more along one side cannot be told apart in the figure
 MAX_CELLS = 1 << 16  # a larger map is held as the mean of its channels only
 MAX_CELLS_OF_ONE_CHANNEL = 1 << 18  # of a still larger one no values are held
-_ALIGNED = ("roi_align", "pool_regions", "mmcv.ops.RoIAlign")
 MAX_VALUES = 1 << 20  # float32 values that all figures of a page hold together: 5.6 MB of text
 
 
@@ -111,7 +111,7 @@ def _values_note(call: RoICall, place: int | None) -> str:
     if call.input.shape[1] and place is not None:
         if dict(call.further).get("mode") == "max":
             return 'Computed as roi_align does it by default; mode="max" gives other numbers.'
-        pools = call.operator not in _ALIGNED
+        pools = not function_of(call.operator).pools_as_roi_align
         return f"Computed as roi_align does it; {call.operator} gives other numbers." if pools else ""
     if not call.input.shape[1]:
         return "The values of the features were not kept for this call, so what a map of ones would give is shown."

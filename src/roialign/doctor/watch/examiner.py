@@ -16,11 +16,12 @@ from roialign.doctor.explanations import Beliefs
 from roialign.doctor.facts import FactsOfMaps, FeatureFacts
 from roialign.doctor.findings import Diagnosis
 from roialign.doctor.images import Seen, SeenImages
-from roialign.doctor.watch import later
+from roialign.doctor.watch.later import WaitingCall, facts_of, waiting_call
 from roialign.doctor.watch.post_mortem import post_mortem
 from roialign.doctor.watch.sites import CallSites
 from roialign.errors import RoIWarning
 from roialign.geometry import FeatureGrid
+from roialign.ops import later
 from roialign.ops.calls import RoICall, unseen
 from roialign.regions.pool import RegionsCall
 
@@ -38,7 +39,7 @@ class Examiner:
         self._facts = FactsOfMaps()
         self._drawn: set[tuple[str, str]] = set()
         self._beliefs: dict[tuple[str, str, float], Beliefs] = {}  # levels of a pyramid may share a line
-        self._waiting: deque[later.WaitingCall] = deque()
+        self._waiting: deque[WaitingCall] = deque()
 
     def see(self, call: RoICall | RegionsCall, caller: Caller | None) -> None:
         """Look at a call that is about to be made."""
@@ -72,10 +73,12 @@ class Examiner:
     def catch_up(self, wait: bool = True) -> None:
         """Examine the calls that waited: all of them, or those that need not wait any more."""
         with self._lock, unseen(), torch.no_grad():
-            while self._waiting and (wait or len(self._waiting) > later.MOST_WAITING or self._waiting[0].is_ready()):
+            while self._waiting and (
+                wait or len(self._waiting) > later.MOST_WAITING or self._waiting[0].arrival.is_ready()
+            ):
                 waited = self._waiting.popleft()
                 try:
-                    waited.wait()
+                    waited.arrival.wait()
                     self._examine_late(waited)
                 except Exception as error:  # of the GPU, too, which tells of a fault at any later call
                     _say_that_it_failed(error, waited.call_site)
@@ -86,7 +89,7 @@ class Examiner:
             return
         if later.must_wait(maps[0]):
             seen = tuple(map(self._images.of, _for_each_map(call)))
-            waiting = later.waiting_call(call, seen, caller, site)
+            waiting = waiting_call(call, seen, caller, site)
             with self._lock:
                 self._waiting.append(waiting)
             self.catch_up(wait=False)
@@ -102,16 +105,16 @@ class Examiner:
             facts = self._facts.of(call.input)
         self._examine(call, self._images.of(call), grid, caller, site, facts)
 
-    def _examine_late(self, waited: later.WaitingCall) -> None:
+    def _examine_late(self, waited: WaitingCall) -> None:
         call = waited.call
         if isinstance(call, RoICall):
-            facts = later.facts_of(waited.maps[0])
+            facts = facts_of(waited.maps[0])
             self._examine(call, waited.maps[0].seen, None, waited.caller, waited.call_site, facts, late=True)
             return
         for level in call.levels.unique().tolist():
             if 0 <= level < len(call.maps):
                 held, site = waited.maps[level], waited.call_site
-                of_level, facts = call.of_level(level), later.facts_of(held)
+                of_level, facts = call.of_level(level), facts_of(held)
                 self._examine(of_level, held.seen, call.grids[level], waited.caller, site, facts, late=True)
 
     def _examine(

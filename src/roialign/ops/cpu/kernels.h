@@ -151,7 +151,9 @@ struct RoiAlignKernels {
   void (*pool_planes)(const RoiPlan<T>&, const PoolCall<scalar_t>&);
   void (*pool_planes_of_few_bins)(const RoiPlan<T>&, const PoolCall<scalar_t>&);  // half a vector of bins
   void (*pool_channels)(const RoiPlan<T>&, const PoolCall<scalar_t>&);
+  void (*pool_taps)(const Sparse<T>& rows, const Sparse<T>& columns, const PoolCall<scalar_t>&);
   void (*scatter_planes)(const RoiPlan<T>&, const ScatterCall<scalar_t>&);
+  void (*scatter_taps)(const Sparse<T>& rows, const Sparse<T>& columns, const ScatterCall<scalar_t>&);
   void (*narrow)(const T* from, int64_t count, scalar_t* to);
   void (*correlate_planes)(const RoiPlan<T>&, const CorrelateCall<scalar_t>&);
   void (*max_planes)(const MaxPlan&, const MaxCall<scalar_t>&);

@@ -1,6 +1,8 @@
 // From where a RoI's samples lie to its plan: what is read, with which weights, in the kernels' form.
 #pragma once
 
+#include <bit>
+
 #include "memory.h"
 #include "roi.h"
 
@@ -11,7 +13,7 @@ struct PlanForm {
   int64_t row_pitch;     // elements from one row of the map to the next
   int64_t column_pitch;  // elements from one cell to the next
   int64_t lanes;         // cells of a piece
-  int64_t vector_lanes;  // of the columns' band; 0 for none
+  int64_t vector_lanes;  // of the columns' band; 0 for no bands at all
   bool backward;
 };
 
@@ -36,36 +38,66 @@ class Planner {
   explicit Planner(const PlanForm& form) : form(form) {}
 
   void make(const RoiSamples<T>& samples, OwnedPlan<T>& owned) {
-    rows.build(samples.rows);
-    columns.build(samples.columns);
+    build(samples);
     owned.first_row_sample = rows.first_sample;
     owned.first_column_sample = columns.first_sample;
-    owned.coverage = rows.on_map * columns.on_map / (rows.total * columns.total);
+    owned.coverage = coverage;
+    owned.integers = {integers.begin(), integers.end()};  // of this size, whatever was there before
+    owned.weights = {weights.begin(), weights.end()};
+    owned.plan = plan_in(samples.image, owned.integers.data(), owned.weights.data());
+  }
+
+  // A plan in the planner's own memory, there until the next one is made, and the coverage that goes with it.
+  std::pair<RoiPlan<T>, T> make(const RoiSamples<T>& samples) {
+    build(samples);
+    return {plan_in(samples.image, integers.data(), weights.data()), coverage};
+  }
+
+ private:
+  struct Offsets {
+    int64_t rows = 0, begin = 0, index = 0, weight = 0;
+  };
+
+  PlanForm form;
+  AxisTaps<T> rows, columns, planes;
+  T coverage;
+  std::vector<int64_t> integers;
+  AlignedVector<T> weights;
+  int64_t rows_read, first_row, first_start;  // the last two in `integers`
+  Offsets by_row, row_band, by_column, column_band;
+  std::vector<int64_t> cells;    // distinct, ascending
+  std::vector<int64_t> ordinal;  // per tap: which of `cells` it reads
+  std::vector<int64_t> starts;   // of the pieces, in cells
+  std::vector<int64_t> slots;    // per distinct column
+  std::vector<int64_t> lowest, highest, begins;
+
+  void build(const RoiSamples<T>& samples) {
+    rows.build(samples.rows);
+    columns.build(samples.columns);
+    coverage = rows.on_map * columns.on_map / (rows.total * columns.total);
     if (samples.planes.pooled > 0) {
       planes.build(samples.planes);
-      owned.coverage *= planes.on_map / planes.total;
+      coverage *= planes.on_map / planes.total;
       rows.stack(planes, samples.rows.extent);
     }
     integers.clear();
     weights.clear();
     number_cells(columns);
     cut_pieces(samples.columns.extent);
-    const int64_t first_start = add_scaled(starts, form.column_pitch);
-    const Offsets column_band = form.vector_lanes ? add_column_band() : Offsets{};
-    const Offsets by_column = add_sparse(columns, [&](int64_t tap) { return slots[ordinal[tap]]; });
+    first_start = add_scaled(starts, form.column_pitch);
+    column_band = form.vector_lanes > 0 ? add_column_band() : Offsets{};
+    by_column = add_sparse(columns, [&](int64_t tap) { return slots[ordinal[tap]]; });
     number_cells(rows);
-    const int64_t rows_read = static_cast<int64_t>(cells.size());
-    const int64_t first_row = add_scaled(cells, form.row_pitch);
-    const Offsets row_band = add_row_band();
-    const Offsets by_row = form.backward
-        ? add_transposed_rows()
-        : add_sparse(rows, [&](int64_t tap) { return rows.cell[tap] * form.row_pitch; });
-    owned.integers = {integers.begin(), integers.end()};  // of this size, whatever was there before
-    owned.weights = {weights.begin(), weights.end()};
-    const int64_t* i = owned.integers.data();
-    const T* w = owned.weights.data();
-    owned.plan = {
-        samples.image,
+    rows_read = static_cast<int64_t>(cells.size());
+    first_row = add_scaled(cells, form.row_pitch);
+    row_band = form.vector_lanes > 0 ? add_row_band() : Offsets{};
+    by_row = form.backward ? add_transposed_rows()
+                           : add_sparse(rows, [&](int64_t tap) { return rows.cell[tap] * form.row_pitch; });
+  }
+
+  RoiPlan<T> plan_in(int64_t image, const int64_t* i, const T* w) const {
+    return {
+        image,
         {by_row.rows, i + by_row.begin, i + by_row.index, w + by_row.weight},
         {row_band.rows, i + row_band.begin, i + row_band.index, w + row_band.weight},
         {by_column.rows, i + by_column.begin, i + by_column.index, w + by_column.weight},
@@ -76,31 +108,17 @@ class Planner {
         i + first_start};
   }
 
- private:
-  struct Offsets {
-    int64_t rows = 0, begin = 0, index = 0, weight = 0;
-  };
-
-  PlanForm form;
-  AxisTaps<T> rows, columns, planes;
-  std::vector<int64_t> integers;
-  AlignedVector<T> weights;
-  std::vector<int64_t> cells;    // distinct, ascending
-  std::vector<int64_t> ordinal;  // per tap: which of `cells` it reads
-  std::vector<int64_t> starts;   // of the pieces, in cells
-  std::vector<int64_t> slots;    // per distinct column
-  std::vector<int64_t> lowest, highest, begins;
-
   static int64_t bins_of(const AxisTaps<T>& taps) { return static_cast<int64_t>(taps.begin.size()) - 1; }
 
   int64_t add(const std::vector<int64_t>& values) { return add_scaled(values, 1); }
 
   int64_t add_scaled(const std::vector<int64_t>& values, int64_t scale) {
-    const int64_t offset = static_cast<int64_t>(integers.size());
-    for (const int64_t value : values) {
-      integers.push_back(value * scale);
+    const size_t offset = integers.size();
+    integers.resize(offset + values.size());
+    for (size_t i = 0; i < values.size(); ++i) {
+      integers[offset + i] = values[i] * scale;
     }
-    return offset;
+    return static_cast<int64_t>(offset);
   }
 
   void number_cells(const AxisTaps<T>& taps) {
@@ -154,75 +172,127 @@ class Planner {
   }
 
   Offsets add_column_band() {
-    const int64_t outputs =
-        form.backward ? static_cast<int64_t>(starts.size()) * form.vector_lanes : bins_of(columns);
     const auto slot = [&](int64_t tap) { return slots[ordinal[tap]]; };
-    return form.backward
-        ? add_band(columns, outputs, form.vector_lanes, [&](int64_t, int64_t tap) { return slot(tap); },
-                   [](int64_t bin, int64_t) { return bin; }, [](int64_t input) { return input; }, false)
-        : add_band(columns, outputs, form.vector_lanes, [](int64_t bin, int64_t) { return bin; },
-                   [&](int64_t, int64_t tap) { return ordinal[tap]; }, [&](int64_t input) { return slots[input]; },
-                   false);
-  }
-
-  Offsets add_row_band() {
-    const int64_t rows_read = static_cast<int64_t>(cells.size());
-    return form.backward
-        ? add_band(rows, rows_read, kRowLanes, [&](int64_t, int64_t tap) { return ordinal[tap]; },
-                   [](int64_t bin, int64_t) { return bin; }, [](int64_t input) { return input; }, true)
-        : add_band(rows, bins_of(rows), kRowLanes, [](int64_t bin, int64_t) { return bin; },
-                   [&](int64_t, int64_t tap) { return ordinal[tap]; },
-                   [&](int64_t input) { return cells[input] * form.row_pitch; }, true);
-  }
-
-  // The band of the taps' matrix, of which output_of and input_of tell the row and column of each tap.
-  // None where `only_dense` and most of it would be zeros.
-  template <typename OutputOf, typename InputOf, typename ValueOf>
-  Offsets add_band(
-      const AxisTaps<T>& taps, int64_t outputs, int64_t lanes, const OutputOf& output_of, const InputOf& input_of,
-      const ValueOf& value_of, bool only_dense) {
-    const int64_t groups = (outputs + lanes - 1) / lanes;
-    const auto each_tap = [&](const auto& body) {
-      for (int64_t bin = 0; bin < bins_of(taps); ++bin) {
-        for (int64_t tap = taps.begin[bin]; tap < taps.begin[bin + 1]; ++tap) {
-          body(output_of(bin, tap), input_of(bin, tap), taps.weight[tap]);
-        }
-      }
-    };
-    lowest.assign(groups, INT64_MAX);
-    highest.assign(groups, -1);
-    each_tap([&](int64_t output, int64_t input, T) {
-      lowest[output / lanes] = std::min(lowest[output / lanes], input);
-      highest[output / lanes] = std::max(highest[output / lanes], input);
-    });
-    begins.assign(1, 0);
-    for (int64_t group = 0; group < groups; ++group) {
-      begins.push_back(begins.back() + std::max<int64_t>(highest[group] + 1 - lowest[group], 0));
+    if (form.backward) {
+      const int64_t outputs = static_cast<int64_t>(starts.size()) * form.vector_lanes;
+      bound_transposed(columns, outputs, form.vector_lanes, slot);
+      return add_transposed_band(columns, form.vector_lanes, slot);
     }
-    if (only_dense && begins.back() * lanes > kMostPerTap * static_cast<int64_t>(taps.cell.size())) {
+    bound(columns, form.vector_lanes);
+    return add_band(columns, form.vector_lanes, [&](int64_t which) { return slots[which]; });
+  }
+
+  // None where most of it would be zeros.
+  Offsets add_row_band() {
+    const auto which = [&](int64_t tap) { return ordinal[tap]; };
+    if (form.backward) {
+      bound_transposed(rows, rows_read, kRowLanes, which);
+    } else {
+      bound(rows, kRowLanes);
+    }
+    if (begins.back() * kRowLanes > kMostPerTap * static_cast<int64_t>(rows.cell.size())) {
       return {};
     }
-    Offsets offsets{groups, add(begins), static_cast<int64_t>(integers.size()), 0};
+    return form.backward
+        ? add_transposed_band(rows, kRowLanes, which)
+        : add_band(rows, kRowLanes, [&](int64_t which) { return cells[which] * form.row_pitch; });
+  }
+
+  // Which cells each group of `lanes` bins reads, by their numbers, from the lowest to the highest.
+  void bound(const AxisTaps<T>& taps, int64_t lanes) {
+    const int64_t bins = bins_of(taps), groups = (bins + lanes - 1) / lanes;
+    lowest.assign(groups, INT64_MAX);
+    highest.assign(groups, -1);
+    int64_t bin = 0;
     for (int64_t group = 0; group < groups; ++group) {
-      for (int64_t input = lowest[group]; input <= highest[group]; ++input) {
-        integers.push_back(value_of(input));
+      for (; bin < std::min((group + 1) * lanes, bins); ++bin) {
+        if (taps.begin[bin] < taps.begin[bin + 1]) {
+          lowest[group] = std::min(lowest[group], ordinal[taps.begin[bin]]);
+          highest[group] = std::max(highest[group], ordinal[taps.begin[bin + 1] - 1]);
+        }
       }
     }
-    offsets.weight = static_cast<int64_t>(weights.size());
+    add_up_groups();
+  }
+
+  // Which bins each group of `lanes` outputs reads, where output_of tells the one of each tap.
+  template <typename OutputOf>
+  void bound_transposed(const AxisTaps<T>& taps, int64_t outputs, int64_t lanes, const OutputOf& output_of) {
+    const int64_t groups = (outputs + lanes - 1) / lanes;
+    const int shift = std::countr_zero(static_cast<uint64_t>(lanes));
+    lowest.assign(groups, INT64_MAX);
+    highest.assign(groups, -1);
+    for (int64_t bin = 0; bin < bins_of(taps); ++bin) {
+      for (int64_t tap = taps.begin[bin]; tap < taps.begin[bin + 1]; ++tap) {
+        const int64_t group = output_of(tap) >> shift;
+        lowest[group] = std::min(lowest[group], bin);
+        highest[group] = std::max(highest[group], bin);
+      }
+    }
+    add_up_groups();
+  }
+
+  void add_up_groups() {
+    begins.assign(1, 0);
+    for (size_t group = 0; group < lowest.size(); ++group) {
+      begins.push_back(begins.back() + std::max<int64_t>(highest[group] + 1 - lowest[group], 0));
+    }
+  }
+
+  // Bins from what value_of tells of each cell.
+  template <typename ValueOf>
+  Offsets add_band(const AxisTaps<T>& taps, int64_t lanes, const ValueOf& value_of) {
+    const Offsets offsets = add_zeros(lanes, value_of);
+    T* band = weights.data() + offsets.weight;
+    for (int64_t bin = 0, group = 0; bin < bins_of(taps); ++bin) {
+      group += bin == (group + 1) * lanes;
+      const int64_t first = begins[group] - lowest[group], lane = bin - group * lanes;
+      for (int64_t tap = taps.begin[bin]; tap < taps.begin[bin + 1]; ++tap) {
+        band[(first + ordinal[tap]) * lanes + lane] = taps.weight[tap];
+      }
+    }
+    return offsets;
+  }
+
+  // Outputs from bins.
+  template <typename OutputOf>
+  Offsets add_transposed_band(const AxisTaps<T>& taps, int64_t lanes, const OutputOf& output_of) {
+    const Offsets offsets = add_zeros(lanes, [](int64_t bin) { return bin; });
+    const int shift = std::countr_zero(static_cast<uint64_t>(lanes));
+    T* band = weights.data() + offsets.weight;
+    for (int64_t bin = 0; bin < bins_of(taps); ++bin) {
+      for (int64_t tap = taps.begin[bin]; tap < taps.begin[bin + 1]; ++tap) {
+        const int64_t output = output_of(tap), group = output >> shift;
+        band[(begins[group] + bin - lowest[group]) * lanes + (output & (lanes - 1))] = taps.weight[tap];
+      }
+    }
+    return offsets;
+  }
+
+  // A band of the groups that were bound last, with no weights yet.
+  template <typename ValueOf>
+  Offsets add_zeros(int64_t lanes, const ValueOf& value_of) {
+    const int64_t groups = static_cast<int64_t>(lowest.size());
+    const Offsets offsets{
+        groups, add(begins), static_cast<int64_t>(integers.size()), static_cast<int64_t>(weights.size())};
+    integers.resize(integers.size() + begins.back());
+    int64_t* inputs = integers.data() + offsets.index;
+    for (int64_t group = 0; group < groups; ++group) {
+      for (int64_t input = lowest[group]; input <= highest[group]; ++input) {
+        *inputs++ = value_of(input);
+      }
+    }
     weights.resize(weights.size() + begins.back() * lanes, T(0));
-    each_tap([&](int64_t output, int64_t input, T weight) {
-      const int64_t group = output / lanes;
-      const int64_t place = (begins[group] + input - lowest[group]) * lanes + output % lanes;
-      weights[offsets.weight + place] += weight;
-    });
     return offsets;
   }
 
   template <typename IndexOf>
   Offsets add_sparse(const AxisTaps<T>& taps, const IndexOf& index_of) {
     Offsets offsets{bins_of(taps), add(taps.begin), static_cast<int64_t>(integers.size()), 0};
+    integers.resize(integers.size() + taps.cell.size());
+    int64_t* indices = integers.data() + offsets.index;
     for (int64_t tap = 0; tap < static_cast<int64_t>(taps.cell.size()); ++tap) {
-      integers.push_back(index_of(tap));
+      indices[tap] = index_of(tap);
     }
     offsets.weight = static_cast<int64_t>(weights.size());
     weights.insert(weights.end(), taps.weight.begin(), taps.weight.end());

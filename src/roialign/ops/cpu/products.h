@@ -120,12 +120,23 @@ inline void combine_dense(const RoiPlan<T>& plan, int64_t group, const scalar_t*
   }
 }
 
+// sum + a * b, rounded once where the instruction set can, as with vectors: what both forms of a matrix give is then the
+// same to the bit. Compilers left to themselves multiply some taps as a vector and add them one by one.
+template <typename T>
+inline T multiply_add(T a, T b, T sum) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return sizeof(T) == sizeof(float) ? __builtin_fmaf(a, b, sum) : __builtin_fma(a, b, sum);
+#else
+  return sum + a * b;
+#endif
+}
+
 template <typename scalar_t, typename T>
 inline void multiply_sparse(const Sparse<T>& columns, const T* in, scalar_t* out) {
   for (int64_t bin = 0; bin < columns.rows; ++bin) {
     T sum = 0;
     for (int64_t tap = columns.begin[bin]; tap < columns.begin[bin + 1]; ++tap) {
-      sum += columns.weight[tap] * in[columns.index[tap]];
+      sum = multiply_add(columns.weight[tap], in[columns.index[tap]], sum);
     }
     narrow(sum, out + bin);
   }

@@ -57,13 +57,13 @@ template <typename T>
 AxisSamples<T> samples_along(
     T start, T size, int64_t pooled, int64_t extent, const Geometry& geometry, int64_t row) {
   const bool integral = geometry.take == Take::integral;
+  const bool finite = std::isfinite(start) && std::isfinite(size);  // a widened box hides minus infinity
   if (geometry.widen || integral) {
     size = std::max(size, T(integral ? 0 : 1));
   }
   const T bin = size / static_cast<T>(pooled);
   const bool adaptive = geometry.sampling_ratio <= 0 && !integral;
-  if (!std::isfinite(start) || !std::isfinite(bin) ||
-      (adaptive && std::abs(std::ceil(bin)) > static_cast<T>(kMaxAdaptiveGrid))) {
+  if (!finite || (adaptive && std::abs(std::ceil(bin)) > static_cast<T>(kMaxAdaptiveGrid))) {
     fail("RA205: box ", row, " has a coordinate that is NaN, infinite or astronomically large");
   }
   const int64_t grid =

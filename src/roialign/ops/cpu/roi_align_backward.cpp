@@ -1,10 +1,17 @@
 // The gradient of RoIAlign with respect to the features, on the CPU.
+#include <atomic>
+
+#include "few_taps.h"
 #include "levels.h"
 #include "slabs.h"
 #include "strips.h"
 
 namespace roialign {
 namespace {
+
+// Products of a row's tap and a column's, of all bins of a RoI, up to which they are added one by one: with any number
+// of channels, and for all of them together. Measured on a Xeon with AVX-512 for 1 to 256 channels.
+constexpr int64_t kFewSummands = 16, kFewSummandsOfAll = 512;
 
 template <typename scalar_t, typename T>
 void scatter_part(
@@ -22,6 +29,45 @@ void scatter_part(
        grad.stride(2), grad.stride(3), part.channels, std::min(lanes, geometry.width), bins, geometry.pooled,
        scratch.room_for(bins, values), part.sums + plan.image * part.image_pitch, part.plane_size,
        part.top * geometry.width, part.bottom * geometry.width});
+}
+
+// RoIs in the order given; what each adds to is found where it is added.
+template <typename scalar_t>
+void scatter_by_taps(const Tensor& grad, const Tensor& rois, const Rows& boxes, const Geometry& geometry, Tensor& grad_input) {
+  using T = compute_t<scalar_t>;
+  const T* values = rois.const_data_ptr<T>();
+  const auto samples_of = [&](int64_t row) {
+    return RoiSamples<T>(values + row * geometry.box_columns(), row, geometry);
+  };
+  const int64_t strides[] = {grad.stride(0), grad.stride(1), grad.stride(2), grad.stride(3)};
+  std::atomic<bool> are_bad = false;
+  const auto add = [&](const Part<T>& part) {
+    const int64_t top = part.top * geometry.width, bottom = part.bottom * geometry.width;
+    try {
+      for (const int64_t row : boxes) {
+        const RoiSamples<T> samples = samples_of(row);
+        const FewTaps<T> rows(samples.rows, geometry.width);
+        if (rows.reach(top, bottom)) {
+          const FewTaps<T> columns(samples.columns, 1);
+          kernels_for<scalar_t>().scatter_taps(
+              rows.matrix(), columns.matrix(),
+              {values_of<scalar_t>(grad) + row * strides[0] + part.channel * strides[1], strides[1], strides[2],
+               strides[3], part.channels, 0, 0, geometry.pooled, nullptr,
+               part.sums + samples.image * part.image_pitch, part.plane_size, top, bottom});
+        }
+      }
+    } catch (const std::runtime_error&) {
+      are_bad = true;
+    }
+  };
+  sum_gradient<scalar_t>(geometry, grad_input, 1, [&](int64_t) {
+    return Summands<T>{static_cast<int64_t>(boxes.size()), add};
+  });
+  if (are_bad) {
+    for (const int64_t row : boxes) {
+      samples_of(row);  // reports the first of them
+    }
+  }
 }
 
 template <typename scalar_t>
@@ -61,7 +107,13 @@ Tensor scatter_level(const Tensor& grad, const Tensor& rois, Rows rows, const Ge
   Tensor grad_input = torch::stable::new_empty(
       grad, {geometry.images, geometry.channels, geometry.height, geometry.width});
   dispatch(grad.scalar_type(), [&](auto scalar) {
-    scatter<decltype(scalar)>(grad, rois, std::move(rows), geometry, grad_input);
+    const int64_t products = FewTaps<compute_t<decltype(scalar)>>::products_of_any(geometry);
+    if (products > 0 && geometry.channels > 0 &&
+        (products <= kFewSummands || products * geometry.channels <= kFewSummandsOfAll)) {
+      scatter_by_taps<decltype(scalar)>(grad, rois, rows, geometry, grad_input);
+    } else {
+      scatter<decltype(scalar)>(grad, rois, std::move(rows), geometry, grad_input);
+    }
   });
   return grad_input;
 }

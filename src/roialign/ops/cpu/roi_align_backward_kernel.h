@@ -118,5 +118,28 @@ void scatter_planes(const RoiPlan<T>& plan, const ScatterCall<scalar_t>& call) {
   }
 }
 
+// The same for few taps: `rows` and `columns` are bins from offsets.
+template <typename scalar_t, typename T>
+void scatter_taps(const Sparse<T>& rows, const Sparse<T>& columns, const ScatterCall<scalar_t>& call) {
+  for (int64_t channel = 0; channel < call.channels; ++channel) {
+    const scalar_t* grad = call.grad + channel * call.channel_stride;
+    T* plane = call.planes + channel * call.plane_size;
+    for (int64_t p = 0; p < rows.rows; ++p) {
+      for (int64_t q = 0; q < columns.rows; ++q) {
+        const T upstream = widen(grad[p * call.row_stride + q * call.column_stride]);
+        for (int64_t tap = columns.begin[q]; tap < columns.begin[q + 1]; ++tap) {
+          const T spread = columns.weight[tap] * upstream;
+          for (int64_t row = rows.begin[p]; row < rows.begin[p + 1]; ++row) {
+            if (rows.index[row] >= call.top && rows.index[row] < call.bottom) {
+              T& cell = plane[rows.index[row] - call.top + columns.index[tap]];
+              cell = multiply_add(rows.weight[row], spread, cell);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace roialign

@@ -97,5 +97,93 @@ void pool_channels(const RoiPlan<T>& plan, const PoolCall<scalar_t>& call) {
   }
 }
 
+// One bin of few taps for all channels: R rows and S columns of them, or as many as there are.
+template <int R, int S, typename scalar_t, typename T>
+inline void pool_bin(
+    const Sparse<T>& rows, const Sparse<T>& columns, int64_t p, int64_t q, const PoolCall<scalar_t>& call) {
+  const int64_t first_row = rows.begin[p], first_column = columns.begin[q];
+  const int64_t height = R > 0 ? R : rows.begin[p + 1] - first_row;
+  const int64_t width = S > 0 ? S : columns.begin[q + 1] - first_column;
+  const T *row_weight = rows.weight + first_row, *column_weight = columns.weight + first_column;
+  const int64_t *row = rows.index + first_row, *column = columns.index + first_column;
+  const scalar_t* plane = call.map;
+  scalar_t* output = call.output + p * columns.rows + q;
+  for (int64_t channel = 0; channel < call.channels; ++channel) {
+    T sum = 0;
+    for (int64_t s = 0; s < width; ++s) {
+      T combined = 0;
+      for (int64_t r = 0; r < height; ++r) {
+        combined = multiply_add(row_weight[r], widen(plane[column[s] + row[r]]), combined);
+      }
+      sum = multiply_add(column_weight[s], combined, sum);
+    }
+    narrow(sum, output);
+    plane += call.channel_stride;
+    output += call.pooled.cells();
+  }
+}
+
+template <int R, typename scalar_t, typename T>
+inline void pool_bin_of_rows(
+    const Sparse<T>& rows, const Sparse<T>& columns, int64_t p, int64_t q, const PoolCall<scalar_t>& call) {
+  switch (columns.begin[q + 1] - columns.begin[q]) {
+    case 2: return pool_bin<R, 2>(rows, columns, p, q, call);
+    case 3: return pool_bin<R, 3>(rows, columns, p, q, call);
+    case 4: return pool_bin<R, 4>(rows, columns, p, q, call);
+    default: return pool_bin<0, 0>(rows, columns, p, q, call);
+  }
+}
+
+inline bool are_pairs(const int64_t* begin, int64_t bins) {
+  bool pairs = true;
+  for (int64_t bin = 0; bin < bins; ++bin) {
+    pairs &= begin[bin + 1] - begin[bin] == 2;
+  }
+  return pairs;
+}
+
+// All bins of two taps along each axis, channel by channel.
+template <typename scalar_t, typename T>
+inline void pool_pairs(const Sparse<T>& rows, const Sparse<T>& columns, const PoolCall<scalar_t>& call) {
+  scalar_t* output = call.output;
+  for (int64_t channel = 0; channel < call.channels; ++channel) {
+    const scalar_t* plane = call.map + channel * call.channel_stride;
+    for (int64_t p = 0; p < rows.rows; ++p) {
+      const T upper = rows.weight[2 * p], lower = rows.weight[2 * p + 1];
+      const scalar_t *above = plane + rows.index[2 * p], *below = plane + rows.index[2 * p + 1];
+      for (int64_t tap = 0; tap < 2 * columns.rows; tap += 2) {
+        const int64_t left = columns.index[tap], right = columns.index[tap + 1];
+        const T at_left = multiply_add(lower, T(widen(below[left])), multiply_add(upper, T(widen(above[left])), T(0)));
+        const T at_right = multiply_add(lower, T(widen(below[right])), multiply_add(upper, T(widen(above[right])), T(0)));
+        const T sum = multiply_add(columns.weight[tap], at_left, T(0));
+        narrow(multiply_add(columns.weight[tap + 1], at_right, sum), output++);
+      }
+    }
+  }
+}
+
+// Of fewer channels than this a bin takes longer to begin than to pool.
+constexpr int64_t kChannelsOfBin = 8;
+
+// Forward, for few taps in any layout: `rows` and `columns` are bins from offsets. Bins of one or two samples have two
+// to four taps along each axis, and loops of a length that is known.
+template <typename scalar_t, typename T>
+void pool_taps(const Sparse<T>& rows, const Sparse<T>& columns, const PoolCall<scalar_t>& call) {
+  if (call.channels < kChannelsOfBin && are_pairs(rows.begin, rows.rows) && are_pairs(columns.begin, columns.rows)) {
+    return pool_pairs(rows, columns, call);
+  }
+  for (int64_t p = 0; p < rows.rows; ++p) {
+    const int64_t height = rows.begin[p + 1] - rows.begin[p];
+    for (int64_t q = 0; q < columns.rows; ++q) {
+      switch (height) {
+        case 2: pool_bin_of_rows<2>(rows, columns, p, q, call); break;
+        case 3: pool_bin_of_rows<3>(rows, columns, p, q, call); break;
+        case 4: pool_bin_of_rows<4>(rows, columns, p, q, call); break;
+        default: pool_bin<0, 0>(rows, columns, p, q, call);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace roialign

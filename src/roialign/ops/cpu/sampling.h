@@ -41,9 +41,16 @@ struct AxisSamples {
 
   // The order of these operations is torchvision's: whether a sample is on the map is decided on
   // the rounded result, so another order would decide some samples differently.
-  T position(int64_t bin_index, int64_t sample) const {
-    return start + static_cast<T>(first + bin_index) * bin +
-        static_cast<T>(static_cast<T>(sample) + static_cast<T>(0.5)) * bin / static_cast<T>(grid);
+  T position(int64_t bin_index, int64_t sample) const { return beginning(bin_index) + into_bin(sample); }
+  T beginning(int64_t bin_index) const { return start + static_cast<T>(first + bin_index) * bin; }
+  T into_bin(int64_t sample) const {
+    return static_cast<T>(static_cast<T>(sample) + static_cast<T>(0.5)) * bin / static_cast<T>(grid);
+  }
+
+  // Positions are monotone in the bin and in the sample, rounding included, so those at both ends tell.
+  bool are_all_on_map() const {
+    return grid > 0 && pooled > 0 && is_on_map(position(0, 0), extent) &&
+        is_on_map(position(pooled - 1, grid - 1), extent);
   }
 
   // Where a bin begins, and the one before it ends.
@@ -113,6 +120,37 @@ inline Bilinear<double> bilinear_to_zero(double position, int64_t extent) {
   return {ringed.low - 1, ringed.high - 1, ringed.fraction, ringed.free};
 }
 
+// The cells that a RoI's bins read and the sums of their shares: bin b has those from begin[b] to begin[b + 1] - 1, each
+// once, in ascending order. `cell` and `sums`, of zeros, have room for two of each sample and one more. Returns how many
+// samples are on the map.
+template <typename T>
+int64_t merge_samples(const AxisSamples<T>& samples, int64_t* begin, int64_t* cell, double* sums) {
+  const bool ascending = samples.bin >= T(0);
+  int64_t taps = 0, on_map = 0;
+  begin[0] = 0;
+  for (int64_t p = 0; p < samples.pooled; ++p) {
+    const T beginning = samples.beginning(p);
+    int64_t last = INT64_MIN / 2;  // cell read so far
+    for (int64_t i = 0; i < samples.grid; ++i) {
+      const T position = beginning + samples.into_bin(ascending ? i : samples.grid - 1 - i);
+      if (is_on_map(position, samples.extent)) {
+        // Without a branch, which no processor would foresee: `low` is new, or the last cell, or the one before it.
+        const Bilinear<T> sample = bilinear(position, samples.extent);
+        const int64_t tap = taps - 1 + std::clamp<int64_t>(sample.low - last, -1, 1);
+        sums[tap] += 1.0 - static_cast<double>(sample.fraction);
+        sums[tap + 1] += static_cast<double>(sample.fraction);
+        cell[tap] = sample.low;
+        cell[tap + 1] = sample.high;
+        taps = tap + 1 + (sample.high > sample.low);
+        last = sample.high;
+        ++on_map;
+      }
+    }
+    begin[p + 1] = taps;
+  }
+  return on_map;
+}
+
 // The matrix [bins, cells] of one RoI along one axis, by rows: bin b reads the cells
 // cell[begin[b]] to cell[begin[b + 1] - 1], each once, in ascending order. A bin's result is the mean over all its
 // samples, or over all its length, what is off the map included. Where samples are taken one by one, each of those on
@@ -161,30 +199,20 @@ struct AxisTaps {
 
  private:
   std::vector<double> sums;
+  static constexpr int64_t kMostAtOnce = 1 << 14;  // samples
 
   void sample(const AxisSamples<T>& samples) {
+    const bool all_on_map = samples.are_all_on_map();
     int64_t count = 0;
-    for (int64_t p = 0; p < samples.pooled; ++p) {
-      const auto [first, last] = samples.run_on_map(p);
-      const bool one_by_one = samples.take == Take::samples;
-      const bool ascending = samples.bin >= T(0) || one_by_one;
-      if (one_by_one) {
-        first_sample.push_back(count);
-      }
-      for (int64_t i = first; i < last; ++i) {
-        const int64_t next = ascending ? i : first + last - 1 - i;
-        const Bilinear<T> sample = bilinear(samples.position(p, next), samples.extent);
-        add(sample.low, 1.0 - static_cast<double>(sample.fraction));
-        if (sample.high != sample.low) {
-          add(sample.high, static_cast<double>(sample.fraction));
-        }
-        if (one_by_one) {
-          begin.push_back(static_cast<int64_t>(cell.size()));
-        }
-      }
-      count += std::max<int64_t>(last - first, 0);
-      if (!one_by_one) {
-        begin.push_back(static_cast<int64_t>(cell.size()));
+    if (all_on_map && samples.take == Take::mean && samples.grid * samples.pooled <= kMostAtOnce) {
+      sample_all(samples);
+      count = samples.grid * samples.pooled;
+    } else {
+      for (int64_t p = 0; p < samples.pooled; ++p) {
+        const auto [first, last] =
+            all_on_map ? std::pair<int64_t, int64_t>(0, samples.grid) : samples.run_on_map(p);
+        sample_bin(samples, p, first, last, count);
+        count += std::max<int64_t>(last - first, 0);
       }
     }
     if (samples.take == Take::samples) {
@@ -193,6 +221,39 @@ struct AxisTaps {
     on_map = static_cast<T>(count);
     const int64_t bins = samples.whole > 0 ? samples.whole : samples.pooled;
     total = static_cast<T>(std::max<int64_t>(samples.grid * bins, 1));
+  }
+
+  void sample_bin(const AxisSamples<T>& samples, int64_t p, int64_t first, int64_t last, int64_t count) {
+    const bool one_by_one = samples.take == Take::samples;
+    const bool ascending = samples.bin >= T(0) || one_by_one;
+    if (one_by_one) {
+      first_sample.push_back(count);
+    }
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t next = ascending ? i : first + last - 1 - i;
+      const Bilinear<T> sample = bilinear(samples.position(p, next), samples.extent);
+      add(sample.low, 1.0 - static_cast<double>(sample.fraction));
+      if (sample.high != sample.low) {
+        add(sample.high, static_cast<double>(sample.fraction));
+      }
+      if (one_by_one) {
+        begin.push_back(static_cast<int64_t>(cell.size()));
+      }
+    }
+    if (!one_by_one) {
+      begin.push_back(static_cast<int64_t>(cell.size()));
+    }
+  }
+
+  // Room for all samples of all bins, before those that read one cell are found.
+  void sample_all(const AxisSamples<T>& samples) {
+    const int64_t most = 2 * samples.grid * samples.pooled;
+    begin.resize(samples.pooled + 1);
+    cell.resize(most + 1);
+    sums.assign(most + 1, 0.0);
+    merge_samples(samples, begin.data(), cell.data(), sums.data());
+    cell.resize(begin.back());
+    sums.resize(begin.back());
   }
 
   // Between two cells the surface is straight, so that its integral there is the length times the value in the middle.

@@ -51,7 +51,8 @@ void clear(const Part<T>& part, const Geometry& geometry) {
 template <typename T, typename SummandsOf>
 void sum_slab(const Geometry& geometry, const Slab<T>& slab, int64_t passes, const SummandsOf& summands_of) {
   const int64_t threads = torch::stable::get_num_threads();
-  const int64_t stripes = std::clamp<int64_t>(2 * threads / std::max<int64_t>(slab.channels, 1), 1, slab.rows);
+  const int64_t wanted = threads > 1 ? 2 * threads / std::max<int64_t>(slab.channels, 1) : 1;
+  const int64_t stripes = std::clamp<int64_t>(wanted, 1, slab.rows);
   const int64_t block = channels_at_once(
       slab.channels, slab.plane_size * static_cast<int64_t>(sizeof(T)), kLeastSummed, 2 * stripes);
   const int64_t blocks = (slab.channels + block - 1) / block;

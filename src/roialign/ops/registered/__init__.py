@@ -1,29 +1,17 @@
-"""The operators as torch.library knows them: one file for each, with schema, reference, fake and autograd."""
+"""The operators as torch.library knows them: schemas, the reference, fakes and derivatives."""
 
-from roialign.ops.registered import (
-    masked_roi_align,
-    multi_scale_roi_align,
-    paste_masks,
-    prroi_pool,
-    ps_roi_align,
-    ps_roi_pool,
-    roi_align,
-    roi_align_3d,
-    roi_align_max,
-    roi_align_rotated,
-    roi_pool,
-)
+from __future__ import annotations
 
-SCHEMAS = {
-    **roi_align.SCHEMAS,
-    **multi_scale_roi_align.SCHEMAS,
-    **roi_pool.SCHEMAS,
-    **ps_roi_align.SCHEMAS,
-    **ps_roi_pool.SCHEMAS,
-    **prroi_pool.SCHEMAS,
-    **roi_align_3d.SCHEMAS,
-    **roi_align_max.SCHEMAS,
-    **roi_align_rotated.SCHEMAS,
-    **masked_roi_align.SCHEMAS,
-    **paste_masks.SCHEMAS,
+from typing import Any
+
+from roialign.ops.operators import OPERATORS
+from roialign.ops.registered import multi_scale_roi_align, paste_masks, pooling, roi_pool
+
+REFERENCE: dict[str, Any] = {
+    name: implementation for one in OPERATORS.values() for name, implementation in pooling.register(one).items()
 }
+REFERENCE |= multi_scale_roi_align.REFERENCE | roi_pool.REFERENCE | paste_masks.REFERENCE
+"""What serves an operator or a gradient where no backend does, by name."""
+
+SCHEMAS = {name: schema for one in OPERATORS.values() for name, schema in one.schemas.items()}
+SCHEMAS |= multi_scale_roi_align.SCHEMAS | roi_pool.SCHEMAS | paste_masks.SCHEMAS

@@ -6,15 +6,18 @@ cell = coordinate * scale - shift.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from roialign.ops import reference
-from roialign.ops.registered.linear import refuse_second_derivative
-from roialign.ops.registered.roi_align import check_grad, size_nhw
-from roialign.ops.validate import check_levels, check_maps, check_operator, check_values_of_levels
+from roialign.ops.operators import usable_of_levels
+from roialign.ops.reference import Arguments
+from roialign.ops.registered.checks import check_grad, size_of
+from roialign.ops.registered.pooling import define, refuse_second_derivative
+from roialign.ops.validate import check_levels, check_maps, check_operator, check_ratio, check_rows, check_scale
 
 _BOXES = "Tensor rois, Tensor levels"
 _OPTIONS = "int sampling_ratio, bool widen"
@@ -32,74 +35,106 @@ SCHEMAS = {
     ),
 }
 
-for _name, _schema in SCHEMAS.items():
-    torch.library.define(f"roialign::{_name}", _schema)
-
 _op: Any = torch.ops.roialign
 
 
-@torch.library.impl("roialign::multi_scale_roi_align", "CompositeExplicitAutograd")
-def _multi_scale_roi_align(
+def _forward(
     inputs: list[Tensor], rois: Tensor, levels: Tensor, cells: list[float], ph: int, pw: int, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    _check(inputs, _sizes_nhw(inputs), rois, levels, (ph, pw), cells, *options)
-    return reference.multi_scale_roi_align(inputs, rois, levels, cells, ph, pw, *options)
+    _check(inputs, [size_of(one) for one in inputs], rois, levels, (ph, pw), cells, *options)
+    output = inputs[0].new_zeros(len(rois), inputs[0].shape[1], ph, pw)
+    coverage = rois.new_zeros(len(rois))
+    for level, (rows, arguments) in enumerate(_of_levels(rois, levels, cells, (ph, pw), options)):
+        output[rows], coverage[rows] = reference.forward(reference.ON_GRID, inputs[level], arguments)
+    return output, coverage
 
 
-@torch.library.impl("roialign::multi_scale_roi_align_backward", "CompositeExplicitAutograd")
-def _multi_scale_roi_align_backward(
-    grad: Tensor, rois: Tensor, levels: Tensor, images: int, heights: list[int], widths: list[int], *options: Any
+def _backward(
+    grad: Tensor,
+    rois: Tensor,
+    levels: Tensor,
+    images: int,
+    heights: list[int],
+    widths: list[int],
+    cells: list[float],
+    *options: Any,
 ) -> list[Tensor]:
-    check_grad(grad, rois)
-    sizes_nhw = [(images, height, width) for height, width in zip(heights, widths, strict=True)]
-    _check([grad] * len(sizes_nhw), sizes_nhw, rois, levels, grad.shape[2:], *options)
-    return reference.multi_scale_roi_align_backward(grad, rois, levels, images, heights, widths, *options)
+    check_grad(grad, rois, ("height", "width"))
+    sizes = [(images, height, width) for height, width in zip(heights, widths, strict=True)]
+    _check([grad] * len(sizes), sizes, rois, levels, grad.shape[2:], cells, *options)
+    return [
+        reference.gradient_to_features(reference.ON_GRID, grad[rows], arguments, size)
+        for (rows, arguments), size in zip(_of_levels(rois, levels, cells, grad.shape[2:], options), sizes, strict=True)
+    ]
 
 
-@torch.library.impl("roialign::multi_scale_roi_align_backward_boxes", "CompositeExplicitAutograd")
-def _multi_scale_roi_align_backward_boxes(
-    grad: Tensor, inputs: list[Tensor], rois: Tensor, levels: Tensor, *options: Any
+def _backward_boxes(
+    grad: Tensor, inputs: list[Tensor], rois: Tensor, levels: Tensor, cells: list[float], *options: Any
 ) -> Tensor:
-    check_grad(grad, rois)
-    _check(inputs, _sizes_nhw(inputs), rois, levels, grad.shape[2:], *options)
-    return reference.multi_scale_roi_align_backward_boxes(grad, inputs, rois, levels, *options)
+    check_grad(grad, rois, ("height", "width"))
+    _check(inputs, [size_of(one) for one in inputs], rois, levels, grad.shape[2:], cells, *options)
+    grad_rois = torch.zeros_like(rois)
+    for level, (rows, arguments) in enumerate(_of_levels(rois, levels, cells, grad.shape[2:], options)):
+        found = reference.gradient_to_boxes(reference.ON_GRID, grad[rows], inputs[level], arguments)
+        grad_rois[rows] = found[0]
+    return grad_rois
 
 
-def _sizes_nhw(inputs: list[Tensor]) -> list[tuple[int, int, int]]:
-    return [size_nhw(one) for one in inputs]
+def _of_levels(
+    rois: Tensor, levels: Tensor, cells: Sequence[float], bins: Sequence[int], options: tuple[Any, ...]
+) -> Iterator[tuple[Tensor, Arguments]]:
+    """The rows of each level's boxes, and how they are pooled."""
+    for level in range(len(cells) // 4):
+        rows = (levels == level).nonzero().flatten()
+        yield rows, Arguments(rois[rows], (), (*bins,), (*cells[4 * level : 4 * level + 4], *options))
 
 
 def _check(
     maps: list[Tensor],
-    sizes_nhw: list[tuple[int, int, int]],
+    sizes: Sequence[Sequence[int]],
     rois: Tensor,
     levels: Tensor,
-    size_hw: Any,
-    cells: list[float],
+    bins: Sequence[int],
+    cells: Sequence[float],
     sampling_ratio: int,
     widen: bool,
 ) -> None:
     """Raise unless the operator was given what `roialign.ops.multi_scale_roi_align` makes of its arguments."""
-    check_maps(maps, cells)
-    for level, (map_like, size) in enumerate(zip(maps, sizes_nhw, strict=True)):
-        for scale in cells[4 * level : 4 * level + 4 : 2]:
-            check_operator(map_like, size, rois, size_hw, scale, sampling_ratio)
+    check_form(maps, sizes, rois, bins, cells, sampling_ratio)
     check_levels(levels, len(maps), rois)
-    check_values_of_levels(sizes_nhw[0][0], rois, levels, cells, size_hw, sampling_ratio, widen)
+    check_rows(sizes[0][0], rois, usable_of_levels(rois, levels, cells, bins, sampling_ratio, widen))
 
 
-@torch.library.register_fake("roialign::multi_scale_roi_align")
-def _(inputs: list[Tensor], rois: Tensor, levels: Tensor, cells: Any, ph: int, pw: int, *options: Any) -> Any:
+def check_form(
+    maps: Sequence[Tensor],
+    sizes: Sequence[Sequence[int]],
+    rois: Tensor,
+    bins: Sequence[int],
+    cells: Sequence[float],
+    sampling_ratio: int,
+) -> None:
+    """The same without the values of levels and boxes, which kernels on a GPU look at."""
+    check_maps(maps, cells)
+    check_ratio(sampling_ratio)
+    for scale in cells[::2]:
+        check_scale(scale)
+    for map_like, size in zip(maps, sizes, strict=True):
+        check_operator(map_like, size, rois, bins)
+
+
+def _fake_forward(
+    inputs: list[Tensor], rois: Tensor, levels: Tensor, cells: Any, ph: int, pw: int, *options: Any
+) -> Any:
     return inputs[0].new_empty(rois.shape[0], inputs[0].shape[1], ph, pw), rois.new_empty(rois.shape[0])
 
 
-@torch.library.register_fake("roialign::multi_scale_roi_align_backward")
-def _(grad: Tensor, rois: Tensor, levels: Tensor, images: int, heights: Any, widths: Any, *options: Any) -> Any:
+def _fake_backward(
+    grad: Tensor, rois: Tensor, levels: Tensor, images: int, heights: Any, widths: Any, *options: Any
+) -> Any:
     return [grad.new_empty(images, grad.shape[1], height, width) for height, width in zip(heights, widths, strict=True)]
 
 
-@torch.library.register_fake("roialign::multi_scale_roi_align_backward_boxes")
-def _(grad: Tensor, inputs: list[Tensor], rois: Tensor, *options: Any) -> Tensor:
+def _fake_backward_boxes(grad: Tensor, inputs: list[Tensor], rois: Tensor, *options: Any) -> Tensor:
     return torch.empty_like(rois)
 
 
@@ -146,6 +181,8 @@ def _differentiate_backward(ctx: Any, grad_grad_inputs: list[Tensor]) -> tuple[A
     return grad_grad, grad_rois, None, None, None, None, None, None, None
 
 
+REFERENCE = dict(zip(SCHEMAS, (_forward, _backward, _backward_boxes), strict=True))
+define(SCHEMAS, REFERENCE, dict(zip(SCHEMAS, (_fake_forward, _fake_backward, _fake_backward_boxes), strict=True)))
 _name = "roialign::multi_scale_roi_align"
 torch.library.register_autograd(_name, _differentiate_forward, setup_context=_save_forward)
 torch.library.register_autograd(f"{_name}_backward", _differentiate_backward, setup_context=_save_backward)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roialign.ops import reference
+from roialign.ops.reference import paste_masks as reference
+from roialign.ops.registered.pooling import define
 from roialign.ops.validate import check_pasting
 
 SCHEMAS = {
@@ -19,13 +20,9 @@ SCHEMAS = {
     ),
 }
 
-for _name, _schema in SCHEMAS.items():
-    torch.library.define(f"roialign::{_name}", _schema)
-
 _op: Any = torch.ops.roialign
 
 
-@torch.library.impl("roialign::paste_masks", "CompositeExplicitAutograd")
 def _paste(
     masks: Tensor, boxes_xyxy: Tensor, height: int, width: int, threshold: float | None, torchvision: bool
 ) -> Tensor:
@@ -33,20 +30,19 @@ def _paste(
     return reference.paste_masks(masks, boxes_xyxy, height, width, threshold, torchvision)
 
 
-@torch.library.impl("roialign::paste_masks_backward", "CompositeExplicitAutograd")
 def _paste_backward(grad: Tensor, boxes_xyxy: Tensor, mask_height: int, mask_width: int, torchvision: bool) -> Tensor:
     check_pasting(grad, boxes_xyxy, (mask_height, mask_width))
     return reference.paste_masks_backward(grad, boxes_xyxy, mask_height, mask_width, torchvision)
 
 
-@torch.library.register_fake("roialign::paste_masks")
-def _(masks: Tensor, boxes_xyxy: Tensor, height: int, width: int, threshold: float | None, torchvision: bool) -> Tensor:
+def _fake(
+    masks: Tensor, boxes_xyxy: Tensor, height: int, width: int, threshold: float | None, torchvision: bool
+) -> Tensor:
     dtype = masks.dtype if threshold is None else torch.bool
     return masks.new_empty(masks.shape[0], height, width, dtype=dtype)
 
 
-@torch.library.register_fake("roialign::paste_masks_backward")
-def _(grad: Tensor, boxes_xyxy: Tensor, mask_height: int, mask_width: int, torchvision: bool) -> Tensor:
+def _fake_backward(grad: Tensor, boxes_xyxy: Tensor, mask_height: int, mask_width: int, torchvision: bool) -> Tensor:
     return grad.new_empty(grad.shape[0], mask_height, mask_width)
 
 
@@ -78,5 +74,7 @@ def _differentiate_backward(ctx: Any, grad_grad: Tensor) -> tuple[Any, ...]:
     return _op.paste_masks(grad_grad, boxes_xyxy, *ctx.size_hw, None, ctx.torchvision), None, None, None, None
 
 
+REFERENCE: dict[str, Any] = dict(zip(SCHEMAS, (_paste, _paste_backward), strict=True))
+define(SCHEMAS, REFERENCE, dict(zip(SCHEMAS, (_fake, _fake_backward), strict=True)))
 torch.library.register_autograd("roialign::paste_masks", _differentiate, setup_context=_save)
 torch.library.register_autograd("roialign::paste_masks_backward", _differentiate_backward, setup_context=_save_backward)

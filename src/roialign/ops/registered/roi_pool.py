@@ -1,8 +1,8 @@
 """roi_pool and its gradient as torch.library knows them: schema, reference, fake, autograd.
 
-`legacy` is torchvision's rule for NaN and minus infinity; see `roialign.ops.reference.roi_pool`. The gradient needs the
-cells of the largest values, `maxima`. The forward pass keeps them if asked to; where it was not, the backward
-has them found again.
+`legacy` is torchvision's rule for NaN and minus infinity; see `roialign.ops.reference.whole_cells.roi_pool`. The
+gradient needs the cells of the largest values, `maxima`. The forward pass keeps them if asked to; where it was not, the
+backward has them found again.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from torch import Tensor
 
 from roialign.errors import FeatureMapError
 from roialign.ops import reference
-from roialign.ops.registered.roi_align import check_grad, size_nhw
-from roialign.ops.validate import check_operator, check_values_of_cells, describe, usable_indices
+from roialign.ops.operators import usable_when_rounded
+from roialign.ops.reference import Arguments
+from roialign.ops.registered.checks import check_grad, size_of
+from roialign.ops.registered.pooling import define
+from roialign.ops.validate import check_operator, check_rows, check_scale, describe, usable_indices
 
 SCHEMAS = {
     "roi_pool": (
@@ -27,41 +30,48 @@ SCHEMAS = {
     ),
 }
 
-for _name, _schema in SCHEMAS.items():
-    torch.library.define(f"roialign::{_name}", _schema)
-
 _op: Any = torch.ops.roialign
 
 
-@torch.library.impl("roialign::roi_pool", "CompositeExplicitAutograd")
-def _roi_pool(input: Tensor, rois: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    check_operator(input, size_nhw(input), rois, options[:2], options[2], 1)
-    check_values_of_cells(input.shape[0], rois, options[2])
-    return reference.roi_pool(input, rois, *options)
+def _forward(
+    input: Tensor, rois: Tensor, ph: int, pw: int, scale: float, legacy: bool, with_maxima: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    check_scale(scale)
+    check_operator(input, size_of(input), rois, (ph, pw))
+    check_rows(input.shape[0], rois, usable_when_rounded(rois, (ph, pw), scale))
+    arguments = Arguments(rois, (), (ph, pw), (scale, legacy))
+    output, coverage, maxima = reference.forward(reference.ROI_POOL, input, arguments)
+    return output, coverage, (maxima if with_maxima else maxima[:0]).int()
 
 
-@torch.library.impl("roialign::roi_pool_backward", "CompositeExplicitAutograd")
-def _roi_pool_backward(grad: Tensor, maxima: Tensor, rois: Tensor, images: int, height: int, width: int) -> Tensor:
-    check_grad(grad, rois)
-    check_operator(grad, (images, height, width), rois, grad.shape[2:], 1.0, 1)
+def _backward(grad: Tensor, maxima: Tensor, rois: Tensor, images: int, height: int, width: int) -> Tensor:
+    """Each bin's gradient goes to the cell of its largest value."""
+    check_grad(grad, rois, ("height", "width"))
+    check_operator(grad, (images, height, width), rois, grad.shape[2:])
     if maxima.shape != grad.shape or maxima.dtype != torch.int32 or not bool(usable_indices(rois, images).all()):
         raise FeatureMapError(
             f"RA306: expected the cell of each value that the gradient {describe(grad)} is of, int32 and of its shape, "
             f"and boxes of one of {images} images; got {describe(maxima)}. It is made by autograd; call "
             "roialign.roi_pool."
         )
-    return reference.roi_pool_backward(grad, maxima, rois, images, height, width)
+    total = rois.new_zeros(images, grad.shape[1], height * width)
+    found = (maxima >= 0) & (maxima < height * width)
+    upstream, cells = torch.where(found, grad, 0.0).to(rois.dtype), torch.where(found, maxima, 0).long()
+    of_image = rois[:, 0].long()
+    for image in of_image.unique().tolist():
+        of_channels = (values[of_image == image].transpose(0, 1).flatten(1) for values in (cells, upstream))
+        total[image].scatter_add_(1, *of_channels)
+    grad_input: Tensor = total.unflatten(2, (height, width)).to(grad.dtype)
+    return grad_input
 
 
-@torch.library.register_fake("roialign::roi_pool")
-def _(input: Tensor, rois: Tensor, ph: int, pw: int, scale: float, legacy: bool, with_maxima: bool) -> Any:
+def _fake_forward(input: Tensor, rois: Tensor, ph: int, pw: int, scale: float, legacy: bool, with_maxima: bool) -> Any:
     output = input.new_empty(rois.shape[0], input.shape[1], ph, pw)
     maxima = input.new_empty(rois.shape[0] if with_maxima else 0, input.shape[1], ph, pw, dtype=torch.int32)
     return output, rois.new_empty(rois.shape[0]), maxima
 
 
-@torch.library.register_fake("roialign::roi_pool_backward")
-def _(grad: Tensor, maxima: Tensor, rois: Tensor, images: int, height: int, width: int) -> Tensor:
+def _fake_backward(grad: Tensor, maxima: Tensor, rois: Tensor, images: int, height: int, width: int) -> Tensor:
     return grad.new_empty(images, grad.shape[1], height, width)
 
 
@@ -99,5 +109,7 @@ def _differentiate_backward(ctx: Any, grad_grad_input: Tensor) -> tuple[Any, ...
     return picked, None, None, None, None, None
 
 
+REFERENCE: dict[str, Any] = dict(zip(SCHEMAS, (_forward, _backward), strict=True))
+define(SCHEMAS, REFERENCE, dict(zip(SCHEMAS, (_fake_forward, _fake_backward), strict=True)))
 torch.library.register_autograd("roialign::roi_pool", _differentiate_forward, setup_context=_save_forward)
 torch.library.register_autograd("roialign::roi_pool_backward", _differentiate_backward, setup_context=_save_backward)

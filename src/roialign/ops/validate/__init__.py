@@ -20,7 +20,6 @@ from roialign.ops.validate.masks import as_pasting as as_pasting
 from roialign.ops.validate.masks import check_operator_masks as check_operator_masks
 from roialign.ops.validate.masks import check_pasting as check_pasting
 from roialign.ops.validate.operators import check_operator as check_operator
-from roialign.ops.validate.operators import check_operator_3d as check_operator_3d
 from roialign.ops.validate.options import MAX_SAMPLING_RATIO as MAX_SAMPLING_RATIO
 from roialign.ops.validate.options import check_aligned as check_aligned
 from roialign.ops.validate.options import check_options as check_options
@@ -31,17 +30,10 @@ from roialign.ops.validate.options import is_side as is_side
 from roialign.ops.validate.values import MAX_ADAPTIVE_GRID as MAX_ADAPTIVE_GRID
 from roialign.ops.validate.values import MAX_MASKED_GRID as MAX_MASKED_GRID
 from roialign.ops.validate.values import MAX_ROUNDED_CELL as MAX_ROUNDED_CELL
+from roialign.ops.validate.values import can_be_sampled as can_be_sampled
 from roialign.ops.validate.values import check_levels as check_levels
-from roialign.ops.validate.values import check_masked_values as check_masked_values
-from roialign.ops.validate.values import check_rotated_values as check_rotated_values
-from roialign.ops.validate.values import check_values as check_values
-from roialign.ops.validate.values import check_values_3d as check_values_3d
-from roialign.ops.validate.values import check_values_of_cells as check_values_of_cells
-from roialign.ops.validate.values import check_values_of_levels as check_values_of_levels
-from roialign.ops.validate.values import check_values_of_segments as check_values_of_segments
-from roialign.ops.validate.values import usable_boxes as usable_boxes
+from roialign.ops.validate.values import check_rows as check_rows
 from roialign.ops.validate.values import usable_indices as usable_indices
-from roialign.ops.validate.values import usable_rotated_boxes as usable_rotated_boxes
 from roialign.ops.validate.words import describe as describe
 from roialign.ops.validate.words import is_dense as is_dense
 from roialign.ops.validate.words import row_text as row_text

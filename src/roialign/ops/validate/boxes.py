@@ -43,7 +43,8 @@ def as_rois(boxes: Any, input: Tensor, form: BoxForm = BOXES) -> Tensor:
     """Boxes in either of torchvision's two forms as rois [K, 1 + columns] of the type that is computed in."""
     if isinstance(boxes, Tensor):
         _check_tensor(boxes, input, form)
-        return boxes.to(compute_dtype(input))
+        dtype = compute_dtype(input)
+        return boxes if boxes.dtype == dtype else boxes.to(dtype)
     if not isinstance(boxes, (list, tuple)) or not all(isinstance(image_boxes, Tensor) for image_boxes in boxes):
         convert = "torch.from_numpy" if type(boxes).__module__ == "numpy" else "torch.tensor"
         raise errors.BoxesShapeError(

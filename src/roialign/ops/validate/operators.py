@@ -1,4 +1,4 @@
-"""What the registered operators accept: what the public functions make of their arguments."""
+"""The tensors that the registered operators accept: those that the public functions make of their arguments."""
 
 from __future__ import annotations
 
@@ -7,45 +7,23 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from roialign import errors
-from roialign.ops.validate.boxes import BOXES, BOXES_3D, BoxForm
+from roialign.ops.validate.boxes import BOXES, BoxForm
 from roialign.ops.validate.maps import DTYPES, compute_dtype
 from roialign.ops.validate.options import check_options
 from roialign.ops.validate.words import describe
 
 
 def check_operator(
-    map_like: Tensor,
-    size_nhw: tuple[int, int, int],
-    rois: Tensor,
-    size_hw: Sequence[int],
-    scale: float,
-    ratio: int,
-    form: BoxForm = BOXES,
+    map_like: Tensor, size: Sequence[int], rois: Tensor, bins: Sequence[int], form: BoxForm = BOXES
 ) -> None:
     """Raise unless a registered operator was given what `as_rois` and `check_options` make of its arguments.
 
-    `map_like` is what has the type of the features: they or their gradient.
+    `map_like` is what has the type of the features: they or their gradient. `size` is the number of images, then that
+    of cells along each axis.
     """
-    check_options(tuple(size_hw), scale, ratio)
-    _check_tensors(map_like, size_nhw, rois, form)
-
-
-def check_operator_3d(
-    volume_like: Tensor,
-    size_ndhw: Sequence[int],
-    rois: Tensor,
-    size_dhw: Sequence[int],
-    scales_zyx: Sequence[float],
-    ratio: int,
-) -> None:
-    """`check_operator` for volumes."""
-    for side, scale in zip(size_dhw, scales_zyx, strict=True):
-        check_options((side, 1), scale, ratio)
-    _check_tensors(volume_like, size_ndhw, rois, BOXES_3D)
-
-
-def _check_tensors(map_like: Tensor, size: Sequence[int], rois: Tensor, form: BoxForm) -> None:
-    """`size` is the number of images, then that of cells along each axis."""
+    for side in bins:
+        check_options((side, 1), 1.0, 1)
+    check_options((bins[-2], bins[-1]), 1.0, 1)
     images, *cells = size or (-1,)
     axes = 2 + form.columns // 2
     if map_like.dim() != axes or images < 0 or min(cells, default=0) < 1 or map_like.dtype not in DTYPES:

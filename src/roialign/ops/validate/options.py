@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any, cast
 
@@ -17,8 +18,25 @@ _MAX_BINS = (1 << 31) - 1
 _MAX_SCALE = 3e38  # of float32
 
 
-def check_options(output_size: Any, spatial_scale: Any, sampling_ratio: Any) -> tuple[tuple[int, int], float, int]:
+Options = tuple[tuple[int, int], float, int]
+
+
+def check_options(output_size: Any, spatial_scale: Any, sampling_ratio: Any) -> Options:
     """The output size as (height, width), the scale and the ratio, once all three are found usable."""
+    sides = output_size if type(output_size) is tuple else (output_size,)
+    plain = type(spatial_scale) is float and type(sampling_ratio) is int and all(type(side) is int for side in sides)
+    if plain and not torch.compiler.is_compiling():
+        return _check_plain_options(output_size, spatial_scale, sampling_ratio)
+    return _check_options(output_size, spatial_scale, sampling_ratio)
+
+
+@lru_cache(maxsize=1024)
+def _check_plain_options(output_size: Any, spatial_scale: float, sampling_ratio: int) -> Options:
+    """Most programs pass few of them, often."""
+    return _check_options(output_size, spatial_scale, sampling_ratio)
+
+
+def _check_options(output_size: Any, spatial_scale: Any, sampling_ratio: Any) -> Options:
     scale, ratio = check_scale(spatial_scale), check_ratio(sampling_ratio)
     size_hw = (output_size, output_size) if isinstance(output_size, (Integral, torch.SymInt)) else output_size
     if not isinstance(size_hw, Sequence) or len(size_hw) != 2 or not all(map(is_side, size_hw)):

@@ -16,12 +16,11 @@ from torch import Tensor
 from roialign.doctor.watch.libraries.shows import Shows, is_in_backward
 from roialign.doctor.watch.libraries.torchvision import OPERATORS, as_roi_align
 from roialign.geometry import FeatureGrid
+from roialign.ops import operators
 from roialign.ops.calls import is_unseen, unseen
 from roialign.regions.pool import RegionsCall
 
 _DEVICES = ("CPU", "CUDA")
-_ONLY_POOL = ("masked_roi_align", "prroi_pool", "ps_roi_align", "ps_roi_pool", "roi_align_rotated", "roi_pool")
-"""Operators of roialign whose calls are shown by its functions alone, and whose outputs are looked at here."""
 
 
 @contextmanager
@@ -39,7 +38,8 @@ def watched(shows: Shows) -> Iterator[Callable[[], None]]:
 
     if _has("torchvision::roi_align", "CPU"):
         torchvision_is_there()
-    looks: dict[str, Callable[..., None] | None] = dict.fromkeys(_ONLY_POOL)
+    # calls of roialign's other operators are shown by its functions alone; their outputs are looked at here
+    looks: dict[str, Callable[..., None] | None] = dict.fromkeys((*operators.OPERATORS, operators.ROI_POOL.name))
     looks["roi_align"] = lambda *args: _roi_align_look(shows, *args)
     looks["multi_scale_roi_align"] = lambda *args: _regions_look(shows, *args)
     libraries["roialign"] = _before_kernels("roialign", looks, shows)

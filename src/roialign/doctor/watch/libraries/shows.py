@@ -17,13 +17,13 @@ from roialign.doctor.checks import rows
 from roialign.doctor.diagnose import diagnose
 from roialign.doctor.evidence import Caller
 from roialign.doctor.findings import Finding
-from roialign.doctor.watch import later
+from roialign.ops import later
 from roialign.ops.calls import RoICall, unseen
+from roialign.ops.functions import function_of
 from roialign.ops.roi_align import as_call
 from roialign.ops.validate import is_dense
 from roialign.regions.pool import RegionsCall
 
-_SAMPLED = ("roi_align", "ps_roi_align", "mmcv.ops.RoIAlign")
 """Operators that crash the process where a sample has no place."""
 
 
@@ -134,7 +134,7 @@ def is_in_backward() -> bool:
 
 def _has_no_place(operator: str, arguments: tuple[Any, ...]) -> bool:
     """Whether the scale puts samples nowhere."""
-    return operator in _SAMPLED and arguments[4] > 0 and not math.isfinite(arguments[3])
+    return function_of(operator).is_sampled and arguments[4] > 0 and not math.isfinite(arguments[3])
 
 
 def _stop_if_deadly(call: RoICall, library: str) -> None:
@@ -142,7 +142,7 @@ def _stop_if_deadly(call: RoICall, library: str) -> None:
     if not bool(((index >= 0) & (index < call.input.shape[0])).all()):
         finding = rows.image_indices(call, call.coverage())
         raise errors.BatchIndexError(_words(finding, library, "read memory that is not its own"))
-    if call.operator in _SAMPLED and call.sampling_ratio > 0 and not bool(call.rois.isfinite().all()):
+    if function_of(call.operator).is_sampled and call.sampling_ratio > 0 and not bool(call.rois.isfinite().all()):
         finding = rows.coordinates(call, call.coverage())
         raise errors.BoxesValueError(_words(finding, library, "crash the process"))
 

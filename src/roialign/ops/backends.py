@@ -1,0 +1,105 @@
+"""The backends that can serve the operators: how each is loaded and why not, on which devices, and which operators.
+
+The reference is registered for every device; a backend that loads takes its operators over.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from roialign.ops import native, registered
+from roialign.ops import triton as gpu
+from roialign.ops.notice import calling_frame
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Kernels for one type of device."""
+
+    name: str
+    device_type: str
+    key: str
+    """The dispatch key that its kernels are registered for."""
+    why_not: str | None
+    """Why it does not serve; None where it does."""
+    advice: str
+    """What makes it serve."""
+
+    def serves(self, op: str) -> bool:
+        """Whether it has a kernel for a registered operator or gradient."""
+        return self.why_not is None and torch._C._dispatch_has_kernel_for_dispatch_key(f"roialign::{op}", self.key)
+
+
+BACKENDS = (
+    Backend(
+        "C++",
+        "cpu",
+        "CPU",
+        native.why_not,
+        "Install again with pip install --no-build-isolation, torch and a C++20 compiler at hand.",
+    ),
+    Backend(
+        "Triton",
+        "cuda",
+        "CUDA",
+        gpu.load(),
+        "ROIALIGN_TRITON=1 in the environment chooses them, where Triton is installed.",
+    ),
+)
+"""All that are known, at most one for each type of device."""
+
+_slow: dict[str, Backend] = {one.device_type: one for one in BACKENDS if one.why_not is not None}
+"""By type of device those that should serve and do not, until it was said."""
+
+
+def cpu_capability() -> str | None:
+    """The instruction set that the C++ kernels use: "avx512", "avx2" or "baseline"; None where they do not serve.
+
+    The best that the processor can run. The environment variable ROIALIGN_CPU_CAPABILITY, read when the kernels
+    are first used, can name a lesser one.
+    """
+    if of_device("cpu") is None:
+        return None
+    ask = ctypes.CDLL(str(native.CPU_LIBRARY)).roialign_cpu_capability
+    ask.restype = ctypes.c_char_p
+    return cast(bytes, ask()).decode()
+
+
+def say_once_if_slow(input: Tensor) -> None:
+    """Say, the first time that it matters, that the reference serves where kernels should."""
+    if not _slow:
+        return
+    backend = _slow.pop(input.device.type, None)
+    if backend is not None:
+        frame = calling_frame(("roialign", "torch"))
+        warnings.warn_explicit(
+            f"{backend.why_not}, so the slower reference in PyTorch serves. {backend.advice} `roialign env` shows "
+            "more.",
+            UserWarning,
+            frame.f_code.co_filename,
+            frame.f_lineno,
+        )
+
+
+def of_device(device_type: str) -> Backend | None:
+    """The backend that serves on this type of device, if any does."""
+    return next((one for one in BACKENDS if one.device_type == device_type and one.why_not is None), None)
+
+
+def serving(op: str, device_type: str) -> str:
+    """The name of what serves `op` on this type of device: a backend's, or "reference"."""
+    backend = of_device(device_type)
+    return backend.name if backend is not None and backend.serves(op) else REFERENCE
+
+
+def names() -> list[str]:
+    """The names of the registered operators and gradients."""
+    return list(registered.SCHEMAS)

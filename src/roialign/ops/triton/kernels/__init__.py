@@ -1,0 +1,1 @@
+"""The kernels, and what they share: the sampling rule, boxes, tiles."""

@@ -1,0 +1,241 @@
+"""The kernel of the gradient to the features: a program owns a tile of a map and a block of channels.
+
+It goes through the boxes that read the tile in their order, adds up in registers, and stores once. A tile's cells get
+from a box a small matrix product: [cells, bins] weights times [bins, channels] upstream gradient. With IS_SPLIT a
+program takes one share of a tile's boxes, and its sum goes to `sums` of [splits, all tiles' cells, channels].
+"""
+
+import triton
+import triton.language as tl
+
+from roialign.ops.triton.kernels.axis import bilinear, divide, position, run_between
+from roialign.ops.triton.kernels.boxes import columns_of_box, image_of_box, level_of_box, pick, pick_number, rows_of_box
+from roialign.ops.triton.kernels.rows import load_rows
+from roialign.ops.triton.kernels.tiles import TILE, level_of, tiles_along
+
+
+@triton.jit
+def bins_at_tile(start, bin_size, tile_begin, POOLED: tl.constexpr):
+    """The first bin that may read cells of the tile along an axis, and how many may."""
+    one_end = (tile_begin - 1.0 - start) / bin_size
+    other_end = (tile_begin + TILE - start) / bin_size
+    slack = 0.01 + 1e-6 * tl.abs(start / bin_size)
+    first = tl.maximum(tl.floor(tl.minimum(one_end, other_end) - slack), 0.0)
+    last = tl.minimum(tl.floor(tl.maximum(one_end, other_end) + slack), POOLED - 1.0)
+    point = tl.abs(bin_size) < 1e-30  # all bins lie on one place
+    first = tl.where(point, 0.0, tl.minimum(first, POOLED - 1.0)).to(tl.int32)
+    last = tl.where(point, POOLED - 1.0, tl.maximum(last, -1.0)).to(tl.int32)
+    return first, tl.maximum(last - first + 1, 0)
+
+
+@triton.jit
+def weights_along(tile_begin, start, bin_size, grid, bins, extent, RATIO: tl.constexpr):
+    """The weight [bins, TILE] of each of the tile's cells in each bin along an axis, and whether the bin reads it."""
+    cell = tile_begin + tl.arange(0, TILE)
+    first, count = run_between(start, bin_size, grid, bins, tile_begin - 1.0, tile_begin + TILE, RATIO)
+    shape: tl.constexpr = [bins.shape[0], TILE]
+    weight = tl.zeros(shape, start.dtype)
+    read = tl.zeros(shape, tl.int32)
+    for i in range(count):
+        place = position(start, bin_size, grid, bins, first + i, RATIO)
+        on_map, low, high, fraction, _ = bilinear(place, extent)
+        taken = on_map & (first + i < grid)
+        is_low = (cell[None, :] == low[:, None]) & taken[:, None]
+        is_high = (cell[None, :] == high[:, None]) & (taken & (high > low))[:, None]
+        weight += tl.where(is_low, (1.0 - fraction)[:, None], 0.0) + tl.where(is_high, fraction[:, None], 0.0)
+        read = read | (is_low | is_high).to(tl.int32)
+    return weight, read
+
+
+@triton.jit
+def add_boxes(
+    total,
+    grad,
+    grad_strides,
+    rois,
+    levels,
+    listed,
+    begin,
+    end,
+    fits,
+    y_begin,
+    x_begin,
+    c,
+    channels,
+    tile_level,
+    tile_image,
+    images,
+    height,
+    width,
+    cells,
+    LEVELS: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    RATIO: tl.constexpr,
+    WIDEN: tl.constexpr,
+    BLOCK_BINS: tl.constexpr,
+    PRODUCT: tl.constexpr,
+):
+    """Add to `total` [channels, cells] what the boxes from `begin` to `end` of the tile's list give it.
+
+    PRODUCT takes bins together in a matrix product, in which a NaN or an infinity spreads over the tile; without it
+    it stays where it is read.
+    """
+    next_listed = tl.load(listed + begin, mask=fits & (begin < end), other=0)
+    for number in range(begin, end):
+        k = tl.where(fits, next_listed, number).to(tl.int64)
+        next_listed = tl.load(listed + number + 1, mask=fits & (number + 1 < end), other=0)  # before it is needed
+        level, _ = level_of_box(levels, k, LEVELS)
+        image, image_exists = image_of_box(rois, k, images)
+        y_start, y_bin, y_grid, y_usable = rows_of_box(rois, k, cells, tile_level, PH, RATIO, WIDEN)
+        x_start, x_bin, x_grid, x_usable = columns_of_box(rois, k, cells, tile_level, PW, RATIO, WIDEN)
+        usable = image_exists & y_usable & x_usable & (image == tile_image) & (level == tile_level)
+        p_first, p_count = bins_at_tile(y_start, y_bin, y_begin, PH)
+        q_first, q_count = bins_at_tile(x_start, x_bin, x_begin, PW)
+        bins = tl.where(usable, p_count * q_count, 0)
+        share = divide(tl.full([], 1, y_grid.dtype), tl.maximum(y_grid * x_grid, 1.0))
+        for first in range(0, bins, BLOCK_BINS):
+            r = first + tl.arange(0, BLOCK_BINS)
+            p, q = p_first + r // q_count, q_first + r % q_count
+            at = grad + k * grad_strides[0] + p * grad_strides[2] + q * grad_strides[3]
+            inside = (c < channels)[:, None] & (r < bins)[None, :]
+            upstream = load_rows(at[None, :] + c[:, None] * grad_strides[1], inside)  # [channels, bins]
+            y_weight, y_read = weights_along(y_begin, y_start, y_bin, y_grid, p, height, RATIO)
+            x_weight, x_read = weights_along(x_begin, x_start, x_bin, x_grid, q, width, RATIO)
+            weight = tl.reshape(y_weight[:, :, None] * (x_weight * share)[:, None, :], [BLOCK_BINS, TILE * TILE])
+            if PRODUCT is None:
+                read = tl.reshape(y_read[:, :, None] & x_read[:, None, :], [BLOCK_BINS, TILE * TILE])
+                read = tl.broadcast_to(read > 0, total.shape)
+                total += tl.where(read, weight * upstream.to(weight.dtype), 0.0)
+            elif upstream.dtype == tl.float32:
+                total = tl.dot(upstream, weight, total, input_precision=PRODUCT)
+            else:
+                # in two terms of the upstream's type, which together are as good as float32
+                coarse = weight.to(upstream.dtype)
+                rest = (weight - coarse.to(tl.float32)).to(upstream.dtype)
+                total = tl.dot(upstream, coarse, total)
+                total = tl.dot(upstream, rest, total)
+    return total
+
+
+@triton.jit(do_not_specialize=["boxes", "images", "room", "tiles", "splits"])
+def scatter_kernel(
+    sums,
+    grad_maps,
+    grad,
+    grad_strides,
+    rois,
+    levels,
+    listed,
+    counts,
+    boxes,
+    images,
+    channels,
+    heights,
+    widths,
+    cells,
+    first_tiles,
+    tiles,
+    room,
+    splits,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    RATIO: tl.constexpr,
+    WIDEN: tl.constexpr,
+    INDEX: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_BINS: tl.constexpr,
+    PRODUCT: tl.constexpr,
+):
+    program = tl.program_id(0)
+    channel_blocks = tl.cdiv(channels, BLOCK_C)
+    channel_block = program % channel_blocks
+    split = program // channel_blocks % splits
+    # coarse levels first: their tiles are read by the most boxes
+    slot = tiles - 1 - program // channel_blocks // splits
+    level, first_tile = level_of(slot, first_tiles)
+    height, width = pick_number(heights, level), pick_number(widths, level)
+    tiles_x = tiles_along(width)
+    tiles_of_image = tiles_along(height) * tiles_x
+    image = (slot - first_tile) // tiles_of_image
+    tile = (slot - first_tile) % tiles_of_image
+    y_begin, x_begin = tile // tiles_x * TILE, tile % tiles_x * TILE
+    cell = tl.arange(0, TILE * TILE)
+    y_cell, x_cell = y_begin + cell // TILE, x_begin + cell % TILE
+    c = channel_block * BLOCK_C + tl.arange(0, BLOCK_C)
+
+    count = tl.load(counts + slot)
+    fits = count <= room
+    length = tl.where(fits, count, boxes)
+    begin, end = length * split // splits, length * (split + 1) // splits
+    at_list = listed + slot.to(tl.int64) * room
+    zeros = tl.zeros([BLOCK_C, TILE * TILE], rois.dtype.element_ty)
+    total = zeros
+    if PRODUCT is not None:
+        total = add_boxes(
+            total, grad, grad_strides, rois, levels, at_list, begin, end, fits, y_begin, x_begin, c,
+            channels, level, image, images, height, width, cells, len(heights), PH, PW, RATIO, WIDEN, BLOCK_BINS,
+            PRODUCT,
+        )  # fmt: skip
+    finite = tl.min((tl.abs(total) < float("inf")).to(tl.int32))
+    if (finite == 0) | (PRODUCT is None):
+        total = add_boxes(
+            zeros, grad, grad_strides, rois, levels, at_list, begin, end, fits, y_begin, x_begin, c,
+            channels, level, image, images, height, width, cells, len(heights), PH, PW, RATIO, WIDEN, 1, None,
+        )  # fmt: skip
+
+    if IS_SPLIT:
+        row = (split * tiles + slot).to(tl.int64) * (TILE * TILE) + cell
+        tl.store(sums + row[None, :] * channels + c[:, None], total, mask=(c < channels)[:, None])
+    else:
+        store_tile(grad_maps, total, level, image, y_cell, x_cell, c, channels, height, width, INDEX)
+
+
+@triton.jit
+def store_tile(grad_maps, total, level, image, y_cell, x_cell, c, channels, height, width, INDEX: tl.constexpr):
+    """Store a tile [channels, cells] into the gradient of its map, which is contiguous."""
+    to = pick(grad_maps, level)
+    if width % TILE == 0:  # then the compiler sees that the rows of a tile can be stored at once
+        store_cells(to, total, image, y_cell, x_cell, c, channels, height, width // TILE * TILE, INDEX)
+    else:
+        store_cells(to, total, image, y_cell, x_cell, c, channels, height, width, INDEX)
+
+
+@triton.jit
+def store_cells(to, total, image, y_cell, x_cell, c, channels, height, width, INDEX: tl.constexpr):
+    inside = (c < channels)[:, None] & ((y_cell < height) & (x_cell < width))[None, :]
+    at = c.to(INDEX)[:, None] * (height * width).to(INDEX) + (y_cell.to(INDEX) * width + x_cell)[None, :]
+    image_begin = image.to(tl.int64) * channels * (height * width)
+    tl.store(to + image_begin + at, total.to(to.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["tiles", "splits"])
+def add_splits_kernel(
+    grad_maps,
+    sums,
+    channels,
+    heights,
+    widths,
+    first_tiles,
+    tiles,
+    splits,
+    INDEX: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Add the splits of each tile up in their order, and store."""
+    channel_blocks = tl.cdiv(channels, BLOCK_C)
+    slot = tl.program_id(0) // channel_blocks
+    c = tl.program_id(0) % channel_blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    level, first_tile = level_of(slot, first_tiles)
+    height, width = pick_number(heights, level), pick_number(widths, level)
+    tiles_x = tiles_along(width)
+    tiles_of_image = tiles_along(height) * tiles_x
+    image, tile = (slot - first_tile) // tiles_of_image, (slot - first_tile) % tiles_of_image
+    cell = tl.arange(0, TILE * TILE)
+    y_cell, x_cell = tile // tiles_x * TILE + cell // TILE, tile % tiles_x * TILE + cell % TILE
+    total = tl.zeros([BLOCK_C, TILE * TILE], sums.dtype.element_ty)
+    for split in range(splits):
+        row = (split * tiles + slot).to(tl.int64) * (TILE * TILE) + cell
+        total += tl.load(sums + row[None, :] * channels + c[:, None], mask=(c < channels)[:, None], other=0.0)
+    store_tile(grad_maps, total, level, image, y_cell, x_cell, c, channels, height, width, INDEX)

@@ -1,0 +1,44 @@
+"""The Triton kernels, as far as they can be tested without a GPU; `make check-triton` tests more."""
+
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).parent.parent.parent
+PROGRAM = Path(__file__).parent / "triton_interpreter.py"
+
+
+def test_the_interpreter_gives_the_references_results() -> None:
+    subprocess.run([sys.executable, "-m", "tests.ops.triton_interpreter", "2"], cwd=ROOT, check=True, timeout=300)
+
+
+def test_launches_of_one_form_compile_to_one_kernel() -> None:
+    """What was compiled is found again by the form: it has to say all that Triton compiles for."""
+    from tests.ops.triton_launches import record
+
+    kernels: dict[tuple[object, ...], object] = {}
+    sizes = ([(1, 1)], [(33, 50)], [(400, 400)], [(16, 1)], [(64, 96), (32, 48)], [(33, 50), (17, 25)])
+    for size, images, scale, boxes in product(sizes, (1, 16), (0.25, 1 / 14), (1, 16, 1000)):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            for channels in (1, 16, 70):
+                launches = record(size, layout=layout, images=images, channels=channels, boxes=boxes, scale=scale)
+                for launch in launches:
+                    found = launch.specialization()
+                    assert kernels.setdefault((launch.name, launch.form), found) == found, launch.name
+
+
+def test_sizes_and_scales_do_not_multiply_kernels() -> None:
+    from tests.ops.triton_launches import record
+
+    forms = {
+        (launch.name, launch.form)
+        for size in ((33, 50), (64, 96), (1, 7), (200, 336))
+        for images, boxes in ((1, 900), (3, 1000), (16, 1024))
+        for launch in record([size], torch.float32, torch.channels_last, images=images, boxes=boxes)
+    }
+    assert len(forms) == len({name for name, _ in forms}) + 1  # the scatter kernel once with splits, once without
