@@ -120,8 +120,8 @@ inline void combine_dense(const RoiPlan<T>& plan, int64_t group, const scalar_t*
   }
 }
 
-// sum + a * b, rounded once where the instruction set can, as with vectors: what both forms of a matrix give is then the
-// same to the bit. Compilers left to themselves multiply some taps as a vector and add them one by one.
+// sum + a * b, rounded once where the instruction set can, as with vectors: what both forms of a matrix give is then
+// the same to the bit. Compilers left to themselves multiply some taps as a vector and add them one by one.
 template <typename T>
 inline T multiply_add(T a, T b, T sum) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kLeastChannels = 32;  // together they write long runs of the output
 constexpr int64_t kFewChannels = 16;    // that are pooled in less time than their plan is kept and found again
-constexpr int64_t kValuesOfRoi = 64;    // that are pooled in the time that a RoI takes otherwise
+constexpr int64_t kValuesOfRoi = 40;    // that are pooled in the time that a RoI takes otherwise
 
 // Products of a row's tap and a column's, of all bins of a RoI, up to which taps are multiplied one by one: with any
 // number of channels, for all of them together, and the same of neighbouring channels, which vectors take better.
@@ -96,6 +96,9 @@ class Pooling {
       const auto& plans = passes.plans(pass);
       const int64_t size = passes.size(pass), block = channels_of_task(size);
       const int64_t blocks = (geometry.channels + block - 1) / block, tasks = blocks * size;
+      for (int64_t k = 0; k < size; ++k) {
+        cover(plans[k].row, plans[k].coverage);
+      }
       const auto work = [&](int64_t begin, int64_t end) {
         Scratch<T> scratch;
         for (int64_t task = begin; task < end; ++task) {
@@ -103,9 +106,6 @@ class Pooling {
           const int64_t k = layout.by_channel ? task / blocks : task % size;
           const int64_t channel = (layout.by_channel ? task % blocks : task / size) * block;
           pool(plans[k].plan, plans[k].row, channel, std::min(block, geometry.channels - channel), scratch);
-          if (channel == 0) {
-            cover(plans[k].row, plans[k].coverage);
-          }
         }
       };
       torch::stable::parallel_for(0, tasks, tasks_per_thread(tasks, size * values_of_roi()), work);
@@ -164,7 +164,8 @@ class Pooling {
     layout.pool(
         plan,
         {features + plan.image * image_stride + channel * channel_stride, channel_stride, channels, lanes, bins,
-         geometry.pooled, scratch.room_for(bins, values), pooled + (row * geometry.channels + channel) * cells + first_bin});
+         geometry.pooled, scratch.room_for(bins, values),
+         pooled + (row * geometry.channels + channel) * cells + first_bin});
   }
 
   T pool_one(int64_t row, int64_t channel, int64_t channels, Planner<T>& planner, Scratch<T>& scratch) const {

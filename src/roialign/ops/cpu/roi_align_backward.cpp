@@ -33,7 +33,8 @@ void scatter_part(
 
 // RoIs in the order given; what each adds to is found where it is added.
 template <typename scalar_t>
-void scatter_by_taps(const Tensor& grad, const Tensor& rois, const Rows& boxes, const Geometry& geometry, Tensor& grad_input) {
+void scatter_by_taps(
+    const Tensor& grad, const Tensor& rois, const Rows& boxes, const Geometry& geometry, Tensor& grad_input) {
   using T = compute_t<scalar_t>;
   const T* values = rois.const_data_ptr<T>();
   const auto samples_of = [&](int64_t row) {

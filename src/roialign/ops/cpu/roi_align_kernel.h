@@ -153,9 +153,10 @@ inline void pool_pairs(const Sparse<T>& rows, const Sparse<T>& columns, const Po
       const scalar_t *above = plane + rows.index[2 * p], *below = plane + rows.index[2 * p + 1];
       for (int64_t tap = 0; tap < 2 * columns.rows; tap += 2) {
         const int64_t left = columns.index[tap], right = columns.index[tap + 1];
-        const T at_left = multiply_add(lower, T(widen(below[left])), multiply_add(upper, T(widen(above[left])), T(0)));
-        const T at_right = multiply_add(lower, T(widen(below[right])), multiply_add(upper, T(widen(above[right])), T(0)));
-        const T sum = multiply_add(columns.weight[tap], at_left, T(0));
+        const T above_left = multiply_add(upper, widen(above[left]), T(0));
+        const T above_right = multiply_add(upper, widen(above[right]), T(0));
+        const T sum = multiply_add(columns.weight[tap], multiply_add(lower, widen(below[left]), above_left), T(0));
+        const T at_right = multiply_add(lower, widen(below[right]), above_right);
         narrow(multiply_add(columns.weight[tap + 1], at_right, sum), output++);
       }
     }

@@ -120,9 +120,9 @@ inline Bilinear<double> bilinear_to_zero(double position, int64_t extent) {
   return {ringed.low - 1, ringed.high - 1, ringed.fraction, ringed.free};
 }
 
-// The cells that a RoI's bins read and the sums of their shares: bin b has those from begin[b] to begin[b + 1] - 1, each
-// once, in ascending order. `cell` and `sums`, of zeros, have room for two of each sample and one more. Returns how many
-// samples are on the map.
+// The cells that a RoI's bins read and the sums of their shares: bin b has those from begin[b] to begin[b + 1] - 1,
+// each once, in ascending order. `cell` and `sums`, of zeros, have room for two of each sample and one more. Returns
+// how many samples are on the map.
 template <typename T>
 int64_t merge_samples(const AxisSamples<T>& samples, int64_t* begin, int64_t* cell, double* sums) {
   const bool ascending = samples.bin >= T(0);

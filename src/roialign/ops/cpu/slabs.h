@@ -12,6 +12,7 @@ namespace roialign {
 
 constexpr int64_t kLeastSummed = 4;       // channels; together they read long runs of the upstream gradient
 constexpr int64_t kSlabBytes = 8 << 20;   // float32 sums of a half gradient
+constexpr int64_t kClearedPerValue = 8;   // cells that are set to zero in the time that one value is added
 
 // A part of the gradient that is summed up at once: some channels and rows of all images.
 template <typename T>
@@ -51,17 +52,18 @@ void clear(const Part<T>& part, const Geometry& geometry) {
 template <typename T, typename SummandsOf>
 void sum_slab(const Geometry& geometry, const Slab<T>& slab, int64_t passes, const SummandsOf& summands_of) {
   const int64_t threads = torch::stable::get_num_threads();
-  const int64_t wanted = threads > 1 ? 2 * threads / std::max<int64_t>(slab.channels, 1) : 1;
-  const int64_t stripes = std::clamp<int64_t>(wanted, 1, slab.rows);
-  const int64_t block = channels_at_once(
-      slab.channels, slab.plane_size * static_cast<int64_t>(sizeof(T)), kLeastSummed, 2 * stripes);
-  const int64_t blocks = (slab.channels + block - 1) / block;
   for (int64_t pass = 0; pass < passes; ++pass) {
     const Summands<T> summands = summands_of(pass);
-    const int64_t tasks = blocks * stripes;
     const int64_t added = summands.rois * slab.channels * geometry.pooled.cells();
     const int64_t cleared = pass == 0 ? geometry.images * slab.channels * slab.plane_size : 0;
-    torch::stable::parallel_for(0, tasks, tasks_per_thread(tasks, added + cleared), [&](int64_t begin, int64_t end) {
+    const int64_t work = added + cleared / kClearedPerValue;
+    // Each stripe goes through all RoIs: only where threads share them out.
+    const int64_t wanted = work > kValuesPerThread ? 2 * threads / std::max<int64_t>(slab.channels, 1) : 1;
+    const int64_t stripes = threads > 1 ? std::clamp<int64_t>(wanted, 1, slab.rows) : 1;
+    const int64_t block = channels_at_once(
+        slab.channels, slab.plane_size * static_cast<int64_t>(sizeof(T)), kLeastSummed, 2 * stripes);
+    const int64_t blocks = (slab.channels + block - 1) / block, tasks = blocks * stripes;
+    torch::stable::parallel_for(0, tasks, tasks_per_thread(tasks, work), [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t channel = task / stripes * block, stripe = task % stripes;
         const int64_t top = slab.rows * stripe / stripes, bottom = slab.rows * (stripe + 1) / stripes;
