@@ -77,7 +77,9 @@ def say_once_if_slow(input: Tensor) -> None:
     """Say, the first time that it matters, that the reference serves where kernels should."""
     if not _slow:
         return
-    backend = _slow.pop(input.device.type, None)
+    with torch._C.DisableTorchFunction():  # the program's modes do not hear of it
+        device_type = input.device.type
+    backend = _slow.pop(device_type, None)
     if backend is not None:
         frame = calling_frame(("roialign", "torch"))
         warnings.warn_explicit(

@@ -153,9 +153,11 @@ _waiting: deque[_Waiting] = deque()
 def look(coverage: Tensor, rois: Tensor, off_the_map: OffTheMap) -> None:
     """Warn or raise, as the policy says, if RoIs lie off the map; of a call on a GPU when its numbers have arrived."""
     policy, strict = _in_force()
-    if policy == "ignore" or later.is_capturing(coverage):
+    if policy == "ignore":
         return
     with unseen():
+        if later.is_capturing(coverage):
+            return
         if strict or not later.must_wait(coverage):
             _look_now(coverage, rois, off_the_map, policy)
             return
