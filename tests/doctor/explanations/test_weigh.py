@@ -164,7 +164,7 @@ def test_a_healthy_call_takes_some_milliseconds() -> None:
             begin = time.perf_counter()
             roialign.roi_align(features, boxes, 7, 1 / 16, 2, True)
             times.append(time.perf_counter() - begin)
-    assert sorted(times)[len(times) // 4] < 0.01
+    assert sorted(times)[len(times) // 4] < 0.03  # a few milliseconds, on a machine with other work
 
 
 def weighed_calls(monkeypatch: pytest.MonkeyPatch, boxes_of_calls: list[Tensor]) -> list[int]:
