@@ -84,7 +84,7 @@ sanitize: $(VENV)/.stamp-test
 
 # In Triton's interpreter against the reference, then compiled for GPUs that need not be here.
 check-triton: $(VENV)/.stamp-test
-	@$(RUN) -m tests.ops.triton_interpreter
+	@TRITON_INTERPRET=1 $(RUN) -m tests.ops.triton_interpreter
 	@$(RUN) -m benchmarks.triton_resources
 
 # mmcv's source comes from PyPI, into a temporary folder.

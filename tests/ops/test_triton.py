@@ -1,5 +1,6 @@
 """The Triton kernels, as far as they can be tested without a GPU; `make check-triton` tests more."""
 
+import os
 import subprocess
 import sys
 from itertools import product
@@ -10,11 +11,11 @@ import torch
 
 pytest.importorskip("triton")
 ROOT = Path(__file__).parent.parent.parent
-PROGRAM = Path(__file__).parent / "triton_interpreter.py"
 
 
 def test_the_interpreter_gives_the_references_results() -> None:
-    subprocess.run([sys.executable, "-m", "tests.ops.triton_interpreter", "2"], cwd=ROOT, check=True, timeout=300)
+    command = [sys.executable, "-m", "tests.ops.triton_interpreter", "2"]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, check=True, timeout=300)
 
 
 def test_launches_of_one_form_compile_to_one_kernel() -> None:

@@ -1,13 +1,10 @@
-"""The Triton kernels in Triton's interpreter: `python triton_interpreter.py [COUNT]` exits 0 if they are right.
+"""The kernels in Triton's interpreter: `TRITON_INTERPRET=1 python -m tests.ops.triton_interpreter [COUNT]`.
 
-COUNT of the cases below are run, all without it. `test_triton.py` runs this in a child process, for the interpreter is
-chosen when the kernels are imported.
+COUNT of the cases below are run, all without it; it exits with 0 if they are right. `test_triton.py` runs this in a
+child process, for the interpreter is chosen when the kernels are imported.
 """
 
-import os
 import sys
-
-os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 
