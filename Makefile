@@ -48,8 +48,9 @@ help:
 demo: $(VENV)/.stamp-demo demo/data/.stamp-deepforest
 	@$(RUN) examples/demo/run.py
 
+# A process for each core, which then has it for itself.
 test: $(VENV)/.stamp-test
-	@$(RUN) -m pytest
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # Parts of their own, so that make -k check shows all that is wrong.
 check: check-lint check-format check-types check-layers check-codes check-benchmarks

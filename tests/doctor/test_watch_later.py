@@ -96,7 +96,7 @@ def test_pool_regions_is_not_read_either(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     # the operator itself reads on the CPU, through Python; what is shown before it must not
     with roialign.watch() as report, roialign.set_policy("ignore"), NothingIsRead(), monkeypatch.context() as patch:
-        patch.setattr(torch.ops.roialign, "multi_scale_roi_align", lambda *args: (boxes, boxes))
+        patch.setattr(torch.ops.roialign.multi_scale_roi_align, "default", lambda *args: (boxes, boxes))
         roialign.pool_regions(maps, boxes, 7, GRIDS)
     assert [[f.code for f in diagnosis.findings] for diagnosis in report.calls] == [["RA301"], []]
 

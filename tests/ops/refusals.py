@@ -203,7 +203,7 @@ REFUSED = [
         {"boxes": None},
         {"boxes": []},
         errors.BoxesShapeError,
-        r"RA210: .*\[K, 5\].*\[L, 4\].*got a NoneType",
+        r"RA210: .*\[K, 5\].*\[L, 4\].*got None",
     ),
     (
         "numpy boxes",

@@ -208,7 +208,10 @@ def test_scales_are_those_of_each_batch():
             pooled = pooler({"map": coordinates((512 // stride,) * 2, (stride, stride))}, [BOXES[:2]], [(512, 512)])
         torch.testing.assert_close(pooled[:, :, 0, 0], centres(BOXES[:2]), atol=0.5, rtol=0)
         assert pooler.scales == [1 / stride]
-    with roialign.set_policy("raise"), pytest.raises(errors.LevelError, match="RA404: the scales inferred for this"):
+    with (
+        roialign.set_policy("raise"),
+        pytest.raises(errors.LevelError, match=r"RA404: .* this batch are 0\.0625, .* were 0\.125\."),
+    ):
         pooler({"map": coordinates((32, 32), (16, 16))}, [BOXES[:2]], [(512, 512)])
 
 
@@ -252,3 +255,22 @@ def test_compiles_in_one_graph():
     wanted = pooler(maps, boxes, [(256, 256)])
     compiled = torch.compile(pooler, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(maps, boxes, [(256, 256)]), wanted)
+
+
+class Head(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 2, 3, stride=16, padding=1)
+        self.pool = MultiScaleRoIAlign(["map"], 3, 2)
+
+    def forward(self, images, boxes):
+        return self.pool({"map": self.layer(images)}, boxes, [(64, 64)]) * 2
+
+
+def test_is_one_node_to_torchvisions_feature_extraction():
+    feature_extraction = pytest.importorskip("torchvision.models.feature_extraction")
+    head, arguments = Head().eval(), (torch.rand(1, 3, 64, 64), [boxes_of((64, 64), 4, 0)])
+    names, _ = feature_extraction.get_graph_node_names(head)
+    assert names == ["images", "boxes", "layer", "pool.multi_scale_roi_align", "mul"]
+    extractor = feature_extraction.create_feature_extractor(head, {names[3]: "pooled"})
+    torch.testing.assert_close(extractor(*arguments)["pooled"] * 2, head(*arguments))

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from roialign.ops import native, registered
+from roialign.ops import calls, native, registered
 from roialign.ops import triton as gpu
 from roialign.ops.notice import calling_frame
 
@@ -75,11 +75,9 @@ def cpu_capability() -> str | None:
 
 def say_once_if_slow(input: Tensor) -> None:
     """Say, the first time that it matters, that the reference serves where kernels should."""
-    if not _slow:
+    if not _slow or calls.modes_are_on():  # which would hear that the device is asked for
         return
-    with torch._C.DisableTorchFunction():  # the program's modes do not hear of it
-        device_type = input.device.type
-    backend = _slow.pop(device_type, None)
+    backend = _slow.pop(input.device.type, None)
     if backend is not None:
         frame = calling_frame(("roialign", "torch"))
         warnings.warn_explicit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.fx
@@ -130,6 +130,12 @@ class MaskedRoIAlign(RoIModule):
         """Pool `input` [N, C, H, W] under `rois` and `masks`, as `masked_roi_align` does."""
         options = (self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
         return masked_roi_align(input, rois, masks, *options, masks_in=self.masks_in)
+
+    if TYPE_CHECKING:
+
+        def __call__(
+            self, input: Tensor, rois: Tensor | Sequence[Tensor], masks: Tensor | Sequence[Tensor]
+        ) -> Tensor: ...
 
 
 def _in_image(masks_in: Any) -> bool:

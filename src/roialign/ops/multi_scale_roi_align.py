@@ -13,8 +13,6 @@ from roialign.ops.notice import OffTheMap
 from roialign.ops.operators import usable_of_levels
 from roialign.ops.perform import perform
 
-_op: Any = torch.ops.roialign
-
 
 def multi_scale_roi_align(
     inputs: Sequence[Tensor],
@@ -80,7 +78,8 @@ def pool_levels(
         validate.check_rows(maps[0].shape[0], rois, usable)
 
     output, coverage = perform(
-        lambda: _op.multi_scale_roi_align(maps, rois, levels, list(cells), *output_size_hw, *options),
+        torch.ops.roialign.multi_scale_roi_align.default,
+        (maps, rois, levels, list(cells), *output_size_hw, *options),
         (*maps[:1], rois, *maps[1:]),
         refuse,
         shown,

@@ -25,6 +25,7 @@ from roialign.ops.calls import LEAST_COVERAGE, RoICall, unseen
 Policy = Literal["warn", "raise", "ignore"]
 
 _GENERATED = ("<eval_with_key>", "torchinductor", "codegen.py:codegen(")
+_FEW = 16  # numbers that are sooner read in Python than by an operator
 _noticed: set[_Site] = set()
 explain: Callable[[RoICall, Tensor], str] | None = None
 """Finds the words for a call whose RoIs lie off the map. The doctor puts itself here."""
@@ -194,7 +195,9 @@ def of_call(call: RoICall, coverage: Tensor) -> Callable[[], str] | None:
 
 def any_low(coverage: Tensor) -> bool:
     """Whether any RoI has most of its samples off the map."""
-    return coverage.numel() > 0 and float(coverage.min()) < LEAST_COVERAGE
+    if len(coverage) <= _FEW:
+        return min(coverage.tolist(), default=1.0) < LEAST_COVERAGE
+    return coverage.min().item() < LEAST_COVERAGE
 
 
 def say(words: Callable[[], str], error: type[RoIError] = CoverageError) -> None:

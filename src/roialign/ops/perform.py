@@ -17,33 +17,40 @@ COMPATIBLE = (None, "torchvision")
 
 
 def perform(
-    run: Callable[[], Sequence[Tensor]],
+    op: Any,
+    arguments: Sequence[Any],
     tensors: Sequence[Tensor],
     refuse: Callable[[], None],
     shown: Callable[[], Any] | None,
     off_the_map: notice.OffTheMap | None,
 ) -> Sequence[Tensor]:
-    """What `run` gives, features and coverage first: the one place where a call is shown, run and looked at.
+    """What `op` gives for `arguments`, features and coverage first.
 
-    `tensors` are features and boxes, the first two, which have values or not; `refuse` finds the words where the
-    operator raised; `shown` makes the call that others look at, if any is to be shown; `off_the_map` finds the words
-    for what lies off the map, if anything is to be said.
+    The one place where a call is shown, run and looked at.
+
+    `tensors` are those of the arguments that have values and derivatives or not, features and boxes first; `refuse`
+    finds the words where the operator raised; `shown` makes the call that others look at, if any is to be shown;
+    `off_the_map` finds the words for what lies off the map, if anything is to be said.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return run()
+        return cast(Sequence[Tensor], op(*arguments))
     backends.say_once_if_slow(tensors[0])
-    concrete = calls.is_concrete(*tensors)
+    concrete = calls.is_concrete(tensors)
     if concrete and shown is not None:
         calls.show(shown)
     try:
-        found = run()
+        if concrete and not calls.is_differentiated(tensors):
+            with torch._C._AutoDispatchBelowAutograd():  # with nothing to record it is half the time of a small call
+                found = op(*arguments)
+        else:
+            found = op(*arguments)
     except RuntimeError:
         if concrete:
             refuse()
         raise
     if concrete and off_the_map is not None:
         notice.look(found[1], tensors[1], off_the_map)
-    return found
+    return cast(Sequence[Tensor], found)
 
 
 def pool(
@@ -69,9 +76,11 @@ def pool(
             call = call.with_(input=later.shape_of(call.input), rois=numbers)
         return notice.of_call(shown(), coverage)
 
+    tensors = (call.input, rois, *beside)
     found = perform(
-        lambda: cast(Sequence[Tensor], operator.op(call.input, rois, *beside, *bins, *options)),
-        (call.input, rois),
+        operator.op,
+        (*tensors, *bins, *options),
+        tensors,
         lambda: refuse(operator, call.input.shape[0], rois, bins, options),
         shown,
         off_the_map if noticed else None,

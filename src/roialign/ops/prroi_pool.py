@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.fx
@@ -92,3 +93,7 @@ class PrRoIPool(RoIModule):
     def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
         """Pool `input` [N, C, H, W] under `rois`, as `prroi_pool` does."""
         return prroi_pool(input, rois, self.output_size, self.spatial_scale)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor: ...

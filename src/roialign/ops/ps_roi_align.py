@@ -1,27 +1,26 @@
 """ps_roi_align: torchvision's names, arguments and numbers."""
 
-from typing import Any, List, Optional, Union  # noqa: UP035  TorchScript knows these names
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.fx
 from torch import Tensor
-from torch.jit.annotations import BroadcastingList2
 
 from roialign.ops import calls, validate
 from roialign.ops.modules import RoIModule
 from roialign.ops.operators import OPERATORS
 from roialign.ops.perform import check_compat, pool
-from roialign.ops.scripting import scripted_legacy, scripted_rois
+from roialign.ops.scripting import AnyBoxes, BroadcastingList2, Legacy, scripted_legacy, scripted_rois, scripted_size
 
 
 @torch.fx.wrap
 def ps_roi_align(
     input: Tensor,
-    boxes: Union[Tensor, List[Tensor]],  # noqa: UP006, UP007
+    boxes: AnyBoxes,
     output_size: BroadcastingList2[int],
     spatial_scale: float = 1.0,
     sampling_ratio: int = -1,
-    compat: Optional[str] = None,  # noqa: UP045
+    compat: Legacy = None,
 ) -> Tensor:
     """Cut a feature of fixed size out of a feature map for each box, by samples from channels of each bin's own.
 
@@ -67,9 +66,9 @@ def ps_roi_align(
                   [2., 3.]]]])
     """
     if torch.jit.is_scripting():
-        rois = scripted_rois(boxes, input)
+        rois, (height, width) = scripted_rois(boxes, input), scripted_size(output_size)
         output: Tensor = torch.ops.roialign.ps_roi_align(
-            input, rois, output_size[0], output_size[1], spatial_scale, sampling_ratio, scripted_legacy(compat)
+            input, rois, height, width, spatial_scale, sampling_ratio, scripted_legacy(compat)
         )[0]
     else:
         output = _pool(input, boxes, output_size, spatial_scale, sampling_ratio, compat)
@@ -98,7 +97,7 @@ class PSRoIAlign(RoIModule):
         spatial_scale: float,
         sampling_ratio: int,
         *,
-        compat: str | None = None,
+        compat: Legacy = None,
     ) -> None:
         super().__init__()
         validate.check_options(output_size, spatial_scale, sampling_ratio)
@@ -108,9 +107,13 @@ class PSRoIAlign(RoIModule):
         self.sampling_ratio = sampling_ratio
         self.compat = compat
 
-    def forward(self, input: Tensor, rois: Union[Tensor, List[Tensor]]) -> Tensor:  # noqa: UP006, UP007
+    def forward(self, input: Tensor, rois: AnyBoxes) -> Tensor:
         """Pool `input` [N, C, H, W] under `rois`, as `ps_roi_align` does."""
         return ps_roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.compat)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, input: Tensor, rois: AnyBoxes) -> Tensor: ...
 
 
 def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling_ratio: Any, compat: Any) -> Tensor:

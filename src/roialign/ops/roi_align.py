@@ -1,30 +1,29 @@
 """RoIAlign: torchvision's names, arguments and numbers."""
 
-from typing import Any, List, Optional, Union  # noqa: UP035  TorchScript knows these names
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.fx
 from torch import Tensor
-from torch.jit.annotations import BroadcastingList2
 
 from roialign.errors import DtypeError
 from roialign.ops import calls, presets, validate
 from roialign.ops.modules import RoIModule
 from roialign.ops.operators import OPERATORS, ROI_ALIGN
 from roialign.ops.perform import pool
-from roialign.ops.scripting import scripted_rois
+from roialign.ops.scripting import AnyBoxes, BroadcastingList2, Compat, Mode, scripted_rois, scripted_size
 
 
 @torch.fx.wrap
 def roi_align(
     input: Tensor,
-    boxes: Union[Tensor, List[Tensor]],  # noqa: UP006, UP007
+    boxes: AnyBoxes,
     output_size: BroadcastingList2[int],
     spatial_scale: float = 1.0,
     sampling_ratio: int = -1,
     aligned: bool = False,
-    mode: str = "avg",
-    compat: Optional[str] = None,  # noqa: UP045
+    mode: Mode = "avg",
+    compat: Compat = None,
 ) -> Tensor:
     """Cut a feature of fixed size out of a feature map for each box, by averaged bilinear samples.
 
@@ -74,9 +73,9 @@ def roi_align(
     if torch.jit.is_scripting():
         if mode != "avg" or compat is not None:
             raise RuntimeError("RA506: a scripted roi_align serves mode='avg' without compat")
-        rois = scripted_rois(boxes, input)
+        rois, (height, width) = scripted_rois(boxes, input), scripted_size(output_size)
         output: Tensor = torch.ops.roialign.roi_align(
-            input, rois, output_size[0], output_size[1], spatial_scale, sampling_ratio, aligned
+            input, rois, height, width, spatial_scale, sampling_ratio, aligned
         )[0]
     elif mode == "avg" and compat is None:
         output = _pool(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
@@ -110,8 +109,8 @@ class RoIAlign(RoIModule):
         sampling_ratio: int,
         aligned: bool = False,
         *,
-        mode: str = "avg",
-        compat: str | None = None,
+        mode: Mode = "avg",
+        compat: Compat = None,
     ) -> None:
         super().__init__()
         validate.check_options(output_size, spatial_scale, sampling_ratio)
@@ -123,7 +122,7 @@ class RoIAlign(RoIModule):
         self.mode = mode
         self.compat = compat
 
-    def forward(self, input: Tensor, rois: Union[Tensor, List[Tensor]]) -> Tensor:  # noqa: UP006, UP007
+    def forward(self, input: Tensor, rois: AnyBoxes) -> Tensor:
         """Pool `input` [N, C, H, W] under `rois`, as `roi_align` does."""
         return roi_align(
             input,
@@ -135,6 +134,10 @@ class RoIAlign(RoIModule):
             mode=self.mode,
             compat=self.compat,
         )
+
+    if TYPE_CHECKING:
+
+        def __call__(self, input: Tensor, rois: AnyBoxes) -> Tensor: ...
 
 
 def as_call(
@@ -156,8 +159,8 @@ def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling
 
 
 def _pool_as(
-    mode: str,
-    compat: str | None,
+    mode: Mode,
+    compat: Compat,
     input: Any,
     boxes: Any,
     output_size: Any,

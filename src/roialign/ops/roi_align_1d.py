@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.fx
@@ -112,6 +112,10 @@ class RoIAlign1d(RoIModule):
     def forward(self, input: Tensor, segments: Tensor | Sequence[Tensor]) -> Tensor:
         """Pool `input` [N, C, L] under `segments`, as `roi_align_1d` does."""
         return roi_align_1d(input, segments, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, input: Tensor, segments: Tensor | Sequence[Tensor]) -> Tensor: ...
 
 
 def _check_size(output_size: Any) -> int:

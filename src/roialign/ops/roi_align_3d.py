@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.fx
@@ -15,7 +15,7 @@ from roialign.ops.modules import RoIModule
 from roialign.ops.operators import OPERATORS
 from roialign.ops.perform import perform, refuse
 
-_op: Any = torch.ops.roialign
+_OPERATOR = OPERATORS["roi_align_3d"]
 
 
 @torch.fx.wrap
@@ -76,9 +76,10 @@ def roi_align_3d(
     rois = validate.as_rois(boxes, input, validate.BOXES_3D)
     options = (*scales_zyx, ratio, aligned)
     found = perform(
-        lambda: cast(Sequence[Tensor], _op.roi_align_3d(input, rois, *size_dhw, *options)),
+        _OPERATOR.op,
+        (input, rois, *size_dhw, *options),
         (input, rois),
-        lambda: refuse(OPERATORS["roi_align_3d"], input.shape[0], rois, size_dhw, options),
+        lambda: refuse(_OPERATOR, input.shape[0], rois, size_dhw, options),
         lambda: _from_the_front(input, rois, size_dhw, scales_zyx, ratio, aligned),
         lambda coverage, numbers: _off_the_volume(input.shape, numbers, scales_zyx, coverage),
     )
@@ -119,6 +120,10 @@ class RoIAlign3d(RoIModule):
     def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
         """Pool `input` [N, C, D, H, W] under `rois`, as `roi_align_3d` does."""
         return roi_align_3d(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor: ...
 
 
 def _check_size(output_size: Any) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.fx
@@ -139,6 +139,10 @@ class RoIAlignRotated(RoIModule):
             aligned=self.aligned,
             clockwise=self.clockwise,
         )
+
+    if TYPE_CHECKING:
+
+        def __call__(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor: ...
 
 
 def _angle_options(compat: Any, aligned: Any, clockwise: Any) -> bool:

@@ -1,25 +1,24 @@
 """roi_pool: torchvision's names, arguments and numbers."""
 
-from typing import Any, List, Optional, Union  # noqa: UP035  TorchScript knows these names
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.fx
 from torch import Tensor
-from torch.jit.annotations import BroadcastingList2
 
 from roialign.ops.operators import ROI_POOL
 from roialign.ops.perform import pool
-from roialign.ops.scripting import scripted_legacy, scripted_rois
+from roialign.ops.scripting import AnyBoxes, BroadcastingList2, Legacy, scripted_legacy, scripted_rois, scripted_size
 from roialign.ops.whole_cells import WholeCellPool, as_call
 
 
 @torch.fx.wrap
 def roi_pool(
     input: Tensor,
-    boxes: Union[Tensor, List[Tensor]],  # noqa: UP006, UP007
+    boxes: AnyBoxes,
     output_size: BroadcastingList2[int],
     spatial_scale: float = 1.0,
-    compat: Optional[str] = None,  # noqa: UP045
+    compat: Legacy = None,
 ) -> Tensor:
     """Cut a feature of fixed size out of a feature map for each box, as the largest value of each bin.
 
@@ -64,9 +63,9 @@ def roi_pool(
                   [13., 15.]]]])
     """
     if torch.jit.is_scripting():
-        rois = scripted_rois(boxes, input)
+        rois, (height, width) = scripted_rois(boxes, input), scripted_size(output_size)
         output: Tensor = torch.ops.roialign.roi_pool(
-            input, rois, output_size[0], output_size[1], spatial_scale, scripted_legacy(compat), input.requires_grad
+            input, rois, height, width, spatial_scale, scripted_legacy(compat), input.requires_grad
         )[0]
     else:
         output = _pool(input, boxes, output_size, spatial_scale, compat)
@@ -88,9 +87,13 @@ class RoIPool(WholeCellPool):
         torch.Size([1, 8, 7, 7])
     """
 
-    def forward(self, input: Tensor, rois: Union[Tensor, List[Tensor]]) -> Tensor:  # noqa: UP006, UP007
+    def forward(self, input: Tensor, rois: AnyBoxes) -> Tensor:
         """Pool `input` [N, C, H, W] under `rois`, as `roi_pool` does."""
         return roi_pool(input, rois, self.output_size, self.spatial_scale, self.compat)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, input: Tensor, rois: AnyBoxes) -> Tensor: ...
 
 
 def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, compat: Any) -> Tensor:

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from torch.jit.annotations import BroadcastingList2
-
 from roialign.ops import calls, validate
 from roialign.ops.modules import RoIModule
 from roialign.ops.perform import check_compat
+from roialign.ops.scripting import BroadcastingList2, Legacy
 
 
 class WholeCellPool(RoIModule):
@@ -17,7 +16,7 @@ class WholeCellPool(RoIModule):
         output_size: BroadcastingList2[int],
         spatial_scale: float,
         *,
-        compat: str | None = None,
+        compat: Legacy = None,
     ) -> None:
         super().__init__()
         validate.check_options(output_size, spatial_scale, -1)

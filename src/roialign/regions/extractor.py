@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,9 @@ from roialign.geometry import Boxes, FeatureGrid, Frame
 from roialign.geometry.grid import OffsetKind
 from roialign.ops import validate
 from roialign.regions import images as pixels_of
-from roialign.regions.images import Fit, ImageBatch
+from roialign.regions.images import Fit, ImageBatch, Images
 from roialign.regions.levels import FPNLevels, LevelRule
-from roialign.regions.pool import Pooled, pool, rois_of
+from roialign.regions.pool import AnyBoxes, Pooled, pool, rois_of
 
 
 class RegionExtractor(nn.Module):
@@ -77,7 +77,7 @@ class RegionExtractor(nn.Module):
             self.register_buffer(name, buffer, persistent=False)
         self._traces: dict[tuple[int, int], BackboneTrace] = {}
 
-    def forward(self, images: Any, boxes: Any, frames: Frame | Sequence[Frame] | None = None) -> Pooled:
+    def forward(self, images: Images, boxes: AnyBoxes, frames: Frame | Sequence[Frame] | None = None) -> Pooled:
         """Features, coverage and level of each box, in the order of the boxes.
 
         Args:
@@ -95,11 +95,19 @@ class RegionExtractor(nn.Module):
         as_it_is = self.fit is None and self.mean is None and self.std is None
         if as_it_is and _is_float_batch(images) and _are_tensors(boxes):
             return self._extract(self._as_weights(images), boxes, None)
-        if not isinstance(images, ImageBatch):
-            images, boxes = _outside_of_graphs(self._prepare_both)(images, boxes, frames)
-        return self._extract(self._as_weights(images.pixels), boxes, images.frames)
+        if isinstance(images, ImageBatch):
+            batch = images
+        else:
+            batch, boxes = _outside_of_graphs(self._prepare_both)(images, boxes, frames)
+        return self._extract(self._as_weights(batch.pixels), boxes, batch.frames)
 
-    def prepare(self, images: Any, frames: Sequence[Frame] | None = None) -> ImageBatch:
+    if TYPE_CHECKING:
+
+        def __call__(
+            self, images: Images, boxes: AnyBoxes, frames: Frame | Sequence[Frame] | None = None
+        ) -> Pooled: ...
+
+    def prepare(self, images: Images, frames: Sequence[Frame] | None = None) -> ImageBatch:
         """Read, fit and normalise images, and put them into a batch; `.frames` are the frames that enter the backbone.
 
         Args:
@@ -195,7 +203,7 @@ def _outside_of_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
 
 
-def _is_float_batch(images: Any) -> bool:
+def _is_float_batch(images: Any) -> TypeGuard[Tensor]:
     return isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point()
 
 

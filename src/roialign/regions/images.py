@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from os import PathLike
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -22,6 +23,17 @@ class ImageBatch(NamedTuple):
     """[N, C, H, W]"""
     frames: tuple[Frame, ...]
     """The frame of each image in the batch; its `root` or one of its parents is the image as it was given."""
+
+
+class Array(Protocol):
+    """An image as NumPy and PIL hold it."""
+
+    @property
+    def __array_interface__(self) -> Any: ...
+
+
+Image = Tensor | Array | str | PathLike[str]
+Images = ImageBatch | Image | Sequence[Image]
 
 
 def render(image_chw: Tensor, frame: Frame, target: Frame) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from numbers import Real
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -32,6 +33,9 @@ class FPNLevels:
         canonical_size: root of the area, in pixels of the image that entered the backbone.
         canonical_level: binary logarithm of the stride for a box of that size.
 
+    Raises:
+        LevelError: RA401, for numbers that cannot be these.
+
     Example:
         >>> grids = [FeatureGrid((100, 100), (stride, stride)) for stride in (32.0, 8.0)]
         >>> FPNLevels()(torch.tensor([[0.0, 0, 20, 20], [0, 0, 500, 450]]), grids)
@@ -40,6 +44,14 @@ class FPNLevels:
 
     canonical_size: float = 224.0
     canonical_level: float = 4.0
+
+    def __post_init__(self) -> None:
+        size, level = given = cast(tuple[Any, Any], (self.canonical_size, self.canonical_level))
+        if not (all(isinstance(one, Real) for one in given) and size > 0 and math.isfinite(size + level)):
+            raise LevelError(
+                "RA401: expected canonical_size, pixels above zero, and canonical_level, the binary logarithm of a "
+                f"stride; got {size!r} and {level!r}. Use FPNLevels(224, 4)."
+            )
 
     def __call__(self, boxes_xyxy: Tensor, grids: Sequence[FeatureGrid]) -> Tensor:
         """The level [K] of each box [K, 4], an index into `grids`."""

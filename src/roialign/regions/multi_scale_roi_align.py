@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from roialign.errors import LevelError
@@ -76,7 +77,18 @@ class MultiScaleRoIAlign(nn.Module):
         size_hw, _, ratio = validate.check_options(
             tuple(output_size) if isinstance(output_size, Sequence) else output_size, 1.0, sampling_ratio
         )
-        self.featmap_names = [featmap_names] if isinstance(featmap_names, str) else list(featmap_names)
+        names = [featmap_names] if isinstance(featmap_names, str) else featmap_names
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+            raise LevelError(
+                f"RA401: expected featmap_names, a list of names of feature maps; got {validate.describe(names)}. Give "
+                "those that the backbone gives, such as list(backbone(images))."
+            )
+        if not (scales is None or isinstance(scales, Sequence)):
+            raise LevelError(
+                f"RA401: expected scales, one for each of the maps {names}; got {validate.describe(scales)}. Leave "
+                "them out to have them inferred."
+            )
+        self.featmap_names = list(names)
         self.output_size = size_hw
         self.sampling_ratio = ratio
         self.canonical_scale = canonical_scale
@@ -84,7 +96,7 @@ class MultiScaleRoIAlign(nn.Module):
         self.map_levels = FPNLevels(canonical_scale, canonical_level)
         self.scales = None if scales is None else list(scales)
         self.grids = grids
-        self.aligned = aligned
+        self.aligned = validate.check_aligned(aligned)
         self._given = scales is not None
 
     def forward(
@@ -97,16 +109,13 @@ class MultiScaleRoIAlign(nn.Module):
             boxes: for each image a tensor [L, 4], in a list, or one tensor [K, 5] with the image's index first.
             image_shapes: (height, width) of each image before it was padded to the batch.
         """
-        maps = self._named(x)
-        if self.grids is not None:
-            features, grids = match(maps, self._grids_of(maps))
-        else:
-            features, grids = list(maps.values()), self._inferred(maps, image_shapes)
-        for one in features:
-            validate.check_input(one)
-        rois = validate.as_rois(boxes, features[0])
-        pooled = pool(features, rois, self.output_size, grids, self.map_levels, self.sampling_ratio, self.aligned)
-        return pooled.features
+        return multi_scale_roi_align(self, x, boxes, image_shapes)
+
+    if TYPE_CHECKING:
+
+        def __call__(
+            self, x: Mapping[str, Tensor], boxes: Sequence[Tensor] | Tensor, image_shapes: Sequence[tuple[int, int]]
+        ) -> Tensor: ...
 
     def extra_repr(self) -> str:
         return (
@@ -115,8 +124,24 @@ class MultiScaleRoIAlign(nn.Module):
             + (", aligned=True" if self.aligned else "")
         )
 
+    def grids_of(
+        self, x: Mapping[str, Tensor], image_shapes: Sequence[tuple[int, int]]
+    ) -> tuple[list[Tensor], list[FeatureGrid]]:
+        """The maps that are pooled from, of those in `x`, and the grid of each."""
+        maps = self._named(x)
+        for one in maps.values():
+            validate.check_input(one)
+        if self.grids is not None:
+            return match(maps, self._grids_of(maps))
+        return list(maps.values()), self._inferred(maps, image_shapes)
+
     def _named(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The maps to pool from, in their own order; torchvision's detectors name some that there are not."""
+        if not isinstance(x, Mapping):
+            raise LevelError(
+                "RA401: expected feature maps by name, a dict as backbones return it; got "
+                f'{validate.describe(x)}. Use {{"0": features}} and featmap_names=["0"] for a single map.'
+            )
         named = {name: one for name, one in x.items() if name in self.featmap_names}
         if not named:
             raise LevelError(
@@ -147,9 +172,7 @@ class MultiScaleRoIAlign(nn.Module):
         ]
 
     def _infer(self, maps: Mapping[str, Tensor], image_shapes: Sequence[tuple[int, int]]) -> list[tuple[float, float]]:
-        if not image_shapes:
-            raise LevelError("RA401: expected image_shapes, (height, width) of each image of the batch; got none.")
-        image_hw = (max(int(height) for height, _ in image_shapes), max(int(width) for _, width in image_shapes))
+        image_hw = _largest_hw(image_shapes)
         sizes_hw = [(int(one.shape[2]), int(one.shape[3])) for one in maps.values()]
         strides = [infer_stride_yx(image_hw, size_hw) for size_hw in sizes_hw]
         scales: list[Scale] = [1 / y if y == x else (1 / y, 1 / x) for y, x in strides]
@@ -157,6 +180,19 @@ class MultiScaleRoIAlign(nn.Module):
         if not torch.compiler.is_compiling():
             _say_where_it_differs(list(maps), image_hw, sizes_hw, strides, before, scales)
         return strides
+
+
+@torch.fx.wrap
+def multi_scale_roi_align(
+    pooler: MultiScaleRoIAlign,
+    x: Mapping[str, Tensor],
+    boxes: Sequence[Tensor] | Tensor,
+    image_shapes: Sequence[tuple[int, int]],
+) -> Tensor:
+    """What the module does, one step of a graph that torch.fx traces."""
+    features, grids = pooler.grids_of(x, image_shapes)
+    rois = validate.as_rois(boxes, features[0])
+    return pool(features, rois, pooler.output_size, grids, pooler.map_levels, pooler.sampling_ratio, pooler.aligned)[0]
 
 
 def infer_stride_yx(image_hw: tuple[int, int], map_hw: tuple[int, int]) -> tuple[float, float]:
@@ -176,6 +212,19 @@ def infer_stride_yx(image_hw: tuple[int, int], map_hw: tuple[int, int]) -> tuple
             return whole, whole
     stride_y, stride_x = (_stride_of_axis(*axis) for axis in axes)
     return stride_y, stride_x
+
+
+def _largest_hw(image_shapes: Any) -> tuple[int, int]:
+    """The size of the batch that images of these sizes make."""
+    shapes = image_shapes if isinstance(image_shapes, (list, tuple)) else ()
+    for shape in shapes or (image_shapes,):
+        is_size = shapes and isinstance(shape, (list, tuple)) and len(shape) == 2
+        if not (is_size and all(isinstance(side, (int, float, torch.SymInt)) and side >= 1 for side in shape)):
+            raise LevelError(
+                f"RA401: expected image_shapes, a list with (height, width) of each image of the batch, in pixels; got "
+                f"{shape!r}. Use [image.shape[-2:] for image in images]."
+            )
+    return max(int(height) for height, _ in shapes), max(int(width) for _, width in shapes)
 
 
 def _stride_of_axis(image: int, cells: int) -> float:
@@ -208,8 +257,8 @@ def _say_where_it_differs(
     image_hw: tuple[int, int],
     sizes_hw: list[tuple[int, int]],
     strides: list[tuple[float, float]],
-    before: Any,
-    scales: list[Scale],
+    before: Sequence[Scale] | None,
+    scales: Sequence[Scale],
 ) -> None:
     guesses = (
         _said_of_guess(name, image_hw, size_hw, stride_yx)
@@ -222,9 +271,10 @@ def _say_where_it_differs(
     if before is not None and before != scales:
         notice.say(
             lambda: (
-                f"RA404: the scales inferred for this batch are {scales}, for the last one they were {before}. Images "
-                "of all sizes share one: pass grids=roialign.trace(backbone, image_size=(H, W)), or scales=, to be "
-                "exact. torchvision's MultiScaleRoIAlign would keep those of the first batch."
+                f"RA404: the scales inferred for this batch are {_scales_text(scales)}, for the last one they were "
+                f"{_scales_text(before)}. Images of all sizes share one: pass grids=roialign.trace(backbone, "
+                "image_size=(H, W)), or scales=, to be exact. torchvision's MultiScaleRoIAlign would keep those of the "
+                "first batch."
             ),
             LevelError,
         )
@@ -242,6 +292,11 @@ def _said_of_guess(
         f"pixels, is pooled at stride {_stride_text(stride_yx)}; torchvision's MultiScaleRoIAlign would take "
         f"{power:g}. Pass grids=roialign.trace(backbone, image_size=(H, W)), or scales=, to be exact."
     )
+
+
+def _scales_text(scales: Sequence[Scale]) -> str:
+    pairs = [scale if isinstance(scale, tuple) else (scale,) for scale in scales]
+    return ", ".join(" x ".join(f"{side:g}" for side in pair) for pair in pairs)
 
 
 def _stride_text(stride_yx: tuple[float, float]) -> str:

@@ -184,6 +184,18 @@ def _cells(grid: FeatureGrid, aligned: bool) -> tuple[float, float, float, float
 
 def match(features: Features, grids: Grids) -> tuple[list[Tensor], list[FeatureGrid]]:
     """The maps and the grid of each, in the order of the maps."""
+    maps, listed = _listed(features, Tensor), _listed(grids, FeatureGrid)
+    if maps is None:
+        raise FeatureMapError(
+            f"RA306: expected a feature map [N, C, H, W], or several in a list or a dict; got "
+            f"{validate.describe(features)}. Pass what the backbone returns."
+        )
+    if listed is None or not all(isinstance(grid, FeatureGrid) for grid in listed):
+        wrong = grids if listed is None else next(grid for grid in listed if not isinstance(grid, FeatureGrid))
+        raise LevelError(
+            f"RA401: expected a FeatureGrid for each feature map, alone, in a list or in a dict; got "
+            f"{validate.describe(wrong)}. Trace the backbone: roialign.trace(backbone, image_size=images.shape[-2:])."
+        )
     if isinstance(features, Mapping) and isinstance(grids, Mapping):
         missing = [name for name in features if name not in grids]
         if missing:
@@ -192,17 +204,13 @@ def match(features: Features, grids: Grids) -> tuple[list[Tensor], list[FeatureG
                 f"{', '.join(map(repr, grids))}. Give both the names that the backbone gives, or pick maps: "
                 "{name: features[name] for name in grids}."
             )
-        pairs = [(one, grids[name]) for name, one in features.items()]
-    else:
-        maps = _listed(features, Tensor)
-        listed = _listed(grids, FeatureGrid)
-        if len(maps) != len(listed):
-            raise LevelError(
-                f"RA401: expected a grid for each feature map; got {len(maps)} maps and {len(listed)} grids. Give both "
-                "as dicts with the backbone's names, or as lists in one order."
-            )
-        pairs = list(zip(maps, listed, strict=True))
-    for index, (one, grid) in enumerate(pairs):
+        listed = [grids[name] for name in features]
+    if len(maps) != len(listed):
+        raise LevelError(
+            f"RA401: expected a grid for each feature map; got {len(maps)} maps and {len(listed)} grids. Give both "
+            "as dicts with the backbone's names, or as lists in one order."
+        )
+    for index, (one, grid) in enumerate(zip(maps, listed, strict=True)):
         validate.check_input(one)
         if tuple(one.shape[2:]) != grid.size_hw:
             raise FeatureMapError(
@@ -210,13 +218,16 @@ def match(features: Features, grids: Grids) -> tuple[list[Tensor], list[FeatureG
                 f"{list(one.shape)}. The grid is of another image size or layer: trace the backbone at the size of "
                 "the images, roialign.trace(backbone, image_size=images.shape[-2:])."
             )
-    return [one for one, _ in pairs], [grid for _, grid in pairs]
+    return maps, listed
 
 
-def _listed(value: Any, single: type) -> list[Any]:
+def _listed(value: Any, single: type) -> list[Any] | None:
+    """One value, several in a list or in a dict, as a list; None for anything else."""
     if isinstance(value, single):
         return [value]
-    return list(value.values() if isinstance(value, Mapping) else value)
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(value) if isinstance(value, (list, tuple)) else None
 
 
 def rois_of(
@@ -225,9 +236,14 @@ def rois_of(
     """Boxes as rois [K, 5] in the image that entered the backbone, in the type that is computed in."""
     if isinstance(boxes, Boxes):
         boxes = [boxes]
-    if isinstance(boxes, Tensor) or not any(isinstance(some, Boxes) for some in boxes):
+    if not isinstance(boxes, (list, tuple)) or not any(isinstance(some, Boxes) for some in boxes):
         return validate.as_rois(boxes, map_like)
     entered = [frames] if isinstance(frames, Frame) else frames
+    if not (entered is None or (isinstance(entered, (list, tuple)) and all(isinstance(one, Frame) for one in entered))):
+        raise FrameError(
+            "RA107: expected frames, the Frame of each image as it entered the backbone; got "
+            f"{validate.describe(frames)}. Use frames=[photo.resize((height, width)), ...]; see roialign.Frame."
+        )
     if len(boxes) > map_like.shape[0] or (entered is not None and len(entered) != len(boxes)):
         raise BatchIndexError(
             f"RA208: expected Boxes, and a frame, for each of the {map_like.shape[0]} images; got {len(boxes)} Boxes"

@@ -100,6 +100,8 @@ def _check_dense(boxes: Tensor, name: str) -> None:
 
 
 def _check_dtype(boxes: Tensor, input: Tensor, name: str) -> None:
+    if boxes.dtype == input.dtype and boxes.device == input.device and boxes.is_floating_point():
+        return
     if boxes.device != input.device:
         raise errors.DtypeError(
             f"RA505: expected {name} on the device of the features, {input.device}; got them on {boxes.device}. "

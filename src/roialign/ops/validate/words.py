@@ -15,6 +15,8 @@ def describe(value: Any) -> str:
         return f"{kind} {str(value.dtype).removeprefix('torch.')} tensor of {value.dim()} axes"
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} tensor {list(value.shape)}"
+    if value is None:
+        return "None"
     if isinstance(value, (list, tuple)):
         return f"a {type(value).__name__} of {len(value)}"
     return f"{type(value).__name__} {value!r}" if isinstance(value, (int, float, str)) else f"a {type(value).__name__}"
