@@ -99,3 +99,10 @@ def test_scripted_and_compiled_code_is_stopped_too() -> None:
         with pytest.raises(Exception, match="RA206: stopped by roialign"):  # the interpreter's own type
             scripted(features(), bad, [7, 7])
     assert codes(report) == [["RA206"], ["RA206"]]
+
+
+def test_nothing_is_left_behind_in_torch() -> None:
+    """torch.compile warns of modules' global hooks, and torch forgets to forget some of them."""
+    with roialign.watch():
+        assert torch.nn.modules.module._has_any_global_hook()
+    assert not torch.nn.modules.module._has_any_global_hook()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.modules import module as module_hooks
 from torch.utils._pytree import tree_leaves
 
 from roialign.doctor.checks.operators import is_of_an_image
@@ -81,8 +81,8 @@ class SeenImages:
     def watching(self) -> Iterator[None]:
         """Look at every call of every module, and at what is done to images, until the block ends."""
         hooks = (
-            register_module_forward_pre_hook(_unseen(self._enter)),
-            register_module_forward_hook(_unseen(self._leave), with_kwargs=True, always_call=True),
+            module_hooks.register_module_forward_pre_hook(_unseen(self._enter)),
+            module_hooks.register_module_forward_hook(_unseen(self._leave), with_kwargs=True, always_call=True),
         )
         try:
             with showing_images_to(self._trails):
@@ -90,6 +90,7 @@ class SeenImages:
         finally:
             for hook in hooks:
                 hook.remove()
+                module_hooks._global_forward_hooks_with_kwargs.pop(hook.id, None)  # which torch leaves behind
 
     def of(self, call: RoICall) -> Seen:
         """What is known of the images that the features of `call` were made of, where that can be told."""
