@@ -14,29 +14,33 @@ GRID = FeatureGrid((8, 8), (4.0, 4.0))
 FRAME = Frame.image((32, 32))
 
 
+def kind(value: Any) -> str:
+    return type(value).__name__
+
+
 def refused(call: Any) -> str:
     with pytest.raises(errors.RoIError) as raised:
         call()
     return str(raised.value)
 
 
-@pytest.mark.parametrize("grids", [None, "a", 4.0, [None], {"a": None}, ((8, 8), (4, 4))], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("grids", [None, "a", 4.0, [None], {"a": None}, ((8, 8), (4, 4))], ids=kind)
 @pytest.mark.parametrize("features", [MAP, [MAP], {"a": MAP}], ids=["one", "list", "dict"])
 def test_grids(features: Any, grids: Any) -> None:
     assert refused(lambda: pool_regions(features, BOXES, 2, grids)).startswith("RA401: expected a FeatureGrid for each")
 
 
-@pytest.mark.parametrize("features", [None, "a", 4.0, [None], {"a": [MAP]}], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("features", [None, "a", 4.0, [None], {"a": [MAP]}], ids=kind)
 def test_features(features: Any) -> None:
     assert refused(lambda: pool_regions(features, BOXES, 2, GRID)).startswith("RA306: expected a feature map")
 
 
-@pytest.mark.parametrize("boxes", [None, 4.0, "a", [None], {"a": BOXES[0]}, [[1, 2, 3, 4]]], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("boxes", [None, 4.0, "a", [None], {"a": BOXES[0]}, [[1, 2, 3, 4]]], ids=kind)
 def test_boxes(boxes: Any) -> None:
     assert refused(lambda: pool_regions(MAP, boxes, 2, GRID)).startswith("RA210: expected boxes as a tensor [K, 5]")
 
 
-@pytest.mark.parametrize("frames", ["a", (32, 32), [None], 4.0], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("frames", ["a", (32, 32), [None], 4.0], ids=kind)
 def test_frames(frames: Any) -> None:
     assert refused(lambda: pool_regions(MAP, Boxes(BOXES[0], FRAME), 2, GRID, frames=frames)).startswith(
         "RA107: expected frames, the Frame of each image"
@@ -56,7 +60,7 @@ def test_frames(frames: Any) -> None:
         {"a": (32, 32)},
         [],
     ],
-    ids=lambda value: type(value).__name__,
+    ids=kind,
 )
 def test_image_shapes(shapes: Any) -> None:
     pooler = MultiScaleRoIAlign(["a"], 2, 2)
@@ -80,7 +84,7 @@ def test_maps_without_names(maps: Any) -> None:
         ({"canonical_scale": -1.0}, "RA401: expected canonical_size"),
         ({"canonical_level": float("nan")}, "RA401: expected canonical_size"),
     ],
-    ids=lambda value: type(value).__name__,
+    ids=kind,
 )
 def test_options_are_checked_when_the_module_is_made(options: dict[str, Any], message: str) -> None:
     given = {"featmap_names": ["a"], "output_size": 2, "sampling_ratio": 2} | options
