@@ -1,5 +1,6 @@
 """The RoI operators: validate, then the registered operator, then the notice."""
 
+from roialign.ops import backends as backends  # which loads them
 from roialign.ops.crop_and_resize import crop_and_resize as crop_and_resize
 from roialign.ops.masked_roi_align import MaskedRoIAlign as MaskedRoIAlign
 from roialign.ops.masked_roi_align import masked_roi_align as masked_roi_align

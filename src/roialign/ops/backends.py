@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
 
-from roialign.ops import calls, native, registered
+from roialign.ops import native, registered
 from roialign.ops import triton as gpu
 from roialign.ops.notice import calling_frame
+from roialign.ops.registered import pooling
 
 REFERENCE = "reference"
 
@@ -73,11 +73,9 @@ def cpu_capability() -> str | None:
     return cast(bytes, ask()).decode()
 
 
-def say_once_if_slow(input: Tensor) -> None:
+def _say_once_if_slow(device_type: str) -> None:
     """Say, the first time that it matters, that the reference serves where kernels should."""
-    if not _slow or calls.modes_are_on():  # which would hear that the device is asked for
-        return
-    backend = _slow.pop(input.device.type, None)
+    backend = _slow.pop(device_type, None)
     if backend is not None:
         frame = calling_frame(("roialign", "torch"))
         warnings.warn_explicit(
@@ -87,6 +85,9 @@ def say_once_if_slow(input: Tensor) -> None:
             frame.f_code.co_filename,
             frame.f_lineno,
         )
+
+
+pooling.told.append(_say_once_if_slow)
 
 
 def of_device(device_type: str) -> Backend | None:

@@ -17,6 +17,7 @@ from roialign.ops.operators import ROI_ALIGN
 from roialign.ops.validate import usable_indices
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
 LEAST_COVERAGE = 0.5  # below it most of a RoI's samples are zeros
 
 
@@ -145,8 +146,8 @@ def form_of(boxes: Any) -> dict[str, Any]:
 
 def is_concrete(tensors: Sequence[Tensor]) -> bool:
     """Whether all of them have values that can be read: not on the meta device, fake, or under vmap."""
-    for tensor in tensors:
-        if type(tensor) not in _PLAIN or tensor.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    for tensor in tensors:  # noqa: SIM110  all() of a generator takes twice as long
+        if type(tensor) not in _PLAIN or tensor.is_meta or _is_transformed(tensor):
             return False
     return True
 

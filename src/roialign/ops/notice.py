@@ -157,9 +157,12 @@ def look(coverage: Tensor, rois: Tensor, off_the_map: OffTheMap) -> None:
     if policy == "ignore":
         return
     with unseen():
+        if not later.must_wait(coverage):
+            _look_now(coverage, rois, off_the_map, policy)
+            return
         if later.is_capturing(coverage):
             return
-        if strict or not later.must_wait(coverage):
+        if strict:
             _look_now(coverage, rois, off_the_map, policy)
             return
         numbers = later.to_host(coverage), later.to_host(rois)

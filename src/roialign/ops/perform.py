@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roialign.errors import OptionError
-from roialign.ops import backends, calls, later, notice
+from roialign.ops import calls, later, notice
 from roialign.ops.operators import Operator
 from roialign.ops.validate import check_rows
 
@@ -32,9 +32,8 @@ def perform(
     finds the words where the operator raised; `shown` makes the call that others look at, if any is to be shown;
     `off_the_map` finds the words for what lies off the map, if anything is to be said.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
         return cast(Sequence[Tensor], op(*arguments))
-    backends.say_once_if_slow(tensors[0])
     concrete = calls.is_concrete(tensors)
     if concrete and shown is not None:
         calls.show(shown)

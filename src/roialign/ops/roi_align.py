@@ -155,7 +155,7 @@ def _pool(input: Any, boxes: Any, output_size: Any, spatial_scale: Any, sampling
     if isinstance(input, Tensor) and input.is_quantized:
         return _pool_quantized(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
-    return pool(ROI_ALIGN, call, call.options[2:])
+    return pool(ROI_ALIGN, call, (call.spatial_scale, call.sampling_ratio, call.aligned))
 
 
 def _pool_as(

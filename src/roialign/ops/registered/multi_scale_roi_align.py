@@ -16,7 +16,7 @@ from roialign.ops import reference
 from roialign.ops.operators import usable_of_levels
 from roialign.ops.reference import Arguments
 from roialign.ops.registered.checks import check_grad, size_of
-from roialign.ops.registered.pooling import define, refuse_second_derivative
+from roialign.ops.registered.pooling import define, refuse_second_derivative, run
 from roialign.ops.validate import check_levels, check_maps, check_operator, check_ratio, check_rows, check_scale
 
 _BOXES = "Tensor rois, Tensor levels"
@@ -34,8 +34,6 @@ SCHEMAS = {
         f"(Tensor grad, Tensor[] inputs, {_BOXES}, float[] cells, {_OPTIONS}) -> Tensor"
     ),
 }
-
-_op: Any = torch.ops.roialign
 
 
 def _forward(
@@ -154,11 +152,11 @@ def _differentiate_forward(ctx: Any, grad: Tensor | None, _grad_coverage: Tensor
     grad_inputs: list[Tensor | None] = [None] * ctx.count
     grad_rois = None
     if grad is not None and any(ctx.needs_input_grad[0]):
-        grad_inputs = _op.multi_scale_roi_align_backward(
-            grad, rois, levels, ctx.images, ctx.heights, ctx.widths, *ctx.options
+        grad_inputs = run(
+            "multi_scale_roi_align_backward", grad, rois, levels, ctx.images, ctx.heights, ctx.widths, *ctx.options
         )
     if grad is not None and ctx.needs_input_grad[1]:
-        grad_rois = _op.multi_scale_roi_align_backward_boxes(grad, maps, rois, levels, *ctx.options)
+        grad_rois = run("multi_scale_roi_align_backward_boxes", grad, maps, rois, levels, *ctx.options)
     return grad_inputs, grad_rois, None, None, None, None, None, None
 
 
@@ -175,9 +173,9 @@ def _differentiate_backward(ctx: Any, grad_grad_inputs: list[Tensor]) -> tuple[A
     cells, *options = ctx.options
     grad_grad = grad_rois = None
     if ctx.needs_input_grad[0]:
-        grad_grad = _op.multi_scale_roi_align(grad_grad_inputs, rois, levels, cells, *ctx.pooled_hw, *options)[0]
+        grad_grad = run("multi_scale_roi_align", grad_grad_inputs, rois, levels, cells, *ctx.pooled_hw, *options)[0]
     if ctx.needs_input_grad[1]:
-        grad_rois = _op.multi_scale_roi_align_backward_boxes(*grad, grad_grad_inputs, rois, levels, cells, *options)
+        grad_rois = run("multi_scale_roi_align_backward_boxes", *grad, grad_grad_inputs, rois, levels, cells, *options)
     return grad_grad, grad_rois, None, None, None, None, None, None, None
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from roialign.ops.reference import paste_masks as reference
-from roialign.ops.registered.pooling import define
+from roialign.ops.registered.pooling import define, run
 from roialign.ops.validate import check_pasting
 
 SCHEMAS = {
@@ -19,8 +19,6 @@ SCHEMAS = {
         "(Tensor grad, Tensor boxes_xyxy, SymInt mask_height, SymInt mask_width, bool torchvision) -> Tensor"
     ),
 }
-
-_op: Any = torch.ops.roialign
 
 
 def _paste(
@@ -58,7 +56,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     (boxes_xyxy,) = ctx.saved_tensors
     grad_masks = None
     if ctx.needs_input_grad[0]:
-        grad_masks = _op.paste_masks_backward(grad, boxes_xyxy, *ctx.size_hw, ctx.torchvision)
+        grad_masks = run("paste_masks_backward", grad, boxes_xyxy, *ctx.size_hw, ctx.torchvision)
     return grad_masks, None, None, None, None, None
 
 
@@ -71,7 +69,7 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate_backward(ctx: Any, grad_grad: Tensor) -> tuple[Any, ...]:
     """The backward is linear in `grad`, and pasting is its transpose."""
     (boxes_xyxy,) = ctx.saved_tensors
-    return _op.paste_masks(grad_grad, boxes_xyxy, *ctx.size_hw, None, ctx.torchvision), None, None, None, None
+    return run("paste_masks", grad_grad, boxes_xyxy, *ctx.size_hw, None, ctx.torchvision), None, None, None, None
 
 
 REFERENCE: dict[str, Any] = dict(zip(SCHEMAS, (_paste, _paste_backward), strict=True))

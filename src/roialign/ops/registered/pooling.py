@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from roialign.ops import native, reference
 from roialign.ops.operators import Operator
@@ -87,7 +88,7 @@ class Pooling:
         if grad is not None and ctx.needs_input_grad[0]:
             told = ctx.size if self.operator.is_linear else ()
             given = tensors if self.operator.is_linear else (features, *tensors)
-            grad_input = self._op(self.operator.gradient)(grad, *given, *told, *ctx.options)
+            grad_input = run(self.operator.gradient, grad, *given, *told, *ctx.options)
         return grad_input, *self._to_boxes(ctx, grad, features, tensors), *ctx.others
 
     def save_backward(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -101,7 +102,7 @@ class Pooling:
         grad_grad = None
         if ctx.needs_input_grad[0]:
             options = self.operator.from_gradient(*ctx.options)
-            grad_grad = self._op(self.operator.name)(grad_grad_input, *tensors, *ctx.bins, *options)[0]
+            grad_grad = run(self.operator.name, grad_grad_input, *tensors, *ctx.bins, *options)[0]
         return grad_grad, *self._to_boxes(ctx, grad, grad_grad_input, tensors), *ctx.others
 
     def _to_boxes(self, ctx: Any, grad: Tensor | None, features: Tensor | None, tensors: list[Tensor]) -> Gradients:
@@ -109,7 +110,7 @@ class Pooling:
         needed = ctx.needs_input_grad[1 : 1 + self.tensors]
         if grad is None or not any(needed) or not self.operator.moves_boxes:
             return (None,) * self.tensors
-        found = self._op(self.operator.gradient_to_boxes)(grad, features, *tensors, *ctx.options)
+        found = run(self.operator.gradient_to_boxes, grad, features, *tensors, *ctx.options)
         found = found if self.operator.beside else (found,)
         return tuple(one if wanted else None for one, wanted in zip(found, needed, strict=True))
 
@@ -125,17 +126,36 @@ class Pooling:
         check_grad(grad, rois, self.operator.bins)
         return Arguments(rois, tuple(beside), tuple(grad.shape[2:]), self.operator.from_gradient(*options))
 
-    @staticmethod
-    def _op(name: str) -> Any:
-        return getattr(torch.ops.roialign, name)
+
+def run(name: str, *arguments: Any) -> Any:
+    """What a registered operator gives in a backward pass, past autograd unless that is to be differentiated, too."""
+    op = getattr(torch.ops.roialign, name).default
+    if torch.is_grad_enabled() or forward_ad._current_level >= 0:
+        return op(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*arguments)
+
+
+told: list[Callable[[str], None]] = []
+"""Called with the type of the device when the reference serves there."""
 
 
 def define(schemas: Mapping[str, str], implementations: Mapping[str, Any], fakes: Mapping[str, Any]) -> None:
     """Define operators, the reference serving wherever no backend does."""
     native.define(schemas)
     for name in schemas:
-        torch.library.impl(f"roialign::{name}", "CompositeExplicitAutograd")(implementations[name])
+        torch.library.impl(f"roialign::{name}", "CompositeExplicitAutograd")(_telling(implementations[name]))
         torch.library.register_fake(f"roialign::{name}", fakes[name])
+
+
+def _telling(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    def serve(first: Any, *rest: Any) -> Any:
+        like = first if isinstance(first, Tensor) else first[0]
+        for tell in told:
+            tell(like.device.type)
+        return implementation(first, *rest)
+
+    return serve
 
 
 def refuse_second_derivative(ctx: Any, grad: Tensor, *_: Any) -> Gradients:

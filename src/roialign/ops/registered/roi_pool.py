@@ -17,7 +17,7 @@ from roialign.ops import reference
 from roialign.ops.operators import usable_when_rounded
 from roialign.ops.reference import Arguments
 from roialign.ops.registered.checks import check_grad, size_of
-from roialign.ops.registered.pooling import define
+from roialign.ops.registered.pooling import define, run
 from roialign.ops.validate import check_operator, check_rows, check_scale, describe, usable_indices
 
 SCHEMAS = {
@@ -29,8 +29,6 @@ SCHEMAS = {
         "(Tensor grad, Tensor maxima, Tensor rois, SymInt images, SymInt height, SymInt width) -> Tensor"
     ),
 }
-
-_op: Any = torch.ops.roialign
 
 
 def _forward(
@@ -88,9 +86,9 @@ def _differentiate_forward(ctx: Any, grad: Tensor | None, *_others: Tensor | Non
     grad_input = None
     if grad is not None and ctx.needs_input_grad[0]:
         if features is not None:
-            maxima = _op.roi_pool(features.detach(), rois, *ctx.options, True)[2]
+            maxima = run("roi_pool", features.detach(), rois, *ctx.options, True)[2]
         images, _, height, width = ctx.input_shape
-        grad_input = _op.roi_pool_backward(grad, maxima, rois, images, height, width)
+        grad_input = run("roi_pool_backward", grad, maxima, rois, images, height, width)
     return grad_input, None, None, None, None, None, None
 
 

@@ -18,11 +18,8 @@ class BoxForm(NamedTuple):
 
     name: str
     sides: str
-
-    @property
-    def columns(self) -> int:
-        """Coordinates of a box, without the image index."""
-        return self.sides.count(",") + 1
+    columns: int
+    """Coordinates of a box, without the image index."""
 
     @property
     def wanted(self) -> str:
@@ -33,10 +30,10 @@ class BoxForm(NamedTuple):
         )
 
 
-BOXES = BoxForm("boxes", "x1, y1, x2, y2")
-BOXES_3D = BoxForm("boxes", "x1, y1, z1, x2, y2, z2")
-ROTATED = BoxForm("boxes", "centre x, centre y, width, height, angle")
-SEGMENTS = BoxForm("segments", "start, end")
+BOXES = BoxForm("boxes", "x1, y1, x2, y2", 4)
+BOXES_3D = BoxForm("boxes", "x1, y1, z1, x2, y2, z2", 6)
+ROTATED = BoxForm("boxes", "centre x, centre y, width, height, angle", 5)
+SEGMENTS = BoxForm("segments", "start, end", 2)
 
 
 def as_rois(boxes: Any, input: Tensor, form: BoxForm = BOXES) -> Tensor:

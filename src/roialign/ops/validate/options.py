@@ -23,8 +23,9 @@ Options = tuple[tuple[int, int], float, int]
 
 def check_options(output_size: Any, spatial_scale: Any, sampling_ratio: Any) -> Options:
     """The output size as (height, width), the scale and the ratio, once all three are found usable."""
-    sides = output_size if type(output_size) is tuple else (output_size,)
-    plain = type(spatial_scale) is float and type(sampling_ratio) is int and all(type(side) is int for side in sides)
+    is_pair = type(output_size) is tuple and len(output_size) == 2
+    sides = output_size if is_pair else (output_size, output_size)
+    plain = type(sides[0]) is int is type(sides[1]) and type(spatial_scale) is float and type(sampling_ratio) is int
     if plain and not torch.compiler.is_compiling():
         return _check_plain_options(output_size, spatial_scale, sampling_ratio)
     return _check_options(output_size, spatial_scale, sampling_ratio)
@@ -77,6 +78,8 @@ def check_ratio(sampling_ratio: Any) -> int:
 
 def check_aligned(aligned: Any) -> bool:
     """Whether cells are centred at half a stride, once it is found to be a yes or a no."""
+    if aligned is True or aligned is False:
+        return aligned
     if not is_flag(aligned):
         raise errors.OptionError(
             f"RA506: expected aligned, True or False; got {describe(aligned)}. Boxes of one call share it."
