@@ -33,7 +33,7 @@ help:
 	@echo "make sanitize         the kernels under ASan and UBSan: 4 minutes"
 	@echo "make check-triton     the kernels for GPUs without a GPU: interpreted, compiled: 10 minutes"
 	@echo "make compare-mmcv     the presets of mmcv against mmcv's kernels: 2 minutes"
-	@echo "make bench            roi_align and pyramids, verified and timed: 20 minutes"
+	@echo "make bench            roi_align and pyramids, verified and timed: 30 minutes"
 	@echo "make bench-operators  all the other operators, likewise: 30 minutes"
 	@echo "make bench-gpu        the kernels on a GPU, verified and timed: 6 minutes"
 	@echo "make bench-overhead   what watching costs a Mask R-CNN: 5 minutes"
@@ -92,10 +92,11 @@ check-triton: $(VENV)/.stamp-test
 compare-mmcv: $(VENV)/.stamp-package
 	@$(RUN) scripts/compare_mmcv.py
 
-# About 20 minutes; the results go into the tree, and their table into README.md.
+# About 30 minutes; the results go into the tree, and their table into README.md.
 bench: $(VENV)/.stamp-test $(VENV)/.stamp-bench
 	@$(RUN) -m benchmarks.roi_align
 	@$(RUN) -m benchmarks.pool_regions
+	@$(RUN) -m benchmarks.sweep
 	@$(RUN) scripts/make_benchmark_table.py
 
 # Goes on where it stopped, if it was cut off.

@@ -81,7 +81,40 @@ class GrowthRow:
     times: Times
 
 
-Row = TimeRow | OperatorRow | MemoryRow | FloorRow | GrowthRow
+@dataclass(frozen=True)
+class Drawn:
+    """One random call of roi_align."""
+
+    seed: int
+    number: int
+    images: int
+    channels: int
+    height: int
+    width: int
+    boxes: int
+    bins_hw: tuple[int, int]
+    sampling_ratio: int
+    aligned: bool
+    channels_last: bool
+    backward: bool
+    spatial_scale: float
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """The median times of one random call."""
+
+    call: Drawn
+    roialign_ms: float
+    torchvision_ms: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as torchvision's it is."""
+        return self.torchvision_ms / self.roialign_ms
+
+
+Row = TimeRow | OperatorRow | MemoryRow | FloorRow | GrowthRow | SweepRow
 
 
 def as_csv(rows: Sequence[Row], environment: Mapping[str, str]) -> str:
@@ -106,5 +139,6 @@ def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 def _record(row: Row) -> dict[str, str | int]:
     fields = asdict(row)
-    fields |= fields.pop("times", {})
+    for nested in ("times", "call"):
+        fields |= fields.pop(nested, {})
     return {name.rstrip("_"): f"{value:.6g}" if isinstance(value, float) else value for name, value in fields.items()}
