@@ -33,11 +33,11 @@ def modules() -> None:
     assert_type(roialign.RoIPool((7, 7), 1 / 16)(features, listed), Tensor)
     assert_type(roialign.PSRoIAlign(2, 1 / 16, 2)(features, rois), Tensor)
     assert_type(roialign.PSRoIPool(2, 1 / 16)(features, rois), Tensor)
-    assert_type(roialign.PrRoIPool(2)(features, rois), Tensor)
+    assert_type(roialign.PrRoIPool(2, 1 / 16)(features, rois), Tensor)
     assert_type(roialign.RoIAlignRotated(2, 1 / 16, 2)(features, rois), Tensor)
     assert_type(roialign.MaskedRoIAlign(2, 1 / 16, 2)(features, rois, masks), Tensor)
-    assert_type(roialign.RoIAlign1d(2)(features[:, :, 0], [rois[:, 1:3]]), Tensor)
-    assert_type(roialign.RoIAlign3d(2)(features[:, :, None], rois), Tensor)
+    assert_type(roialign.RoIAlign1d(2, 1 / 16, 2)(features[:, :, 0], [rois[:, 1:3]]), Tensor)
+    assert_type(roialign.RoIAlign3d(2, 1 / 16, 2)(features[:, :, None], rois), Tensor)
     pool(features)  # type: ignore[call-arg]
     pool(features, 7)  # type: ignore[arg-type]
     roialign.RoIAlign(7, 1 / 16, 2, mode="mean")  # type: ignore[arg-type]

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
 from torchvision.models.feature_extraction import get_graph_node_names
 
 import roialign
@@ -78,6 +80,23 @@ def arguments_of_3d(dtype: torch.dtype, requires_grad: bool) -> dict[str, tuple]
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op, dtype, requires_grad):
     torch.library.opcheck(getattr(torch.ops.roialign, op).default, arguments_of(op, dtype, requires_grad))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("op", OPS)
+def test_every_element_of_a_result_is_written(op, dtype, layout):
+    """torch's deterministic mode fills fresh memory: with NaN, or the largest integer."""
+
+    def laid_out(value: Any) -> Any:
+        return value.to(memory_format=layout) if isinstance(value, Tensor) and value.dim() == 4 else value
+
+    arguments = tuple(map(laid_out, arguments_of(op, dtype, requires_grad=False)))
+    run = getattr(torch.ops.roialign, op)
+    expected = tree_map(torch.clone, run(*arguments))
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(9).isnan().all()
+    torch.testing.assert_close(run(*arguments), expected, rtol=0, atol=0)
 
 
 class Head(nn.Module):

@@ -336,21 +336,6 @@ def test_extreme_numbers_stay_in_bounds(scale, side):
             assert output.isfinite().all()
 
 
-@pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("requires_grad", [True, False])
-def test_opcheck(op, requires_grad):
-    features, rois, masks = torch.rand(2, 3, 8, 9, dtype=torch.float64), ROIS.double(), MASKS.double()
-    grad = torch.rand(2, 3, 2, 4, dtype=torch.float64)
-    for tensor in (features, rois, masks, grad) if requires_grad and op != OPS[2] else ():
-        tensor.requires_grad_()
-    arguments = {
-        OPS[0]: (features, rois, masks, 2, 4),
-        OPS[1]: (grad, rois, masks, 2, 8, 9),
-        OPS[2]: (grad, features, rois, masks),
-    }[op]
-    torch.library.opcheck(getattr(torch.ops.roialign, op).default, (*arguments, *DIRECT))
-
-
 def test_compiles_without_a_graph_break():
     torch._dynamo.reset()
     inputs = [tensor.clone().requires_grad_() for tensor in (MAP, ROIS, MASKS)]

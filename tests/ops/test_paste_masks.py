@@ -15,8 +15,6 @@ from roialign import errors
 
 from .tolerances import assert_close
 
-OPS = ("paste_masks", "paste_masks_backward")
-
 
 def random_call(seed: int, square: bool = False) -> tuple[Tensor, Tensor, tuple[int, int]]:
     rng = random.Random(seed)
@@ -193,18 +191,6 @@ def test_refused_with_its_code_and_the_way_out(bad, message):
 def test_direct_calls_are_checked(arguments):
     with pytest.raises(errors.RoIError, match=r"^RA\d{3}: "):
         torch.ops.roialign.paste_masks(*arguments)
-
-
-@pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("requires_grad", [True, False])
-def test_opcheck(op, requires_grad):
-    masks, boxes = MASKS.double(), BOXES.double()
-    if requires_grad:
-        masks.requires_grad_()
-    arguments = {OPS[0]: (masks, boxes, 12, 9, None, False), OPS[1]: (masks, boxes, 3, 4, False)}[op]
-    torch.library.opcheck(getattr(torch.ops.roialign, op).default, arguments)
-    if op == OPS[0]:
-        torch.library.opcheck(torch.ops.roialign.paste_masks.default, (masks, boxes, 12, 9, 0.5, True))
 
 
 def test_compiles_without_a_graph_break():

@@ -343,17 +343,6 @@ def test_kernels_and_words_draw_the_line_at_the_same_size():
             assert beyond > 0
 
 
-@pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("requires_grad", [True, False])
-def test_opcheck(op, requires_grad):
-    features, rois = torch.rand(2, 3, 8, 9, dtype=torch.float64), ROIS.double()
-    grad = torch.rand(2, 3, 2, 4, dtype=torch.float64)
-    for tensor in (features, rois, grad) if requires_grad and op != OPS[2] else ():
-        tensor.requires_grad_()
-    arguments = {OPS[0]: (features, rois, 2, 4), OPS[1]: (grad, rois, 2, 8, 9), OPS[2]: (grad, features, rois)}[op]
-    torch.library.opcheck(getattr(torch.ops.roialign, op).default, (*arguments, *DIRECT))
-
-
 def test_compiles_without_a_graph_break():
     torch._dynamo.reset()
     features, rois = MAP.clone().requires_grad_(), ROIS.clone().requires_grad_()

@@ -84,7 +84,7 @@ class PrRoIPool(RoIModule):
         torch.Size([1, 8, 7, 7])
     """
 
-    def __init__(self, output_size: int | Sequence[int], spatial_scale: float = 1.0) -> None:
+    def __init__(self, output_size: int | Sequence[int], spatial_scale: float) -> None:
         super().__init__()
         validate.check_options(output_size, spatial_scale, -1)
         self.output_size = output_size

@@ -98,9 +98,7 @@ class RoIAlign1d(RoIModule):
         torch.Size([1, 16, 8])
     """
 
-    def __init__(
-        self, output_size: int, spatial_scale: float = 1.0, sampling_ratio: int = -1, aligned: bool = False
-    ) -> None:
+    def __init__(self, output_size: int, spatial_scale: float, sampling_ratio: int, aligned: bool = False) -> None:
         super().__init__()
         _check_size(output_size), validate.check_scale(spatial_scale)
         validate.check_ratio(sampling_ratio), validate.check_aligned(aligned)

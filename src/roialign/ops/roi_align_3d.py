@@ -105,8 +105,8 @@ class RoIAlign3d(RoIModule):
     def __init__(
         self,
         output_size: int | Sequence[int],
-        spatial_scale: float | Sequence[float] = 1.0,
-        sampling_ratio: int = -1,
+        spatial_scale: float | Sequence[float],
+        sampling_ratio: int,
         aligned: bool = False,
     ) -> None:
         super().__init__()

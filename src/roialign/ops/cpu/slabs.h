@@ -12,7 +12,8 @@ namespace roialign {
 
 constexpr int64_t kLeastSummed = 4;       // channels; together they read long runs of the upstream gradient
 constexpr int64_t kSlabBytes = 8 << 20;   // float32 sums of a half gradient
-constexpr int64_t kClearedPerValue = 8;   // cells that are set to zero in the time that one value is added
+constexpr int64_t kClearedPerValue = 4;   // cells that are set to zero in the time that one value is added
+constexpr int64_t kValuesPerRoi = 64;     // that are added in the time that a RoI takes otherwise
 
 // A part of the gradient that is summed up at once: some channels and rows of all images.
 template <typename T>
@@ -54,7 +55,7 @@ void sum_slab(const Geometry& geometry, const Slab<T>& slab, int64_t passes, con
   const int64_t threads = torch::stable::get_num_threads();
   for (int64_t pass = 0; pass < passes; ++pass) {
     const Summands<T> summands = summands_of(pass);
-    const int64_t added = summands.rois * slab.channels * geometry.pooled.cells();
+    const int64_t added = summands.rois * (slab.channels * geometry.pooled.cells() + kValuesPerRoi);
     const int64_t cleared = pass == 0 ? geometry.images * slab.channels * slab.plane_size : 0;
     const int64_t work = added + cleared / kClearedPerValue;
     // Each stripe goes through all RoIs: only where threads share them out.
