@@ -15,7 +15,7 @@ BINARY := src/roialign/ops/cpu/_kernels.so
 BUILD_LOG := $(VENV)/build.log
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-lint check-format check-types check-layers check-codes check-benchmarks \
+.PHONY: help demo test test-rare check check-lint check-format check-types check-layers check-codes check-benchmarks \
 	sanitize compare-mmcv check-triton bench bench-gpu bench-operators bench-overhead bench-doctor bench-reports bench-picture offsets notebook docs \
 	clean
 .DELETE_ON_ERROR:
@@ -30,6 +30,7 @@ help:
 	@echo "make docs             build the documentation into site/"
 	@echo "make clean            remove what was made, .venv included"
 	@echo
+	@echo "make test-rare        further cases of what make test tests: 2 minutes"
 	@echo "make sanitize         the kernels under ASan and UBSan: 4 minutes"
 	@echo "make check-triton     the kernels for GPUs without a GPU: interpreted, compiled: 10 minutes"
 	@echo "make compare-mmcv     the presets of mmcv against mmcv's kernels: 2 minutes"
@@ -51,6 +52,10 @@ demo: $(VENV)/.stamp-demo demo/data/.stamp-deepforest
 # A process for each core, which then has it for itself.
 test: $(VENV)/.stamp-test
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+# More of what is tested already: further sizes, sets and cases.
+test-rare: $(VENV)/.stamp-test
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 -m rare
 
 # Parts of their own, so that make -k check shows all that is wrong.
 check: check-lint check-format check-types check-layers check-codes check-benchmarks

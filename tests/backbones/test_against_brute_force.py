@@ -14,7 +14,13 @@ from tests.backbones.zoo import PAIRS, ZOO, Net, built, observed, plain
 TOLERANCE_PX = 1e-3
 
 
-@pytest.mark.parametrize(("net", "size"), PAIRS, ids=lambda value: value.name if isinstance(value, Net) else f"{value}")
+@pytest.mark.parametrize(
+    ("net", "size"),
+    [
+        pytest.param(net, size, id=f"{net.name}-{size}", marks=() if size == net.sizes[0] else pytest.mark.rare)
+        for net, size in PAIRS
+    ],
+)
 def test_structure_is_what_the_pixels_show(net: Net, size: tuple[int, int]) -> None:
     pytest.importorskip(net.needs)
     found = structure(built(net), size)

@@ -32,9 +32,12 @@ def test_so_do_the_lesser_sets(capability):
 
 
 @pytest.mark.parametrize("capability", supported()[:-1])
-def test_operators_with_kernels_of_their_own(capability):
+@pytest.mark.parametrize(
+    "chosen",
+    ["every_type or kernels_equal", pytest.param("large_calls or taken_at_once or not_finite", marks=pytest.mark.rare)],
+)
+def test_operators_with_kernels_of_their_own(capability, chosen):
     files = [f"tests/ops/test_{name}.py" for name in ("roi_align_rotated", "masked_roi_align", "roi_align_max")]
-    chosen = "every_type or large_calls or kernels_equal or taken_at_once or not_finite or off_the_map"
     run(capability, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", chosen)
 
 
