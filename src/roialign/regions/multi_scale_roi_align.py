@@ -129,10 +129,10 @@ class MultiScaleRoIAlign(nn.Module):
     ) -> tuple[list[Tensor], list[FeatureGrid]]:
         """The maps that are pooled from, of those in `x`, and the grid of each."""
         maps = self._named(x)
-        for one in maps.values():
-            validate.check_input(one)
         if self.grids is not None:
             return match(maps, self._grids_of(maps))
+        for one in maps.values():
+            validate.check_input(one)
         return list(maps.values()), self._inferred(maps, image_shapes)
 
     def _named(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
