@@ -34,7 +34,11 @@ def test_so_do_the_lesser_sets(capability):
 @pytest.mark.parametrize("capability", supported()[:-1])
 @pytest.mark.parametrize(
     "chosen",
-    ["every_type or kernels_equal", pytest.param("large_calls or taken_at_once or not_finite", marks=pytest.mark.rare)],
+    [
+        "(every_type or kernels_equal) and (dtype0 or dtype3)",
+        pytest.param("(every_type or kernels_equal) and (dtype1 or dtype2)", marks=pytest.mark.rare),
+        pytest.param("large_calls or taken_at_once or not_finite or off_the_map", marks=pytest.mark.rare),
+    ],
 )
 def test_operators_with_kernels_of_their_own(capability, chosen):
     files = [f"tests/ops/test_{name}.py" for name in ("roi_align_rotated", "masked_roi_align", "roi_align_max")]
