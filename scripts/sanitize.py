@@ -79,7 +79,7 @@ def main() -> int:
         print(f"building the kernels with {' '.join(FLAGS)}", flush=True)
         build(root)
         env = environment(root)
-        where = "from roialign.ops.library import CPU_LIBRARY, why_no_cpu_kernels as why; print(why or CPU_LIBRARY)"
+        where = "import roialign; from roialign.ops import native; print(native.why_not or native.CPU_LIBRARY)"
         loaded = subprocess.run([sys.executable, "-c", where], env=env, capture_output=True, text=True)
         if loaded.stdout.strip() != str(root / BINARY):
             print(f"the sanitized kernels do not serve: {loaded.stdout}{loaded.stderr}", file=sys.stderr)
