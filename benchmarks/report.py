@@ -16,7 +16,7 @@ Made by `{command}`; do not edit it.
 - Day: {date}; other processes kept {cpus_used_by_others} CPUs busy while it was timed
 
 Absolute times depend on the machine. What to read is the ratio of medians, for all were called in turn in one process,
-after their results had been held against one another. A ratio above 1 says that roialign is faster.
+after their results had been compared. A ratio above 1 says that roialign is faster.
 """
 _TIMES = """\
 ## Times

@@ -1,8 +1,8 @@
 """Random calls of roi_align side by side with torchvision's: where is it slower? Part of `make bench`.
 
 Sizes, numbers of channels and boxes, bins, samples, layouts and passes are drawn as they occur, small ones included.
-Each call is held against torchvision before it is timed. Writes benchmarks/results/sweep.csv and sweep.md; with other
---seeds or --calls it only prints what it finds.
+Results are compared with torchvision's before a call is timed. Writes benchmarks/results/sweep.csv and sweep.md; with
+other --seeds or --calls it only prints what it finds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import argparse
 import math
 import random
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from .environment import Neighbours, environment
 from .implementations import Call
 from .report import provenance
 from .results import Drawn, SweepRow, as_csv, write_all
+from .timing import mean_s
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS, CALLS = (1, 2, 3, 4), 100
@@ -98,18 +98,11 @@ def measure(drawn: Drawn) -> SweepRow:
     """The median times of both, called in turn."""
     ours, theirs = calls(drawn)
     ours()
-    once_s = _mean_s(theirs, 1)
+    once_s = mean_s(theirs, 1)
     repeats, inner = max(3, min(15, int(0.25 / max(once_s, 1e-5)))), max(1, int(_LEAST_TURN_S / max(once_s, 1e-6)))
-    turns = [(_mean_s(ours, inner), _mean_s(theirs, inner)) for _ in range(repeats)]
+    turns = [(mean_s(ours, inner), mean_s(theirs, inner)) for _ in range(repeats)]
     own, peer = (1000 * statistics.median(times) for times in zip(*turns, strict=True))
     return SweepRow(drawn, own, peer)
-
-
-def _mean_s(call: Call, count: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(count):
-        call()
-    return (time.perf_counter() - begin) / count
 
 
 def summary(rows: Sequence[SweepRow]) -> str:

@@ -38,7 +38,7 @@ class Times:
 def time_in_turn(calls: dict[str, Call], budget: Budget) -> dict[str, Times]:
     """The times of all functions, called in turn after each was called to warm up."""
     calls_per_turn = {name: _calls_per_turn(call) for name, call in calls.items()}
-    times_ms: dict[str, list[float]] = {name: [1000 * _mean_s(call, 1)] for name, call in calls.items()}
+    times_ms: dict[str, list[float]] = {name: [1000 * mean_s(call, 1)] for name, call in calls.items()}
     begin = time.perf_counter()
     repeats = 0
     gc.disable()
@@ -47,7 +47,7 @@ def time_in_turn(calls: dict[str, Call], budget: Budget) -> dict[str, Times]:
             for name, call in calls.items():
                 if times_ms[name][-1] < 1000 * _SETTLING_S:
                     _settle(call)
-                times_ms[name].append(1000 * _mean_s(call, calls_per_turn[name]))
+                times_ms[name].append(1000 * mean_s(call, calls_per_turn[name]))
             repeats += 1
     finally:
         gc.enable()
@@ -56,10 +56,10 @@ def time_in_turn(calls: dict[str, Call], budget: Budget) -> dict[str, Times]:
 
 def _calls_per_turn(call: Call) -> int:
     """How many calls make a turn long enough to be timed well."""
-    seconds = _mean_s(call, 1)
+    seconds = mean_s(call, 1)
     if seconds >= _LEAST_TURN_S:
         return 1
-    return math.ceil(_LEAST_TURN_S / _mean_s(call, 5))
+    return math.ceil(_LEAST_TURN_S / mean_s(call, 5))
 
 
 def _settle(call: Call) -> None:
@@ -69,7 +69,7 @@ def _settle(call: Call) -> None:
         call()
 
 
-def _mean_s(call: Call, count: int) -> float:
+def mean_s(call: Call, count: int) -> float:
     begin = time.perf_counter()
     for _ in range(count):
         call()

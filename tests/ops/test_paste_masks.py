@@ -159,7 +159,7 @@ REFUSED = [
     ("too few", {"masks": MASKS[:1]}, r"RA309: .*each of 2 boxes"),
     ("of every class", {"masks": MASKS[:, None].expand(2, 91, 7, 7)}, r"RA309: .*One box has one mask"),
     ("integers", {"masks": MASKS.int()}, r"RA309: .*masks\.float\(\)"),
-    ("no tensor", {"masks": None}, r"RA309: .*None"),
+    ("no tensor", {"masks": None}, r"RA309: .*got None"),
     ("with an index", {"boxes_xyxy": torch.rand(2, 5)}, r"RA210: .*\[K, 4\]"),
     ("integer boxes", {"boxes_xyxy": BOXES.int()}, r"RA505: .*float\(\)"),
     ("NaN", {"boxes_xyxy": BOXES * math.nan}, r"RA205: .*boxes_xyxy\[0\] = \[nan"),
@@ -199,3 +199,7 @@ def test_compiles_without_a_graph_break():
         lambda masks, boxes: roialign.paste_masks(masks, boxes, (9, 10)), fullgraph=True, backend="aot_eager"
     )
     assert torch.equal(compiled(MASKS, BOXES), roialign.paste_masks(MASKS, BOXES, (9, 10)))
+
+
+def test_opcheck_of_thresholded_masks():
+    torch.library.opcheck(torch.ops.roialign.paste_masks.default, (MASKS.double(), BOXES.double(), 12, 9, 0.5, True))

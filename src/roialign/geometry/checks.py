@@ -42,10 +42,8 @@ def as_rows(values: Any, order: Order = "xyxy") -> Tensor:
             "numbers; torch.stack(rows) makes a tensor of a list of tensors."
         ) from error
     if rows.layout != torch.strided or rows.is_nested:
-        raise errors.DtypeError(
-            f"RA505: expected dense {wanted}; got a {'nested' if rows.is_nested else rows.layout} tensor. Use "
-            "values.to_dense(), or the tensors of values.unbind() one by one."
-        )
+        kind, dense = ("nested", "torch.cat(values.unbind())") if rows.is_nested else (rows.layout, "values.to_dense()")
+        raise errors.DtypeError(f"RA505: expected dense {wanted}; got a {kind} tensor. Use {dense}.")
     if rows.dim() == 1 and rows.numel() == 0:
         rows = rows.reshape(0, 4)
     got = f"a {str(rows.dtype).removeprefix('torch.')} tensor {list(rows.shape)}"

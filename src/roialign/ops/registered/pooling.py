@@ -137,7 +137,7 @@ def run(name: str, *arguments: Any) -> Any:
 
 
 told: list[Callable[[str], None]] = []
-"""Called with the type of the device when the reference serves there."""
+"""Called with the device type whenever the reference runs."""
 
 
 def define(schemas: Mapping[str, str], implementations: Mapping[str, Any], fakes: Mapping[str, Any]) -> None:
