@@ -66,6 +66,10 @@ class DtypeError(RoIError, RuntimeError):
     """
 
 
+class DerivativeError(RoIError, RuntimeError):
+    """A derivative that there is none of, or that is not computed: it is never zero in silence."""
+
+
 class CoverageError(RoIError):
     """RoIs that lie off the feature map, under `set_policy("raise")`."""
 

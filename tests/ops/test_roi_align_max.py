@@ -272,5 +272,5 @@ def test_second_derivatives_are_refused():
     features = MAP.clone().requires_grad_()
     output = roialign.roi_align(features, ROIS, 2, mode="max").square().sum()
     (gradient,) = torch.autograd.grad(output, features, create_graph=True)
-    with pytest.raises(RuntimeError, match="no second derivatives"):
+    with pytest.raises(RuntimeError, match=r"^RA507: .*none with mode"):
         gradient.sum().backward()

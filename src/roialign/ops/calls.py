@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
 from roialign.ops.operators import ROI_ALIGN
@@ -157,15 +156,6 @@ class _ThisThread(threading.local):
 
 
 _thread = _ThisThread()
-
-
-def is_differentiated(tensors: Sequence[Tensor]) -> bool:
-    """Whether autograd has anything to record of an operator on these tensors, in either direction."""
-    if torch.is_grad_enabled():
-        for tensor in tensors:
-            if tensor.requires_grad:
-                return True
-    return forward_ad._current_level >= 0
 
 
 class unseen:

@@ -11,6 +11,7 @@ from torch import Tensor
 from roialign.errors import OptionError
 from roialign.ops import calls, later, notice
 from roialign.ops.operators import Operator
+from roialign.ops.registered.derivatives import is_recorded
 from roialign.ops.validate import check_rows
 
 COMPATIBLE = (None, "torchvision")
@@ -38,7 +39,7 @@ def perform(
     if concrete and shown is not None:
         calls.show(shown)
     try:
-        if concrete and not calls.is_differentiated(tensors):
+        if concrete and not is_recorded(tensors):
             with torch._C._AutoDispatchBelowAutograd():  # with nothing to record it is half the time of a small call
                 found = op(*arguments)
         else:

@@ -80,4 +80,17 @@ ENTRIES = (
         "roi_align(features, boxes, (7, 7, 7), spatial_scale=1 / 16)",
         AT_16,
     ),
+    Entry(
+        "RA507",
+        "a derivative that there is none of",
+        "error",
+        "Forward mode (torch.func.jvp, jacfwd, forward_ad) is right where the operator is linear: in the features, not "
+        'in the boxes, and not with mode="max". Gradients to the boxes and of the largest samples are not '
+        "differentiated again. torch's own operators and torchvision's give zeros in silence there.",
+        "Detach the boxes, or use reverse mode: backward(), torch.func.vjp, jacrev.",
+        f"{STRIDE_16}\n{ONE_BOX}\nrois = torch.cat([torch.zeros(1, 1), boxes[0]], 1)\n"
+        "pool = lambda rois: roi_align(features, rois, 7, spatial_scale=1 / 16)",
+        "torch.func.jvp(pool, (rois,), (rois,))",
+        "torch.func.vjp(pool, rois)",
+    ),
 )

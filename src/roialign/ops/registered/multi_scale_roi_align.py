@@ -16,7 +16,8 @@ from roialign.ops import reference
 from roialign.ops.operators import usable_of_levels
 from roialign.ops.reference import Arguments
 from roialign.ops.registered.checks import check_grad, size_of
-from roialign.ops.registered.pooling import define, refuse_second_derivative, run
+from roialign.ops.registered.derivatives import differentiate, refuse_second_derivative, save_nothing
+from roialign.ops.registered.pooling import define, run
 from roialign.ops.validate import check_levels, check_maps, check_operator, check_ratio, check_rows, check_scale
 
 _BOXES = "Tensor rois, Tensor levels"
@@ -139,49 +140,50 @@ def _fake_backward_boxes(grad: Tensor, inputs: list[Tensor], rois: Tensor, *opti
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     maps, rois, levels, cells, _, _, *options = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
     ctx.count, ctx.images = len(maps), maps[0].shape[0]
     ctx.heights, ctx.widths = [one.shape[2] for one in maps], [one.shape[3] for one in maps]
     ctx.options = cells, *options
-    # needs_input_grad counts the maps one by one here
-    ctx.save_for_backward(rois, levels, *(maps if rois.requires_grad else ()))
+    ctx.save_for_backward(rois, levels, *(maps if ctx.needed[1] else ()))
 
 
-def _differentiate_forward(ctx: Any, grad: Tensor | None, _grad_coverage: Tensor | None) -> tuple[Any, ...]:
+def _differentiate_forward(ctx: Any, grad: Tensor, _grad_coverage: None) -> tuple[Any, ...]:
     rois, levels, *maps = ctx.saved_tensors
     grad_inputs: list[Tensor | None] = [None] * ctx.count
     grad_rois = None
-    if grad is not None and any(ctx.needs_input_grad[0]):
+    if any(ctx.needed[0]):
         grad_inputs = run(
             "multi_scale_roi_align_backward", grad, rois, levels, ctx.images, ctx.heights, ctx.widths, *ctx.options
         )
-    if grad is not None and ctx.needs_input_grad[1]:
+    if ctx.needed[1]:
         grad_rois = run("multi_scale_roi_align_backward_boxes", grad, maps, rois, levels, *ctx.options)
     return grad_inputs, grad_rois, None, None, None, None, None, None
 
 
-def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
     grad, rois, levels, _, _, _, *options = inputs
-    ctx.set_materialize_grads(True)
+    ctx.dtype, ctx.shapes = grad.dtype, [one.shape for one in output]
     ctx.pooled_hw, ctx.options = grad.shape[2:], options
-    ctx.save_for_backward(rois, levels, *((grad,) if ctx.needs_input_grad[1] else ()))
+    ctx.save_for_backward(rois, levels, *((grad,) if ctx.needed[1] else ()))
 
 
-def _differentiate_backward(ctx: Any, grad_grad_inputs: list[Tensor]) -> tuple[Any, ...]:
+def _differentiate_backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Any, ...]:
     """The backward is linear in `grad`, and the forward is its transpose."""
     rois, levels, *grad = ctx.saved_tensors
     cells, *options = ctx.options
+    grad_grad_inputs = [
+        rois.new_zeros(shape, dtype=ctx.dtype) if one is None else one
+        for one, shape in zip(grad_grads, ctx.shapes, strict=True)
+    ]
     grad_grad = grad_rois = None
-    if ctx.needs_input_grad[0]:
+    if ctx.needed[0]:
         grad_grad = run("multi_scale_roi_align", grad_grad_inputs, rois, levels, cells, *ctx.pooled_hw, *options)[0]
-    if ctx.needs_input_grad[1]:
+    if ctx.needed[1]:
         grad_rois = run("multi_scale_roi_align_backward_boxes", *grad, grad_grad_inputs, rois, levels, cells, *options)
     return grad_grad, grad_rois, None, None, None, None, None, None, None
 
 
 REFERENCE = dict(zip(SCHEMAS, (_forward, _backward, _backward_boxes), strict=True))
 define(SCHEMAS, REFERENCE, dict(zip(SCHEMAS, (_fake_forward, _fake_backward, _fake_backward_boxes), strict=True)))
-_name = "roialign::multi_scale_roi_align"
-torch.library.register_autograd(_name, _differentiate_forward, setup_context=_save_forward)
-torch.library.register_autograd(f"{_name}_backward", _differentiate_backward, setup_context=_save_backward)
-torch.library.register_autograd(f"{_name}_backward_boxes", refuse_second_derivative)
+differentiate("multi_scale_roi_align", _save_forward, _differentiate_forward, linear_in=(0,))
+differentiate("multi_scale_roi_align_backward", _save_backward, _differentiate_backward, linear_in=(0,))
+differentiate("multi_scale_roi_align_backward_boxes", save_nothing, refuse_second_derivative, linear_in=(0, 1))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from roialign.ops.reference import paste_masks as reference
+from roialign.ops.registered.derivatives import differentiate
 from roialign.ops.registered.pooling import define, run
 from roialign.ops.validate import check_pasting
 
@@ -55,7 +56,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     (boxes_xyxy,) = ctx.saved_tensors
     grad_masks = None
-    if ctx.needs_input_grad[0]:
+    if ctx.needed[0]:
         grad_masks = run("paste_masks_backward", grad, boxes_xyxy, *ctx.size_hw, ctx.torchvision)
     return grad_masks, None, None, None, None, None
 
@@ -74,5 +75,5 @@ def _differentiate_backward(ctx: Any, grad_grad: Tensor) -> tuple[Any, ...]:
 
 REFERENCE: dict[str, Any] = dict(zip(SCHEMAS, (_paste, _paste_backward), strict=True))
 define(SCHEMAS, REFERENCE, dict(zip(SCHEMAS, (_fake, _fake_backward), strict=True)))
-torch.library.register_autograd("roialign::paste_masks", _differentiate, setup_context=_save)
-torch.library.register_autograd("roialign::paste_masks_backward", _differentiate_backward, setup_context=_save_backward)
+differentiate("paste_masks", _save, _differentiate, linear_in=(0,))
+differentiate("paste_masks_backward", _save_backward, _differentiate_backward, linear_in=(0,))

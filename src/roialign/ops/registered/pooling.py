@@ -13,7 +13,9 @@ from torch.autograd import forward_ad
 from roialign.ops import native, reference
 from roialign.ops.operators import Operator
 from roialign.ops.reference import Arguments
+from roialign.ops.registered.batching import batch
 from roialign.ops.registered.checks import check_arguments, check_grad, size_of
+from roialign.ops.registered.derivatives import differentiate, refuse_second_derivative, save_nothing
 from roialign.ops.validate import check_own_channels
 
 Gradients = tuple[Tensor | None, ...]
@@ -76,16 +78,15 @@ class Pooling:
     def save_forward(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         features, tensors, rest = inputs[0], inputs[1 : 1 + self.tensors], inputs[1 + self.tensors :]
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
         ctx.size, ctx.others = size_of(features), (None,) * len(rest)
         ctx.options = self.operator.to_gradient(*rest[self.axes :])
-        needed = not self.operator.is_linear or any(ctx.needs_input_grad[1 : 1 + self.tensors])
+        needed = not self.operator.is_linear or any(ctx.needed[1 : 1 + self.tensors])
         ctx.save_for_backward(features if needed and self._has_use_for_features() else None, *tensors)
 
-    def differentiate_forward(self, ctx: Any, grad: Tensor | None, _of_coverage: Tensor | None) -> Gradients:
+    def differentiate_forward(self, ctx: Any, grad: Tensor, _of_coverage: None) -> Gradients:
         features, *tensors = ctx.saved_tensors
         grad_input = None
-        if grad is not None and ctx.needs_input_grad[0]:
+        if ctx.needed[0]:
             told = ctx.size if self.operator.is_linear else ()
             given = tensors if self.operator.is_linear else (features, *tensors)
             grad_input = run(self.operator.gradient, grad, *given, *told, *ctx.options)
@@ -94,21 +95,21 @@ class Pooling:
     def save_backward(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         grad, tensors, rest = inputs[0], inputs[1 : 1 + self.tensors], inputs[1 + self.tensors :]
         ctx.others, ctx.bins, ctx.options = (None,) * len(rest), grad.shape[2:], rest[1 + self.axes :]
-        ctx.save_for_backward(grad if any(ctx.needs_input_grad[1 : 1 + self.tensors]) else None, *tensors)
+        ctx.save_for_backward(grad if any(ctx.needed[1 : 1 + self.tensors]) else None, *tensors)
 
     def differentiate_backward(self, ctx: Any, grad_grad_input: Tensor) -> Gradients:
         """The gradient is linear in `grad`, and the forward is its transpose."""
         grad, *tensors = ctx.saved_tensors
         grad_grad = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needed[0]:
             options = self.operator.from_gradient(*ctx.options)
             grad_grad = run(self.operator.name, grad_grad_input, *tensors, *ctx.bins, *options)[0]
         return grad_grad, *self._to_boxes(ctx, grad, grad_grad_input, tensors), *ctx.others
 
     def _to_boxes(self, ctx: Any, grad: Tensor | None, features: Tensor | None, tensors: list[Tensor]) -> Gradients:
         """The gradients to the rois and to what belongs to them, where they are needed."""
-        needed = ctx.needs_input_grad[1 : 1 + self.tensors]
-        if grad is None or not any(needed) or not self.operator.moves_boxes:
+        needed = ctx.needed[1 : 1 + self.tensors]
+        if not any(needed) or not self.operator.moves_boxes:
             return (None,) * self.tensors
         found = run(self.operator.gradient_to_boxes, grad, features, *tensors, *ctx.options)
         found = found if self.operator.beside else (found,)
@@ -146,6 +147,7 @@ def define(schemas: Mapping[str, str], implementations: Mapping[str, Any], fakes
     for name in schemas:
         torch.library.impl(f"roialign::{name}", "CompositeExplicitAutograd")(_telling(implementations[name]))
         torch.library.register_fake(f"roialign::{name}", fakes[name])
+        batch(name)
 
 
 def _telling(implementation: Callable[..., Any]) -> Callable[..., Any]:
@@ -158,35 +160,21 @@ def _telling(implementation: Callable[..., Any]) -> Callable[..., Any]:
     return serve
 
 
-def refuse_second_derivative(ctx: Any, grad: Tensor, *_: Any) -> Gradients:
-    """Raise, where a gradient to the boxes is differentiated again."""
-    raise RuntimeError(
-        "RoIAlign has no second derivative with respect to the boxes; detach the boxes, or differentiate twice with "
-        "respect to the features only"
-    )
-
-
-def refuse_any_second_derivative(ctx: Any, grad: Tensor, *_: Any) -> Gradients:
-    """Raise, where the gradient of the largest samples is differentiated again."""
-    raise RuntimeError('RoIAlign with mode="max" has no second derivatives')
-
-
 def register(operator: Operator) -> dict[str, Any]:
     """Register the operator and its gradients; gives the reference's implementation of each, by name."""
-    pooling, name = Pooling(operator), f"roialign::{operator.name}"
+    pooling = Pooling(operator)
     implementations = {operator.name: pooling.forward, operator.gradient: pooling.backward}
     fakes = {operator.name: pooling.fake_forward, operator.gradient: pooling.fake_backward}
     if operator.moves_boxes:
         implementations[operator.gradient_to_boxes] = pooling.backward_boxes
         fakes[operator.gradient_to_boxes] = pooling.fake_backward_boxes
     define(operator.schemas, implementations, fakes)
-    torch.library.register_autograd(name, pooling.differentiate_forward, setup_context=pooling.save_forward)
+    of_input, of_grad, of_grad_and_input = ((0,), (0,), (0, 1)) if operator.is_linear else ((), (0,), (0,))
+    differentiate(operator.name, pooling.save_forward, pooling.differentiate_forward, of_input)
     if operator.is_linear:
-        torch.library.register_autograd(
-            f"{name}_backward", pooling.differentiate_backward, setup_context=pooling.save_backward
-        )
+        differentiate(operator.gradient, pooling.save_backward, pooling.differentiate_backward, of_grad)
     else:
-        torch.library.register_autograd(f"{name}_backward", refuse_any_second_derivative)
+        differentiate(operator.gradient, save_nothing, refuse_second_derivative, of_grad)
     if operator.moves_boxes:
-        torch.library.register_autograd(f"{name}_backward_boxes", refuse_second_derivative)
+        differentiate(operator.gradient_to_boxes, save_nothing, refuse_second_derivative, of_grad_and_input)
     return implementations

@@ -17,6 +17,7 @@ from roialign.ops import reference
 from roialign.ops.operators import usable_when_rounded
 from roialign.ops.reference import Arguments
 from roialign.ops.registered.checks import check_grad, size_of
+from roialign.ops.registered.derivatives import differentiate
 from roialign.ops.registered.pooling import define, run
 from roialign.ops.validate import check_operator, check_rows, check_scale, describe, usable_indices
 
@@ -76,15 +77,14 @@ def _fake_backward(grad: Tensor, maxima: Tensor, rois: Tensor, images: int, heig
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     features, rois, *ctx.options, with_maxima = inputs
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
     ctx.input_shape = features.shape
     ctx.save_for_backward(None if with_maxima else features, output[2], rois)
 
 
-def _differentiate_forward(ctx: Any, grad: Tensor | None, *_others: Tensor | None) -> tuple[Any, ...]:
+def _differentiate_forward(ctx: Any, grad: Tensor, *_others: None) -> tuple[Any, ...]:
     features, maxima, rois = ctx.saved_tensors
     grad_input = None
-    if grad is not None and ctx.needs_input_grad[0]:
+    if ctx.needed[0]:
         if features is not None:
             maxima = run("roi_pool", features.detach(), rois, *ctx.options, True)[2]
         images, _, height, width = ctx.input_shape
@@ -97,17 +97,28 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(maxima, rois)
 
 
+def _push_forward(arguments: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Boxes are rounded to whole cells, so that a tangent of theirs moves nothing."""
+    features, rois, *options, _ = arguments
+    tangent = torch.zeros_like(features) if tangents[0] is None else tangents[0]
+    maxima = run("roi_pool", features, rois, *options, True)[2]
+    return _pick(tangent, maxima, rois), None, None
+
+
 def _differentiate_backward(ctx: Any, grad_grad_input: Tensor) -> tuple[Any, ...]:
     """The backward is linear in `grad`; its transpose picks values out at the maxima."""
-    maxima, rois = ctx.saved_tensors
-    _, channels, height, width = grad_grad_input.shape
+    return _pick(grad_grad_input, *ctx.saved_tensors), None, None, None, None, None
+
+
+def _pick(values: Tensor, maxima: Tensor, rois: Tensor) -> Tensor:
+    """The values [K, C, h, w] of maps at the cells of the largest features, zero where there is none."""
+    _, channels, height, width = values.shape
     planes = rois[:, :1].long() * channels + torch.arange(channels, device=rois.device)
     cells = planes[:, :, None, None] * (height * width) + maxima.clamp(min=0)
-    picked = torch.where(maxima >= 0, grad_grad_input.take(cells), 0.0)
-    return picked, None, None, None, None, None
+    return torch.where(maxima >= 0, values.reshape(-1)[cells], 0.0)
 
 
 REFERENCE: dict[str, Any] = dict(zip(SCHEMAS, (_forward, _backward), strict=True))
 define(SCHEMAS, REFERENCE, dict(zip(SCHEMAS, (_fake_forward, _fake_backward), strict=True)))
-torch.library.register_autograd("roialign::roi_pool", _differentiate_forward, setup_context=_save_forward)
-torch.library.register_autograd("roialign::roi_pool_backward", _differentiate_backward, setup_context=_save_backward)
+differentiate("roi_pool", _save_forward, _differentiate_forward, push_forward=_push_forward)
+differentiate("roi_pool_backward", _save_backward, _differentiate_backward, linear_in=(0,))
