@@ -1,4 +1,4 @@
-"""torch.func over MultiScaleRoIAlign and pool_regions: derivatives in both directions, and batches of maps and boxes."""
+"""torch.func over MultiScaleRoIAlign and pool_regions: derivatives both ways, batches of maps and of boxes."""
 
 from __future__ import annotations
 
