@@ -30,6 +30,7 @@ def differentiate(
     save: Callable[[Any, Parts, Any], None],
     pull_back: Callable[..., Parts],
     linear_in: Sequence[int] = (),
+    constant_in: Sequence[int] = (),
     push_forward: Callable[[Parts, Parts], Any] | None = None,
 ) -> None:
     """Register the derivatives of an operator.
@@ -37,7 +38,8 @@ def differentiate(
     `save` is given a context, the arguments and the result; `pull_back` the context and a gradient of each result, None
     where there is none, though never of all. `ctx.needed` says of each argument whether it needs a gradient.
     `linear_in` has the positions of the arguments in each of which the operator is linear, so that it is its own
-    forward derivative; where it is not, `push_forward` makes of arguments and tangents the tangents of the results.
+    forward derivative; tangents of those in `constant_in` move nothing, for they are rounded. Where it is not linear,
+    `push_forward` makes of arguments and tangents the tangents of the results.
     """
     op = getattr(torch.ops.roialign, name).default
     gives_list = [str(one.type) for one in op._schema.returns] == ["List[Tensor]"]
@@ -72,7 +74,7 @@ def differentiate(
             arguments, tangents = _nested(ctx.lengths, flat), _nested(ctx.lengths, flat_tangents)
             if push_forward is not None:
                 return push_forward(arguments, tangents)
-            return _push_forward(op, linear_in, arguments, tangents)
+            return _push_forward(op, linear_in, constant_in, arguments, tangents)
 
     def call(keyset: Any, *arguments: Any) -> Any:
         if not is_recorded(arguments):
@@ -104,9 +106,12 @@ def save_nothing(ctx: Any, inputs: Parts, output: Any) -> None:
     """What an operator keeps whose gradients are not differentiated again."""
 
 
-def _push_forward(op: Any, linear_in: Sequence[int], arguments: Parts, tangents: Parts) -> Any:
+def _push_forward(
+    op: Any, linear_in: Sequence[int], constant_in: Sequence[int], arguments: Parts, tangents: Parts
+) -> Any:
     """The tangents of the results: the sum of the operator's on each tangent in the place of what it belongs to."""
-    moving = [at for at, tangent in enumerate(tangents) if any(one is not None for one in _flat((tangent,)))]
+    told = [at for at, tangent in enumerate(tangents) if any(one is not None for one in _flat((tangent,)))]
+    moving = [at for at in told if at not in constant_in] or [linear_in[0]]
     refused = [op._schema.arguments[at].name for at in moving if at not in linear_in]
     if refused:
         raise DerivativeError(
@@ -124,8 +129,9 @@ def _push_forward(op: Any, linear_in: Sequence[int], arguments: Parts, tangents:
 
 
 def _without_gaps(tangent: Any, primal: Any) -> Any:
-    if isinstance(tangent, Tensor):
-        return tangent
+    """A tangent with zeros where there is none."""
+    if isinstance(primal, Tensor):
+        return torch.zeros_like(primal) if tangent is None else tangent
     return [torch.zeros_like(own) if one is None else one for one, own in zip(tangent, primal, strict=True)]
 
 

@@ -170,9 +170,10 @@ def register(operator: Operator) -> dict[str, Any]:
         fakes[operator.gradient_to_boxes] = pooling.fake_backward_boxes
     define(operator.schemas, implementations, fakes)
     of_input, of_grad, of_grad_and_input = ((0,), (0,), (0, 1)) if operator.is_linear else ((), (0,), (0,))
-    differentiate(operator.name, pooling.save_forward, pooling.differentiate_forward, of_input)
+    rounded = () if operator.moves_boxes else (1,)
+    differentiate(operator.name, pooling.save_forward, pooling.differentiate_forward, of_input, rounded)
     if operator.is_linear:
-        differentiate(operator.gradient, pooling.save_backward, pooling.differentiate_backward, of_grad)
+        differentiate(operator.gradient, pooling.save_backward, pooling.differentiate_backward, of_grad, rounded)
     else:
         differentiate(operator.gradient, save_nothing, refuse_second_derivative, of_grad)
     if operator.moves_boxes:
