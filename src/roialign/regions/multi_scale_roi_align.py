@@ -16,6 +16,7 @@ from roialign.ops import notice, validate
 from roialign.regions.levels import FPNLevels
 from roialign.regions.pool import Grids, match, pool
 
+_ROOT = math.sqrt(2.0)
 _PADDING = 32  # torchvision's transform pads batches to multiples of it
 
 Scale = float | tuple[float, float]
@@ -175,10 +176,11 @@ class MultiScaleRoIAlign(nn.Module):
         image_hw = _largest_hw(image_shapes)
         sizes_hw = [(int(one.shape[2]), int(one.shape[3])) for one in maps.values()]
         strides = [infer_stride_yx(image_hw, size_hw) for size_hw in sizes_hw]
+        if torch.compiler.is_compiling():  # what was kept would have to be compiled for
+            return strides
         scales: list[Scale] = [1 / y if y == x else (1 / y, 1 / x) for y, x in strides]
         before, self.scales = self.scales, scales
-        if not torch.compiler.is_compiling():
-            _say_where_it_differs(list(maps), image_hw, sizes_hw, strides, before, scales)
+        _say_where_it_differs(list(maps), image_hw, sizes_hw, strides, before, scales)
         return strides
 
 
@@ -201,13 +203,15 @@ def infer_stride_yx(image_hw: tuple[int, int], map_hw: tuple[int, int]) -> tuple
     A stride fits an axis where the cells cover the image and, beyond it, no more than what padding to multiples of
     32 adds. torchvision's power of two is taken if it fits one axis and covers the other, as on a fixed canvas;
     then a whole number that fits both axes; then for each axis what fits it.
+
+    Powers and whole numbers are found by comparing sizes: compiled code is then for all sizes of these strides.
     """
     axes = list(zip(image_hw, map_hw, strict=True))
     power = _power_of_two(image_hw[0], map_hw[0])
     if any(_fits(power, *axis) for axis in axes) and all(_covers(power, *axis) for axis in axes):
         return power, power
     for image, cells in axes:
-        whole = max(1.0, float(round(image / cells)))
+        whole = _whole(image, cells)
         if all(_fits(whole, *axis) for axis in axes):
             return whole, whole
     stride_y, stride_x = (_stride_of_axis(*axis) for axis in axes)
@@ -228,13 +232,35 @@ def _largest_hw(image_shapes: Any) -> tuple[int, int]:
 
 
 def _stride_of_axis(image: int, cells: int) -> float:
-    whole = max(1.0, float(round(image / cells)))
-    fitting = [stride for stride in (_power_of_two(image, cells), whole) if _fits(stride, image, cells)]
+    tried = _power_of_two(image, cells), _whole(image, cells)
+    fitting = [stride for stride in tried if _fits(stride, image, cells)]
     return fitting[0] if fitting else image / cells
 
 
 def _power_of_two(image: int, cells: int) -> float:
-    return 2.0 ** round(math.log2(image / cells))
+    """The one whose logarithm is nearest to that of image / cells."""
+    power = 1.0
+    while image > cells * power * _ROOT:
+        power *= 2
+    while image < cells * power / _ROOT:
+        power /= 2
+    return power
+
+
+def _whole(image: int, cells: int) -> float:
+    """The whole number of at least 1 that is nearest to image / cells; of two the even one."""
+    whole = max(1, int(_power_of_two(image, cells)))
+    while _is_nearer(whole + 1, whole, image, cells):
+        whole += 1
+    while whole > 1 and _is_nearer(whole - 1, whole, image, cells):
+        whole -= 1
+    return float(whole)
+
+
+def _is_nearer(one: int, other: int, image: int, cells: int) -> bool:
+    """Whether image / cells is nearer to the first of two neighbouring whole numbers; the even one's, if it is to both."""
+    between = (one + other) * cells
+    return (2 * image - between) * (one - other) > 0 or (2 * image == between and one % 2 == 0)
 
 
 def _covers(stride: float, image: int, cells: int) -> bool:
