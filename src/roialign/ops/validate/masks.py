@@ -52,7 +52,7 @@ def check_operator_masks(masks: Tensor, rois: Tensor) -> None:
 
 
 def as_pasting(masks: Any, boxes_xyxy: Any, image_size: Any, threshold: Any) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """Masks [K, m, n], boxes and the image's size, once what is to be pasted is found usable."""
+    """Masks [K, m, n], boxes and the image's size, once all but the values of boxes is found usable."""
     if not isinstance(boxes_xyxy, Tensor) or boxes_xyxy.dim() != 2 or boxes_xyxy.shape[1] != 4:
         raise errors.BoxesShapeError(
             f"RA210: expected boxes_xyxy, a tensor [K, 4] of x1, y1, x2, y2; got {describe(boxes_xyxy)}. Paste the "
@@ -76,16 +76,14 @@ def as_pasting(masks: Any, boxes_xyxy: Any, image_size: Any, threshold: Any) -> 
     elif isinstance(masks, Tensor) and masks.dtype not in DTYPES:
         raise errors.MaskError(f"RA309: expected floating-point masks; got {describe(masks)}. Use masks.float().")
     whole = as_masks(masks, boxes_xyxy.to(masks.dtype) if isinstance(masks, Tensor) else boxes_xyxy)
-    if not (torch.compiler.is_compiling() or boxes_xyxy.is_meta):
-        _raise_for_infinite(boxes_xyxy)
     return whole, boxes_xyxy, cast(tuple[int, int], tuple(size))
 
 
 def check_pasting(masks: Tensor, boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> None:
-    """Raise unless a registered operator was given what `as_pasting` makes of its arguments."""
+    """Raise unless a registered operator was given what `as_pasting` makes of its arguments, and finite boxes."""
     if boxes_xyxy.dim() != 2 or boxes_xyxy.shape[1] != 4 or not boxes_xyxy.is_floating_point():
         raise errors.BoxesShapeError(f"RA210: expected boxes_xyxy [K, 4]; got {describe(boxes_xyxy)}.")
-    if masks.dim() != 3 or len(masks) != len(boxes_xyxy) or 0 in masks.shape[1:] or masks.dtype not in DTYPES:
+    if masks.dim() != 3 or masks.shape[0] != boxes_xyxy.shape[0] or 0 in masks.shape[1:] or masks.dtype not in DTYPES:
         raise errors.MaskError(
             f"RA309: expected masks, floating point [K, m, n], one for each of {len(boxes_xyxy)} boxes; got "
             f"{describe(masks)}. Call roialign.paste_masks, which checks its arguments."
