@@ -78,7 +78,10 @@ CALLS: dict[str, Callable[[int, int, int], Call]] = {
     ),
     "paste_masks": lambda h, w, k: (roialign.paste_masks, (torch.rand(k, 14, 14), _rois(k)[:, 1:], (h, w))),
     "paste_masks, values": lambda h, w, k: (_pasted, (torch.rand(k, 14, 14), _rois(k)[:, 1:], torch.rand(3, h, w))),
-    "MultiScaleRoIAlign": lambda h, w, k: (_POOLER, (_pyramid(h, w), _boxes(k), [(8 * h, 8 * w - 5), (8 * h - 3, 8 * w)])),
+    "MultiScaleRoIAlign": lambda h, w, k: (
+        _POOLER,
+        (_pyramid(h, w), _boxes(k), [(8 * h, 8 * w - 5), (8 * h - 3, 8 * w)]),
+    ),
     "pool_regions": lambda h, w, k: (_regions, (_pyramid(h, w), _boxes(k))),
 }
 """By name, from (height, width, boxes): a public function and arguments for it."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from roialign.errors import LevelError
 from roialign.geometry import FeatureGrid
 from roialign.ops.validate import describe
+from roialign.regions.scripting import levels_by_size
 
 LevelRule = Callable[[Tensor, Sequence[FeatureGrid]], Tensor]
 
@@ -55,22 +56,8 @@ class FPNLevels:
 
     def __call__(self, boxes_xyxy: Tensor, grids: Sequence[FeatureGrid]) -> Tensor:
         """The level [K] of each box [K, 4], an index into `grids`."""
-        sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
-        sizes = (sides[:, 0] * sides[:, 1]).sqrt()
-        asked_for = self.canonical_level + torch.log2(sizes / self.canonical_size) + 1e-6  # torchvision's margin
         steps = [math.log2(math.sqrt(grid.stride_yx[0] * grid.stride_yx[1])) for grid in grids]
-        order = _ascending(steps)
-        ascending = asked_for.new_tensor([steps[level] for level in order])
-        rank = (asked_for[:, None] >= ascending).sum(1) - 1
-        return torch.tensor(order, device=rank.device)[rank.clamp(min=0)]
-
-
-def _ascending(steps: Sequence[float]) -> list[int]:
-    """Their indices in order, by comparisons alone: a compiler may not know the numbers, and sorts none of them."""
-    order: list[int] = []
-    for level, step in enumerate(steps):
-        order.insert(sum(1 for lower in order if steps[lower] <= step), level)
-    return order
+        return levels_by_size(boxes_xyxy, steps, self.canonical_size, self.canonical_level)
 
 
 def levels_of(levels: LevelRule | Tensor, boxes_xyxy: Tensor, grids: Sequence[FeatureGrid]) -> Tensor:
