@@ -12,11 +12,10 @@ from roialign.backbones.layout import Layout
 from roialign.backbones.result import BackboneTrace, Method
 from roialign.backbones.sandbox import Sandbox, attributes_kept, first_line
 from roialign.backbones.shapes import mean_strides
+from roialign.backbones.sizes import depends_on_size
 from roialign.backbones.structure import Level, Structure, structure_in
 from roialign.errors import TraceError
 from roialign.geometry.grid import FeatureGrid, OffsetKind
-
-_DEPENDS_ON_SIZE = ("pad", "adaptive", "upsample", "copy", "slice")
 
 
 def trace(
@@ -128,7 +127,7 @@ def _at_another_size(
     sandbox: Sandbox, image_hw: tuple[int, int], channels: int, found: Structure
 ) -> dict[str, Level] | None:
     """The structure at a size one pixel larger, where the size can change it."""
-    if not any(word in step.operator for step in found.layers for word in _DEPENDS_ON_SIZE):
+    if not depends_on_size(found.layers):
         return None
     try:
         return structure_in(sandbox, (image_hw[0] + 1, image_hw[1] + 1), channels, layers=False).levels

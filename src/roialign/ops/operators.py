@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -60,11 +59,12 @@ class Operator:
     to_gradient: Callable[..., Options] = _same
     """From the operator's options to its gradients'."""
     from_gradient: Callable[..., Options] = _same
+    op: Any = field(init=False, repr=False, compare=False)
+    """What torch.library made of it."""
 
-    @cached_property
-    def op(self) -> Any:
-        """What torch.library made of it."""
-        return getattr(torch.ops.roialign, self.name).default
+    def bind(self) -> None:
+        """Look up `op`, once it is registered: before any call, for compilers look at values and not for them."""
+        object.__setattr__(self, "op", getattr(torch.ops.roialign, self.name).default)
 
     @property
     def gradient(self) -> str:

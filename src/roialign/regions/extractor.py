@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from roialign.backbones import BackboneTrace, trace
 from roialign.backbones.pictures import read
+from roialign.backbones.sizes import SizeFamily
 from roialign.errors import BatchIndexError, FrameError, LevelError
-from roialign.geometry import Boxes, FeatureGrid, Frame
+from roialign.geometry import Boxes, Frame
 from roialign.geometry.grid import OffsetKind
 from roialign.ops import validate
+from roialign.ops.calls import unseen
 from roialign.regions import images as pixels_of
 from roialign.regions.images import Fit, ImageBatch, Images
 from roialign.regions.levels import FPNLevels, LevelRule
@@ -75,7 +78,7 @@ class RegionExtractor(nn.Module):
         for name, values in (("mean", mean), ("std", std)):
             buffer = None if values is None else torch.tensor(values).view(-1, 1, 1)
             self.register_buffer(name, buffer, persistent=False)
-        self._traces: dict[tuple[int, int], BackboneTrace] = {}
+        self._families: list[SizeFamily] = []
 
     def forward(self, images: Images, boxes: AnyBoxes, frames: Frame | Sequence[Frame] | None = None) -> Pooled:
         """Features, coverage and level of each box, in the order of the boxes.
@@ -161,36 +164,50 @@ class RegionExtractor(nn.Module):
         return self.prepare(tensors, named), framed
 
     def trace(self, image_size: tuple[int, int]) -> BackboneTrace:
-        """The backbone's grids for images (height, width), traced once for each size."""
+        """The backbone's grids for images (height, width), traced once for each size that is asked for."""
         height, width = image_size
-        if (height, width) not in self._traces:
-            _outside_of_graphs(self._trace)(height, width)
-        return self._traces[height, width]
+        for family in self._families:
+            if family.trace.image_size_hw == (height, width):
+                return family.trace
+        return self._trace((height, width)).trace
 
     def use_trace(self, trace: BackboneTrace) -> None:
         """Take these grids for images of the trace's size: those of `roialign.calibrate`, say."""
-        self._traces[trace.image_size_hw] = trace
+        self._families.insert(0, SizeFamily(trace, None))
 
-    def _trace(self, height: int, width: int) -> None:
-        traced = trace(self.backbone, image_size=(height, width), offset=self.offset)
+    def _family(self, image_hw: tuple[int, int]) -> SizeFamily:
+        for family in self._families:
+            if family.holds_at(image_hw):  # which is also what an exported program is told of its sizes
+                return family
+        _outside_of_graphs(self._trace)(image_hw)
+        return self._family(image_hw)
+
+    def _trace(self, image_hw: Sequence[int]) -> SizeFamily:
+        height, width = (side.node.hint if isinstance(side, torch.SymInt) else side for side in image_hw)
+        with unseen(), saved_tensors_hooks(_as_it_is, _as_it_is):  # no work of the program's
+            traced = trace(self.backbone, image_size=(height, width), offset=self.offset)
         for name in self.maps or ():
             if name not in traced:
                 raise LevelError(
                     f"RA401: expected maps among {', '.join(map(repr, traced))}; got {name!r}. Print the extractor's "
                     f"trace(({height}, {width})) to see them all."
                 )
-        self._traces[height, width] = traced
+        self._families.append(SizeFamily.of(traced))
+        return self._families[-1]
 
     def _extract(self, pixels: Tensor, boxes: Any, frames: Sequence[Frame] | None) -> Pooled:
-        traced = self.trace((int(pixels.shape[2]), int(pixels.shape[3])))
-        found = traced.as_maps(self.backbone(pixels))
-        names = list(self.maps or traced)
-        maps, grids = [found[name] for name in names], [traced[name] for name in names]
-        return self._pool(maps, grids, boxes, frames)
-
-    def _pool(self, maps: list[Tensor], grids: list[FeatureGrid], boxes: Any, frames: Sequence[Frame] | None) -> Pooled:
-        rois = rois_of(boxes, maps[0], grids, frames)
-        return pool(maps, rois, self.output_size, grids, self.levels, self.sampling_ratio)
+        image_hw = pixels.shape[2], pixels.shape[3]
+        family = self._family(image_hw)
+        outputs = self.backbone(pixels)
+        maps = family.trace.as_maps(outputs)
+        grids = family.grids({name: maps[name] for name in self.maps or maps}, image_hw)
+        if grids is None:  # it has changed, or takes another way at this size
+            trace = _outside_of_graphs(self._trace)(image_hw).trace
+            self.use_trace(trace)
+            maps, grids = trace.as_maps(outputs), {name: trace[name] for name in self.maps or trace}
+        pooled_maps = [maps[name] for name in grids]
+        rois = rois_of(boxes, pooled_maps[0], list(grids.values()), frames)
+        return pool(pooled_maps, rois, self.output_size, list(grids.values()), self.levels, self.sampling_ratio)
 
     def _as_weights(self, image: Tensor) -> Tensor:
         """On the device and in the type of the backbone's weights."""
@@ -201,6 +218,10 @@ class RegionExtractor(nn.Module):
 def _outside_of_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, which a compiler is to call rather than to look into; torch's decorator would import its compiler."""
     return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
+
+
+def _as_it_is(saved: Tensor) -> Tensor:
+    return saved
 
 
 def _is_float_batch(images: Any) -> TypeGuard[Tensor]:

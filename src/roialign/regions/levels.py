@@ -14,6 +14,7 @@ from torch import Tensor
 from roialign.errors import LevelError
 from roialign.geometry import FeatureGrid
 from roialign.ops.validate import describe
+from roialign.regions.scripting import levels_by_size
 
 LevelRule = Callable[[Tensor, Sequence[FeatureGrid]], Tensor]
 
@@ -55,20 +56,14 @@ class FPNLevels:
 
     def __call__(self, boxes_xyxy: Tensor, grids: Sequence[FeatureGrid]) -> Tensor:
         """The level [K] of each box [K, 4], an index into `grids`."""
-        sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
-        sizes = (sides[:, 0] * sides[:, 1]).sqrt()
-        asked_for = self.canonical_level + torch.log2(sizes / self.canonical_size) + 1e-6  # torchvision's margin
         steps = [math.log2(math.sqrt(grid.stride_yx[0] * grid.stride_yx[1])) for grid in grids]
-        order = sorted(range(len(grids)), key=steps.__getitem__)
-        ascending = asked_for.new_tensor([steps[level] for level in order])
-        rank = (asked_for[:, None] >= ascending).sum(1) - 1
-        return torch.tensor(order, device=rank.device)[rank.clamp(min=0)]
+        return levels_by_size(boxes_xyxy, steps, self.canonical_size, self.canonical_level)
 
 
 def levels_of(levels: LevelRule | Tensor, boxes_xyxy: Tensor, grids: Sequence[FeatureGrid]) -> Tensor:
     """The level [K] of each box, by a rule or as given, on the boxes' device."""
     if len(grids) == 1 and not isinstance(levels, Tensor):
-        return torch.zeros(len(boxes_xyxy), dtype=torch.int64, device=boxes_xyxy.device)
+        return torch.zeros(boxes_xyxy.shape[0], dtype=torch.int64, device=boxes_xyxy.device)
     chosen: Any = levels if isinstance(levels, Tensor) else _ask(levels, boxes_xyxy, grids)
     if not isinstance(chosen, Tensor) or chosen.is_floating_point() or chosen.dtype == torch.bool:
         raise LevelError(

@@ -1,8 +1,5 @@
 """torchvision's MultiScaleRoIAlign, with the scales that the maps have."""
 
-from __future__ import annotations
-
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +10,11 @@ from torch import Tensor, nn
 from roialign.errors import LevelError
 from roialign.geometry import FeatureGrid
 from roialign.ops import notice, validate
+from roialign.ops.scripting import AnyBoxes
 from roialign.regions.levels import FPNLevels
-from roialign.regions.pool import Grids, match, pool
-
-_PADDING = 32  # torchvision's transform pads batches to multiples of it
+from roialign.regions.pool import Grids, cells_of, listed, match, pool
+from roialign.regions.scripting import Maps, Shapes, scripted_multi_scale_roi_align
+from roialign.regions.strides import infer_stride_yx, power_of_two
 
 Scale = float | tuple[float, float]
 
@@ -59,6 +57,9 @@ class MultiScaleRoIAlign(nn.Module):
         (torch.Size([2, 8, 7, 7]), [0.0625, 0.03125])
     """
 
+    _names: list[str]
+    _cells: list[list[float]]
+
     def __init__(
         self,
         featmap_names: Sequence[str],
@@ -98,10 +99,9 @@ class MultiScaleRoIAlign(nn.Module):
         self.grids = grids
         self.aligned = validate.check_aligned(aligned)
         self._given = scales is not None
+        self._names, self._cells = self._as_scripted()
 
-    def forward(
-        self, x: Mapping[str, Tensor], boxes: Sequence[Tensor] | Tensor, image_shapes: Sequence[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, x: Maps, boxes: AnyBoxes, image_shapes: Shapes) -> Tensor:
         """Pool [K, C, height, width] from the maps `x` of a batch.
 
         Args:
@@ -109,13 +109,27 @@ class MultiScaleRoIAlign(nn.Module):
             boxes: for each image a tensor [L, 4], in a list, or one tensor [K, 5] with the image's index first.
             image_shapes: (height, width) of each image before it was padded to the batch.
         """
-        return multi_scale_roi_align(self, x, boxes, image_shapes)
+        if torch.jit.is_scripting():
+            pooled = scripted_multi_scale_roi_align(
+                x,
+                boxes,
+                image_shapes,
+                self.featmap_names,
+                self._names,
+                self._cells,
+                self.output_size,
+                self.sampling_ratio,
+                float(self.canonical_scale),
+                float(self.canonical_level),
+                self.aligned,
+            )
+        else:
+            pooled = multi_scale_roi_align(self, x, boxes, image_shapes)
+        return pooled
 
     if TYPE_CHECKING:
 
-        def __call__(
-            self, x: Mapping[str, Tensor], boxes: Sequence[Tensor] | Tensor, image_shapes: Sequence[tuple[int, int]]
-        ) -> Tensor: ...
+        def __call__(self, x: Maps, boxes: AnyBoxes, image_shapes: Shapes) -> Tensor: ...
 
     def extra_repr(self) -> str:
         return (
@@ -134,6 +148,14 @@ class MultiScaleRoIAlign(nn.Module):
         for one in maps.values():
             validate.check_input(one)
         return list(maps.values()), self._inferred(maps, image_shapes)
+
+    def _as_scripted(self) -> tuple[list[str], list[list[float]]]:
+        """For TorchScript, which knows no grids: names, if they have any, and cells of those that were given."""
+        if self.grids is None:
+            strides = map(_strides_of, self.scales or ())
+            return [], [list(cells_of(FeatureGrid((1, 1), stride_yx), self.aligned)) for stride_yx in strides]
+        names = list(self.grids) if isinstance(self.grids, Mapping) else []
+        return names, [list(cells_of(grid, self.aligned)) for grid in listed(self.grids, FeatureGrid) or ()]
 
     def _named(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The maps to pool from, in their own order; torchvision's detectors name some that there are not."""
@@ -175,10 +197,11 @@ class MultiScaleRoIAlign(nn.Module):
         image_hw = _largest_hw(image_shapes)
         sizes_hw = [(int(one.shape[2]), int(one.shape[3])) for one in maps.values()]
         strides = [infer_stride_yx(image_hw, size_hw) for size_hw in sizes_hw]
+        if torch.compiler.is_compiling():  # what was kept would have to be compiled for
+            return strides
         scales: list[Scale] = [1 / y if y == x else (1 / y, 1 / x) for y, x in strides]
         before, self.scales = self.scales, scales
-        if not torch.compiler.is_compiling():
-            _say_where_it_differs(list(maps), image_hw, sizes_hw, strides, before, scales)
+        _say_where_it_differs(list(maps), image_hw, sizes_hw, strides, before, scales)
         return strides
 
 
@@ -195,25 +218,6 @@ def multi_scale_roi_align(
     return pool(features, rois, pooler.output_size, grids, pooler.map_levels, pooler.sampling_ratio, pooler.aligned)[0]
 
 
-def infer_stride_yx(image_hw: tuple[int, int], map_hw: tuple[int, int]) -> tuple[float, float]:
-    """The strides of a map of this size, of a batch whose largest image has that size before padding.
-
-    A stride fits an axis where the cells cover the image and, beyond it, no more than what padding to multiples of
-    32 adds. torchvision's power of two is taken if it fits one axis and covers the other, as on a fixed canvas;
-    then a whole number that fits both axes; then for each axis what fits it.
-    """
-    axes = list(zip(image_hw, map_hw, strict=True))
-    power = _power_of_two(image_hw[0], map_hw[0])
-    if any(_fits(power, *axis) for axis in axes) and all(_covers(power, *axis) for axis in axes):
-        return power, power
-    for image, cells in axes:
-        whole = max(1.0, float(round(image / cells)))
-        if all(_fits(whole, *axis) for axis in axes):
-            return whole, whole
-    stride_y, stride_x = (_stride_of_axis(*axis) for axis in axes)
-    return stride_y, stride_x
-
-
 def _largest_hw(image_shapes: Any) -> tuple[int, int]:
     """The size of the batch that images of these sizes make."""
     shapes = image_shapes if isinstance(image_shapes, (list, tuple)) else ()
@@ -225,24 +229,6 @@ def _largest_hw(image_shapes: Any) -> tuple[int, int]:
                 f"{shape!r}. Use [image.shape[-2:] for image in images]."
             )
     return max(int(height) for height, _ in shapes), max(int(width) for _, width in shapes)
-
-
-def _stride_of_axis(image: int, cells: int) -> float:
-    whole = max(1.0, float(round(image / cells)))
-    fitting = [stride for stride in (_power_of_two(image, cells), whole) if _fits(stride, image, cells)]
-    return fitting[0] if fitting else image / cells
-
-
-def _power_of_two(image: int, cells: int) -> float:
-    return 2.0 ** round(math.log2(image / cells))
-
-
-def _covers(stride: float, image: int, cells: int) -> bool:
-    return cells * stride - image > -stride  # cells that would be cut are dropped by some networks
-
-
-def _fits(stride: float, image: int, cells: int) -> bool:
-    return _covers(stride, image, cells) and cells * stride - image < _PADDING + stride
 
 
 def _strides_of(scale: Scale) -> tuple[float, float]:
@@ -284,7 +270,7 @@ def _said_of_guess(
     name: str, image_hw: tuple[int, int], size_hw: tuple[int, int], stride_yx: tuple[float, float]
 ) -> str | None:
     """What torchvision's guess, a power of two for both axes, does to this map; None where it is right."""
-    power = _power_of_two(image_hw[0], size_hw[0])
+    power = power_of_two(image_hw[0], size_hw[0])
     if stride_yx == (power, power):
         return None
     return (

@@ -51,7 +51,7 @@ class RegionsCall:
         (stride_y, stride_x), even = grid.stride_yx, grid.stride_yx[0] == grid.stride_yx[1]
         conventional = even and (not self.aligned or grid.offset_yx == grid.conventional_offset_yx)
         scale = 1 / stride_x if even else (stride_y * stride_x) ** -0.5
-        cells = None if conventional else _cells(grid, self.aligned)
+        cells = None if conventional else cells_of(grid, self.aligned)
         options = (self.output_size_hw, scale, self.sampling_ratio, self.aligned)
         return RoICall(self.maps[level], rois, *options, operator="pool_regions", cells=cells)
 
@@ -159,7 +159,7 @@ def pool(
     """
     size_hw, _, ratio = validate.check_options(output_size, 1.0, sampling_ratio)
     levels = levels_of(levels, rois[:, 1:], grids)
-    cells = [number for grid in grids for number in _cells(grid, aligned)]
+    cells = [number for grid in grids for number in cells_of(grid, aligned)]
     features, coverage = pool_levels(
         maps,
         rois,
@@ -174,7 +174,7 @@ def pool(
     return Pooled(features, coverage, levels)
 
 
-def _cells(grid: FeatureGrid, aligned: bool) -> tuple[float, float, float, float]:
+def cells_of(grid: FeatureGrid, aligned: bool) -> tuple[float, float, float, float]:
     """Scale and shift of rows and columns: cell = (coordinate - offset) / stride."""
     (stride_y, stride_x), (offset_y, offset_x) = grid.stride_yx, grid.offset_yx or grid.conventional_offset_yx
     if not aligned:
@@ -184,14 +184,14 @@ def _cells(grid: FeatureGrid, aligned: bool) -> tuple[float, float, float, float
 
 def match(features: Features, grids: Grids) -> tuple[list[Tensor], list[FeatureGrid]]:
     """The maps and the grid of each, in the order of the maps."""
-    maps, listed = _listed(features, Tensor), _listed(grids, FeatureGrid)
+    maps, each = listed(features, Tensor), listed(grids, FeatureGrid)
     if maps is None:
         raise FeatureMapError(
             f"RA306: expected a feature map [N, C, H, W], or several in a list or a dict; got "
             f"{validate.describe(features)}. Pass what the backbone returns."
         )
-    if listed is None or not all(isinstance(grid, FeatureGrid) for grid in listed):
-        wrong = grids if listed is None else next(grid for grid in listed if not isinstance(grid, FeatureGrid))
+    if each is None or not all(isinstance(grid, FeatureGrid) for grid in each):
+        wrong = grids if each is None else next(grid for grid in each if not isinstance(grid, FeatureGrid))
         raise LevelError(
             f"RA401: expected a FeatureGrid for each feature map, alone, in a list or in a dict; got "
             f"{validate.describe(wrong)}. Trace the backbone: roialign.trace(backbone, image_size=images.shape[-2:])."
@@ -204,13 +204,13 @@ def match(features: Features, grids: Grids) -> tuple[list[Tensor], list[FeatureG
                 f"{', '.join(map(repr, grids))}. Give both the names that the backbone gives, or pick maps: "
                 "{name: features[name] for name in grids}."
             )
-        listed = [grids[name] for name in features]
-    if len(maps) != len(listed):
+        each = [grids[name] for name in features]
+    if len(maps) != len(each):
         raise LevelError(
-            f"RA401: expected a grid for each feature map; got {len(maps)} maps and {len(listed)} grids. Give both "
+            f"RA401: expected a grid for each feature map; got {len(maps)} maps and {len(each)} grids. Give both "
             "as dicts with the backbone's names, or as lists in one order."
         )
-    for index, (one, grid) in enumerate(zip(maps, listed, strict=True)):
+    for index, (one, grid) in enumerate(zip(maps, each, strict=True)):
         validate.check_input(one)
         if tuple(one.shape[2:]) != grid.size_hw:
             raise FeatureMapError(
@@ -218,10 +218,10 @@ def match(features: Features, grids: Grids) -> tuple[list[Tensor], list[FeatureG
                 f"{list(one.shape)}. The grid is of another image size or layer: trace the backbone at the size of "
                 "the images, roialign.trace(backbone, image_size=images.shape[-2:])."
             )
-    return maps, listed
+    return maps, each
 
 
-def _listed(value: Any, single: type) -> list[Any] | None:
+def listed(value: Any, single: type) -> list[Any] | None:
     """One value, several in a list or in a dict, as a list; None for anything else."""
     if isinstance(value, single):
         return [value]
@@ -258,7 +258,7 @@ def rois_of(
             )
         here = some.to(entered[image]) if entered is not None else _in_the_image(some, image, grids)
         values = here.boxes_xyxy.to(map_like.device, validate.compute_dtype(map_like))
-        rows.append(torch.cat([values.new_full((len(values), 1), image), values], 1))
+        rows.append(torch.cat([values.new_full((values.shape[0], 1), image), values], 1))
     return torch.cat(rows)
 
 

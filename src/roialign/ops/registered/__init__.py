@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from roialign.ops.operators import OPERATORS
+from roialign.ops.operators import OF_SEGMENTS, OPERATORS, ROI_POOL
 from roialign.ops.registered import multi_scale_roi_align, paste_masks, pooling, roi_pool
 
 REFERENCE: dict[str, Any] = {
@@ -12,6 +12,8 @@ REFERENCE: dict[str, Any] = {
 }
 REFERENCE |= multi_scale_roi_align.REFERENCE | roi_pool.REFERENCE | paste_masks.REFERENCE
 """What serves an operator or a gradient where no backend does, by name."""
+for operator in (*OPERATORS.values(), OF_SEGMENTS, ROI_POOL):
+    operator.bind()
 
 SCHEMAS = {name: schema for one in OPERATORS.values() for name, schema in one.schemas.items()}
 SCHEMAS |= multi_scale_roi_align.SCHEMAS | roi_pool.SCHEMAS | paste_masks.SCHEMAS

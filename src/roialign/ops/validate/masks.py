@@ -18,26 +18,28 @@ from roialign.ops.validate.words import describe, row_text
 
 def as_masks(masks: Any, rois: Tensor) -> Tensor:
     """Masks [K, h, w], one for each of the rois, bool or in the type that is computed in."""
-    wanted = f"RA309: expected masks, bool or floating point [K, h, w], one for each of {len(rois)} boxes; got"
     if isinstance(masks, (list, tuple)) and masks and all(isinstance(one, Tensor) for one in masks):
         if any(one.dim() != masks[0].dim() or one.shape[1:] != masks[0].shape[1:] for one in masks):
-            raise errors.MaskError(
-                f"{wanted} lists of masks of several sizes. Pad them to one, or pool each image in a call of its own."
-            )
+            raise _wrong(rois, "lists of masks of several sizes. Pad them to one, or pool each image by itself.")
         masks = torch.cat(list(masks))
     if not isinstance(masks, Tensor):
-        raise errors.MaskError(f"{wanted} {describe(masks)}. Pass a tensor, or a list with one for each image.")
+        raise _wrong(rois, f"{describe(masks)}. Pass a tensor, or a list with one for each image.")
     whole = masks.squeeze(1) if masks.dim() == 4 and masks.shape[1] == 1 else masks
-    if whole.dim() != 3 or len(whole) != len(rois) or 0 in whole.shape[1:]:
-        raise errors.MaskError(f"{wanted} {describe(masks)}. One box has one mask: masks[labels == ...] picks them.")
+    if whole.dim() != 3 or whole.shape[0] != rois.shape[0] or 0 in whole.shape[1:]:
+        raise _wrong(rois, f"{describe(masks)}. One box has one mask: masks[labels == ...] picks them.")
     if whole.device != rois.device or not (whole.dtype == torch.bool or whole.is_floating_point()):
-        raise errors.MaskError(f"{wanted} {describe(masks)} on {masks.device}. Use masks.bool() on {rois.device}.")
+        raise _wrong(rois, f"{describe(masks)} on {masks.device}. Use masks.bool() on {rois.device}.")
     return whole if whole.dtype == torch.bool else whole.to(rois.dtype)
+
+
+def _wrong(rois: Tensor, got: str) -> errors.MaskError:
+    wanted = f"masks, bool or floating point [K, h, w], one for each of {rois.shape[0]} boxes"
+    return errors.MaskError(f"RA309: expected {wanted}; got {got}")
 
 
 def check_operator_masks(masks: Tensor, rois: Tensor) -> None:
     """Raise unless a registered operator was given what `as_masks` makes of masks."""
-    if masks.dim() != 3 or len(masks) != len(rois) or 0 in masks.shape[1:]:
+    if masks.dim() != 3 or masks.shape[0] != rois.shape[0] or 0 in masks.shape[1:]:
         raise errors.MaskError(
             f"RA309: expected masks [K, h, w], one for each of {len(rois)} boxes; got {describe(masks)}. "
             "Call roialign.masked_roi_align, which checks its arguments."
@@ -50,7 +52,7 @@ def check_operator_masks(masks: Tensor, rois: Tensor) -> None:
 
 
 def as_pasting(masks: Any, boxes_xyxy: Any, image_size: Any, threshold: Any) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """Masks [K, m, n], boxes and the image's size, once what is to be pasted is found usable."""
+    """Masks [K, m, n], boxes and the image's size, once all but the values of boxes is found usable."""
     if not isinstance(boxes_xyxy, Tensor) or boxes_xyxy.dim() != 2 or boxes_xyxy.shape[1] != 4:
         raise errors.BoxesShapeError(
             f"RA210: expected boxes_xyxy, a tensor [K, 4] of x1, y1, x2, y2; got {describe(boxes_xyxy)}. Paste the "
@@ -74,16 +76,14 @@ def as_pasting(masks: Any, boxes_xyxy: Any, image_size: Any, threshold: Any) -> 
     elif isinstance(masks, Tensor) and masks.dtype not in DTYPES:
         raise errors.MaskError(f"RA309: expected floating-point masks; got {describe(masks)}. Use masks.float().")
     whole = as_masks(masks, boxes_xyxy.to(masks.dtype) if isinstance(masks, Tensor) else boxes_xyxy)
-    if not (torch.compiler.is_compiling() or boxes_xyxy.is_meta):
-        _raise_for_infinite(boxes_xyxy)
     return whole, boxes_xyxy, cast(tuple[int, int], tuple(size))
 
 
 def check_pasting(masks: Tensor, boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> None:
-    """Raise unless a registered operator was given what `as_pasting` makes of its arguments."""
+    """Raise unless a registered operator was given what `as_pasting` makes of its arguments, and finite boxes."""
     if boxes_xyxy.dim() != 2 or boxes_xyxy.shape[1] != 4 or not boxes_xyxy.is_floating_point():
         raise errors.BoxesShapeError(f"RA210: expected boxes_xyxy [K, 4]; got {describe(boxes_xyxy)}.")
-    if masks.dim() != 3 or len(masks) != len(boxes_xyxy) or 0 in masks.shape[1:] or masks.dtype not in DTYPES:
+    if masks.dim() != 3 or masks.shape[0] != boxes_xyxy.shape[0] or 0 in masks.shape[1:] or masks.dtype not in DTYPES:
         raise errors.MaskError(
             f"RA309: expected masks, floating point [K, m, n], one for each of {len(boxes_xyxy)} boxes; got "
             f"{describe(masks)}. Call roialign.paste_masks, which checks its arguments."
