@@ -66,6 +66,10 @@ class DtypeError(RoIError, RuntimeError):
     """
 
 
+class ExportError(RoIError):
+    """A call that the format that a model is exported to has nothing for."""
+
+
 class CoverageError(RoIError):
     """RoIs that lie off the feature map, under `set_policy("raise")`."""
 
