@@ -68,7 +68,7 @@ class FPNLevels:
 def levels_of(levels: LevelRule | Tensor, boxes_xyxy: Tensor, grids: Sequence[FeatureGrid]) -> Tensor:
     """The level [K] of each box, by a rule or as given, on the boxes' device."""
     if len(grids) == 1 and not isinstance(levels, Tensor):
-        return torch.zeros(len(boxes_xyxy), dtype=torch.int64, device=boxes_xyxy.device)
+        return torch.zeros(boxes_xyxy.shape[0], dtype=torch.int64, device=boxes_xyxy.device)
     chosen: Any = levels if isinstance(levels, Tensor) else _ask(levels, boxes_xyxy, grids)
     if not isinstance(chosen, Tensor) or chosen.is_floating_point() or chosen.dtype == torch.bool:
         raise LevelError(

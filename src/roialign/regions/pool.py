@@ -258,7 +258,7 @@ def rois_of(
             )
         here = some.to(entered[image]) if entered is not None else _in_the_image(some, image, grids)
         values = here.boxes_xyxy.to(map_like.device, validate.compute_dtype(map_like))
-        rows.append(torch.cat([values.new_full((len(values), 1), image), values], 1))
+        rows.append(torch.cat([values.new_full((values.shape[0], 1), image), values], 1))
     return torch.cat(rows)
 
 

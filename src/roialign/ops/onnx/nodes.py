@@ -8,6 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from roialign.errors import ExportError
+
+_OLDEST_OPSET = 16
+"""The first in which RoiAlign says where cells are centred."""
+
 
 class Node(NamedTuple):
     """An operator of ONNX with its attributes."""
@@ -62,6 +67,11 @@ class _Traced(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, node: Node, *tensors: Any) -> Any:
+        if g.opset < _OLDEST_OPSET:
+            raise ExportError(
+                f"RA601: expected opset_version of at least {_OLDEST_OPSET}, in which ONNX's RoiAlign says where cells "
+                f"are centred; got {g.opset}. Use torch.onnx.export(..., opset_version=20)."
+            )
         return g.op(node.name, *tensors, **{_typed(name, value): value for name, value in node.attributes.items()})
 
 
