@@ -13,6 +13,7 @@ FAMILIES = {
     "RA3": "Features",
     "RA4": "Levels of a pyramid",
     "RA5": "Sampling, types and training",
+    "RA6": "Export",
 }
 INTRODUCTION = """\
 # Codes

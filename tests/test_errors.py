@@ -21,6 +21,7 @@ FAMILY = [
     (errors.OutputSizeError, ValueError),
     (errors.OptionError, ValueError),
     (errors.DtypeError, RuntimeError),
+    (errors.ExportError, ValueError),
     (errors.CoverageError, ValueError),
 ]
 

@@ -70,6 +70,10 @@ class DerivativeError(RoIError, RuntimeError):
     """A derivative that there is none of, or that is not computed: it is never zero in silence."""
 
 
+class ExportError(RoIError):
+    """A call that the format that a model is exported to has nothing for."""
+
+
 class CoverageError(RoIError):
     """RoIs that lie off the feature map, under `set_policy("raise")`."""
 

@@ -49,7 +49,7 @@ class FeatureGrid:
     offset_range_yx: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     def __post_init__(self) -> None:
-        if min(self.size_hw) < 1 or min(self.stride_yx) <= 0:
+        if any(cells < 1 for cells in self.size_hw) or min(self.stride_yx) <= 0:
             raise ValueError(f"expected sizes and strides above zero; got {self.size_hw} and {self.stride_yx}")
         if self.offset_yx is None:
             object.__setattr__(self, "offset_yx", self.conventional_offset_yx)

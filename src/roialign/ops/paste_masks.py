@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from roialign.errors import OptionError
-from roialign.ops import validate
+from roialign.ops import onnx, validate
 
 Compat = Literal["detectron2", "torchvision"]
 
@@ -61,6 +61,8 @@ def paste_masks(
             f'RA506: expected compat, "detectron2" or "torchvision"; got {validate.describe(compat)}. Use '
             '"detectron2", the default; "torchvision" rounds boxes to whole pixels.'
         )
+    if (torch.compiler.is_compiling() or torch._C._is_tracing()) and onnx.is_exporting():
+        onnx.refuse("paste_masks")
     whole, boxes, (height, width) = validate.as_pasting(masks, boxes_xyxy, image_size, threshold)
     limit = None if threshold is None else float(threshold)
     return cast(Tensor, _op.paste_masks(whole, boxes, height, width, limit, compat == "torchvision"))

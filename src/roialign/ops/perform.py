@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roialign.errors import OptionError
-from roialign.ops import calls, later, notice
+from roialign.ops import calls, later, notice, onnx
 from roialign.ops.operators import Operator
 from roialign.ops.registered.derivatives import is_recorded
 from roialign.ops.validate import check_rows
@@ -34,7 +34,7 @@ def perform(
     `off_the_map` finds the words for what lies off the map, if anything is to be said.
     """
     if torch.compiler.is_compiling() or torch._C._is_tracing():
-        return cast(Sequence[Tensor], op(*arguments))
+        return cast(Sequence[Tensor], (onnx.EXPORTED[op] if onnx.is_exporting() else op)(*arguments))
     concrete = calls.is_concrete(tensors)
     if concrete and shown is not None:
         calls.show(shown)

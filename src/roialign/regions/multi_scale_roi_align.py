@@ -189,7 +189,7 @@ class MultiScaleRoIAlign(nn.Module):
         else:
             strides = self._infer(maps, image_shapes)
         return [
-            FeatureGrid((int(one.shape[2]), int(one.shape[3])), stride_yx)
+            FeatureGrid((one.shape[2], one.shape[3]), stride_yx)
             for one, stride_yx in zip(maps.values(), strides, strict=True)
         ]
 
@@ -201,7 +201,8 @@ class MultiScaleRoIAlign(nn.Module):
             return strides
         scales: list[Scale] = [1 / y if y == x else (1 / y, 1 / x) for y, x in strides]
         before, self.scales = self.scales, scales
-        _say_where_it_differs(list(maps), image_hw, sizes_hw, strides, before, scales)
+        if not torch._C._is_tracing():
+            _say_where_it_differs(list(maps), image_hw, sizes_hw, strides, before, scales)
         return strides
 
 
@@ -221,9 +222,10 @@ def multi_scale_roi_align(
 def _largest_hw(image_shapes: Any) -> tuple[int, int]:
     """The size of the batch that images of these sizes make."""
     shapes = image_shapes if isinstance(image_shapes, (list, tuple)) else ()
+    sides = (int, float, torch.SymInt, *((Tensor,) if torch._C._is_tracing() else ()))  # a trace makes tensors of sizes
     for shape in shapes or (image_shapes,):
         is_size = shapes and isinstance(shape, (list, tuple)) and len(shape) == 2
-        if not (is_size and all(isinstance(side, (int, float, torch.SymInt)) and side >= 1 for side in shape)):
+        if not (is_size and all(isinstance(side, sides) and side >= 1 for side in shape)):
             raise LevelError(
                 f"RA401: expected image_shapes, a list with (height, width) of each image of the batch, in pixels; got "
                 f"{shape!r}. Use [image.shape[-2:] for image in images]."
