@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, jacrev, jvp, vmap
 
-from tests.abilities.outcomes import NotApplicable, Wrong, agree
+from tests.abilities.outcomes import NotApplicableError, WrongError, agree
 from tests.abilities.subjects import Subject
 
 
@@ -22,11 +22,11 @@ def to_features(subject: Subject) -> None:
 def to_boxes(subject: Subject) -> None:
     operator = subject.function
     if not operator.moves_boxes:
-        raise NotApplicable
+        raise NotApplicableError
     features, index, boxes = operator.features(), *operator.boxes().split([1, len(operator.columns[0]) - 1], 1)
     boxes.requires_grad_()
     if not operator.pool(features, torch.cat([index, boxes], 1)).requires_grad:
-        raise Wrong("the result does not require a gradient")
+        raise WrongError("the result does not require a gradient")
     gradcheck(lambda boxes: operator.pool(features, torch.cat([index, boxes], 1)), (boxes,), fast_mode=True)
 
 

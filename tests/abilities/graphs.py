@@ -11,8 +11,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
-from tests.abilities.outcomes import NotApplicable, Wrong, agree
-from tests.abilities.subjects import Subject
+from tests.abilities import subjects
+from tests.abilities.outcomes import NotApplicableError, WrongError, agree
+from tests.abilities.subjects import OfImages, Subject
 
 _COUNTS, _SIZES = (3, 5, 8), (8, 10, 12)
 
@@ -24,9 +25,10 @@ def compiled(subject: Subject) -> None:
     run = torch.compile(module, backend=counter, fullgraph=True)
     for count, size in zip(_COUNTS, _SIZES, strict=True):
         arguments = subject.arguments(count, size)
-        agree(run(*arguments), module(*arguments))
+        expected = module(*arguments)  # first, for an extractor traces its backbone outside of graphs
+        agree(run(*arguments), expected)
     if counter.frame_count > 2:
-        raise Wrong(f"{counter.frame_count} graphs")
+        raise WrongError(f"{counter.frame_count} graphs")
 
 
 def exported(subject: Subject) -> None:
@@ -46,40 +48,41 @@ def exported(subject: Subject) -> None:
 
 def scripted(subject: Subject) -> None:
     module = subject.module()
-    if type(module).__module__.startswith("tests"):
-        raise NotApplicable  # a function, and no module to be scripted
-    _agree(torch.jit.script(module), module, subject)
+    if _is_function(module):
+        raise NotApplicableError
+    run = torch.jit.script(module)
+    for count in _COUNTS:
+        arguments = subject.arguments(count, 10)
+        agree(run(*arguments), module(*arguments))
 
 
 def traced(subject: Subject) -> None:
-    module, example = subject.module().eval(), subject.arguments()
-    run = torch.jit.trace(module, example, check_trace=False, strict=False)
-    _agree(run, module, subject, size=8 if subject.is_pyramid else 10)
+    module, example, kept = subject.module().eval(), subject.arguments(), 2 if subject.is_pyramid else None
+    if subject.is_pyramid:
+        module = OfImages(module, example[2])
+    run = torch.jit.trace(module, example[:kept], check_trace=False, strict=False)
+    for count in _COUNTS:
+        arguments = subject.arguments(count, 8 if subject.is_pyramid else 10)[:kept]
+        agree(run(*arguments), module(*arguments))
 
 
 def symbolic(subject: Subject) -> None:
     """A leaf for torch.fx, which feature extraction is made of."""
     module = subject.module()
+    if _is_function(module):
+        raise NotApplicableError
 
     class Head(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.pool = module
 
-        def forward(self, *arguments: Any) -> Tensor:
-            return self.pool(*arguments) * 2
-
-    class Head2(Head):
         def forward(self, features: Any, boxes: Any) -> Tensor:
-            return self.pool(features, boxes) * 2
+            return self.pool(features, boxes, *more) * 2
 
-    class Head3(Head):
-        def forward(self, features: Any, boxes: Any, more: Any) -> Tensor:
-            return self.pool(features, boxes, more) * 2
-
-    arguments = subject.arguments()
-    head = (Head2 if len(arguments) == 2 else Head3)()
-    agree(torch.fx.symbolic_trace(head)(*arguments), head(*arguments))
+    features, boxes, *more = subject.arguments()
+    head = Head()
+    agree(torch.fx.symbolic_trace(head)(features, boxes), head(features, boxes))
 
 
 def fake(subject: Subject) -> None:
@@ -91,7 +94,7 @@ def fake(subject: Subject) -> None:
         found = module(*tree_map(lambda one: mode.from_tensor(one) if isinstance(one, Tensor) else one, arguments))
     on_meta = tree_map(lambda one: one.to("meta") if isinstance(one, Tensor) else one, arguments)
     if found.shape != expected or module.to("meta")(*on_meta).shape != expected:
-        raise Wrong(f"{found.shape}")
+        raise WrongError(f"{found.shape}")
 
 
 def onnx(subject: Subject) -> None:
@@ -115,16 +118,15 @@ def _export_onnx(subject: Subject, dynamo: bool) -> None:
     agree(torch.from_numpy(found), module(*arguments).detach(), 1e-5)
 
 
+def _is_function(module: nn.Module) -> bool:
+    """Whether it is a function, or a whole network, that the table wraps."""
+    return type(module).__module__ == subjects.__name__
+
+
 def _dynamic(tensor: Tensor) -> dict[int, Any]:
     """All dimensions but the channels of maps, and the columns of boxes."""
     auto = torch.export.Dim.AUTO
     return {0: auto} if tensor.dim() == 2 else {0: auto} | dict.fromkeys(range(2, tensor.dim()), auto)
-
-
-def _agree(run: Any, module: nn.Module, subject: Subject, size: int = 10) -> None:
-    for count in _COUNTS:
-        arguments = subject.arguments(count, size)
-        agree(run(*arguments), module(*arguments))
 
 
 QUESTIONS = {

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.abilities.outcomes import NotApplicable, Wrong, agree
+from tests.abilities.outcomes import NotApplicableError, WrongError, agree
 from tests.abilities.subjects import Subject
 
 
@@ -39,7 +39,7 @@ def autocast(subject: Subject) -> None:
 def channels_last(subject: Subject) -> None:
     module, arguments = subject.module(), subject.arguments()
     if subject.axes != 2 or subject.pastes:
-        raise NotApplicable
+        raise NotApplicableError
     last = tree_map(lambda one: one.contiguous(memory_format=torch.channels_last) if _is_map(one) else one, arguments)
     agree(module(*last), module(*arguments))
 
@@ -50,23 +50,23 @@ def no_boxes(subject: Subject) -> None:
         features, boxes, sizes = subject.arguments()
         found = subject.module()(features, [one[:0] for one in boxes], sizes)
     if found.shape[0] != 0:
-        raise Wrong(f"{found.shape}")
+        raise WrongError(f"{found.shape}")
 
 
 def index_out_of_range(subject: Subject) -> None:
     """An error that says so, and no read out of bounds: asked of this library only, for the others may crash."""
     if not subject.is_ours or subject.is_pyramid or subject.pastes:
-        raise NotApplicable
+        raise NotApplicableError
     features, boxes, *more = subject.arguments()
     boxes[0, 0] = 7
     subject.module()(features, boxes, *more)
-    raise Wrong("no error")
+    raise WrongError("no error")
 
 
 def repeatable(subject: Subject) -> None:
     """Bit-identical gradients under torch.use_deterministic_algorithms."""
     if subject.pastes or subject.is_pyramid:
-        raise NotApplicable
+        raise NotApplicableError
     found = []
     torch.use_deterministic_algorithms(True)
     try:
@@ -80,7 +80,7 @@ def repeatable(subject: Subject) -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     if not torch.equal(*found):
-        raise Wrong("other bits")
+        raise WrongError("other bits")
 
 
 def flops(subject: Subject) -> None:

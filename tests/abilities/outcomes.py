@@ -1,4 +1,4 @@
-"""What may come of a question: "yes", an RA code, "no", "wrong", or "" where it does not arise."""
+"""What may come of a question: "yes", an RA code, "no", "wrong", or "-" where it does not arise."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
-YES, NO, WRONG, NOT_APPLICABLE = "yes", "no", "wrong", "–"
+YES, NO, WRONG, NOT_APPLICABLE = "yes", "no", "wrong", "-"
 
 
-class NotApplicable(Exception):
+class NotApplicableError(Exception):
     """The question does not arise."""
 
 
-class Wrong(Exception):
+class WrongError(Exception):
     """It runs, and what comes out is wrong."""
 
 
 def agree(found: Tensor, expected: Tensor, tolerance: float = 1e-6) -> None:
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
-        raise Wrong(f"{found} is not {expected}")
+        raise WrongError(f"{found} is not {expected}")
 
 
 def outcome(question: Callable[[Any], None], subject: Any) -> str:
@@ -33,9 +33,9 @@ def outcome(question: Callable[[Any], None], subject: Any) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             question(subject)
-    except NotApplicable:
+    except NotApplicableError:
         return NOT_APPLICABLE
-    except (Wrong, GradcheckError):
+    except (WrongError, GradcheckError):
         return WRONG
     except Exception as error:
         code = re.search(r"\bRA\d{3}\b", str(error))

@@ -24,7 +24,7 @@ INTRODUCTION = """\
 <!-- Made by python -m tests.abilities.page, which asks the operators; the tests ask again. -->
 
 *yes*: it works, and the result was compared; *RA507* and the like: it is refused, with that [code](codes.md) and the
-reason; *no*: an error without a reason; *wrong*: it runs, and the result is wrong; –: the question does not arise.
+reason; *no*: an error without a reason; *wrong*: it runs, and the result is wrong; -: the question does not arise.
 torchvision's operators of the same name stand beside. On the CPU.
 """
 _NOTES = {
@@ -35,8 +35,8 @@ _NOTES = {
         "onnxruntime, by the exporter of `torch.export` and by the older one."
     ),
     "Types, layouts and modes": (
-        "*deterministic*: the same bits again under `torch.use_deterministic_algorithms(True)`. *bad image index*: what "
-        "a box gives whose image the batch does not have."
+        "*deterministic*: the same bits again under `torch.use_deterministic_algorithms(True)`. *bad image index*: what a "
+        "box gives whose image the batch does not have."
     ),
 }
 

@@ -87,15 +87,30 @@ def _rows(count: int, first: tuple[float, ...], columns: int) -> Tensor:
     return torch.cat([torch.arange(count)[:, None] % 2, rows], 1).float()
 
 
-class _Function(nn.Module):
-    """A function that has no module."""
+class _PasteMasks(nn.Module):
+    def forward(self, masks: Tensor, boxes_xyxy: Tensor) -> Tensor:
+        return roialign.paste_masks(masks, boxes_xyxy, (5, 6), threshold=None)
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
+
+class _PoolRegions(nn.Module):
+    def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], image_sizes_hw: list[tuple[int, int]]) -> Tensor:
+        grids = {
+            name: FeatureGrid((one.shape[2], one.shape[3]), (stride, stride))
+            for (name, one), stride in zip(maps.items(), (float(STRIDE), 2.0 * STRIDE), strict=True)
+        }
+        return roialign.pool_regions(maps, boxes, output_size=SIZE_HW, grids=grids, sampling_ratio=2)
+
+
+class OfImages(nn.Module):
+    """A pooler of pyramids whose images have one size: what is left are tensors."""
+
+    def __init__(self, pooler: nn.Module, image_sizes_hw: list[tuple[int, int]]) -> None:
         super().__init__()
-        self.function = function
+        self.pooler, self.image_sizes_hw = pooler, image_sizes_hw
 
-    def forward(self, *arguments: Any) -> Tensor:
-        return self.function(*arguments)
+    def forward(self, maps: dict[str, Tensor], boxes: list[Tensor]) -> Tensor:
+        pooled: Tensor = self.pooler(maps, boxes, self.image_sizes_hw)
+        return pooled
 
 
 class _Extractor(nn.Module):
@@ -103,19 +118,12 @@ class _Extractor(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        torch.manual_seed(0)
         backbone = nn.Conv2d(4, 3, 3, stride=2, padding=1)
         self.extractor = roialign.RegionExtractor(backbone, SIZE_HW, sampling_ratio=2)
 
     def forward(self, images: Tensor, boxes: Tensor) -> Tensor:
         return self.extractor(images, boxes).features
-
-
-def _pool_regions(maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
-    grids = {
-        name: FeatureGrid((one.shape[2], one.shape[3]), (stride, stride))
-        for (name, one), stride in zip(maps.items(), (float(STRIDE), 2.0 * STRIDE), strict=True)
-    }
-    return roialign.pool_regions(maps, boxes, output_size=SIZE_HW, grids=grids, sampling_ratio=2)
 
 
 def _as_function(module: Callable[..., Any]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -132,7 +140,6 @@ def _as_function(module: Callable[..., Any]) -> Callable[[Tensor, Tensor], Tenso
 
 
 def _extract(images: Tensor, boxes: Tensor) -> Tensor:
-    torch.manual_seed(0)
     pooled: Tensor = _Extractor().to(images.dtype)(images, boxes)
     return pooled
 
@@ -153,6 +160,7 @@ _ours_multi = roialign.MultiScaleRoIAlign(["0", "1"], SIZE_HW, 2)
 _theirs_multi = torchvision.ops.MultiScaleRoIAlign(["0", "1"], SIZE_HW, 2)
 tv = torchvision.ops
 _OWN_PLANES = {"features_shape": (2, 12, 5, 6)}
+_ROUNDED: dict[str, Any] = {**_OWN_PLANES, "moves_boxes": False}
 
 SUBJECTS = (
     Subject("roi_align", lambda: roialign.RoIAlign(SIZE_HW, 1.0, 2, True), _KNOWN["roi_align"]),
@@ -172,8 +180,8 @@ SUBJECTS = (
     ),
     Subject(
         "pool_regions",
-        lambda: _Function(_pool_regions),
-        _of_pyramid("regions", _pool_regions),
+        _PoolRegions,
+        _of_pyramid("regions", _PoolRegions()),
         _of_image,
         is_pyramid=True,
     ),
@@ -221,7 +229,7 @@ SUBJECTS = (
     Subject("roi_align_3d", lambda: roialign.RoIAlign3d((2, 1, 2), 1.0, 1), _KNOWN["roi_align_3d"], _volumes, axes=3),
     Subject(
         "paste_masks",
-        lambda: _Function(lambda masks, boxes: roialign.paste_masks(masks, boxes, (5, 6), threshold=None)),
+        _PasteMasks,
         _KNOWN["paste_masks"],
         _plain,
         pastes=True,

@@ -1,4 +1,4 @@
-"""Every cell of docs/abilities.md is what the operators answer, and none of this library's is wrong or without reason."""
+"""Every cell of docs/abilities.md is what the operators answer; none of this library's is wrong or without reason."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from roialign.errors import OptionError
 from roialign.ops import calls, validate
-from roialign.ops.modules import RoIModule
+from roialign.ops.modules import UnscriptedRoIModule
 from roialign.ops.operators import OPERATORS
 from roialign.ops.perform import pool
 
@@ -89,7 +89,7 @@ def masked_roi_align(
     return pool(OPERATORS["masked_roi_align"], call, (scale, ratio, aligned, in_image), weights)
 
 
-class MaskedRoIAlign(RoIModule):
+class MaskedRoIAlign(UnscriptedRoIModule):
     """`masked_roi_align` with its options kept, as a module.
 
     Args:

@@ -10,7 +10,7 @@ import torch.fx
 from torch import Tensor
 
 from roialign.ops import calls, validate
-from roialign.ops.modules import RoIModule
+from roialign.ops.modules import UnscriptedRoIModule
 from roialign.ops.operators import OPERATORS
 from roialign.ops.perform import pool
 
@@ -70,7 +70,7 @@ def prroi_pool(
     return pool(OPERATORS["prroi_pool"], call, (scale,))
 
 
-class PrRoIPool(RoIModule):
+class PrRoIPool(UnscriptedRoIModule):
     """`prroi_pool` with its options kept, as a module.
 
     Args:

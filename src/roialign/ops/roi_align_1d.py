@@ -11,7 +11,7 @@ from torch import Tensor
 
 from roialign import errors
 from roialign.ops import calls, validate
-from roialign.ops.modules import RoIModule
+from roialign.ops.modules import UnscriptedRoIModule
 from roialign.ops.operators import OF_SEGMENTS
 from roialign.ops.perform import pool
 
@@ -82,7 +82,7 @@ def roi_align_1d(
     return pool(OF_SEGMENTS, call, call.options[2:]).squeeze(2)
 
 
-class RoIAlign1d(RoIModule):
+class RoIAlign1d(UnscriptedRoIModule):
     """`roi_align_1d` with its options kept, as a module.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from roialign.errors import OutputSizeError, ScaleError
 from roialign.ops import calls, validate
-from roialign.ops.modules import RoIModule
+from roialign.ops.modules import UnscriptedRoIModule
 from roialign.ops.operators import OPERATORS
 from roialign.ops.perform import perform, refuse
 
@@ -86,7 +86,7 @@ def roi_align_3d(
     return found[0]
 
 
-class RoIAlign3d(RoIModule):
+class RoIAlign3d(UnscriptedRoIModule):
     """`roi_align_3d` with its options kept, as a module.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from roialign.errors import OptionError
 from roialign.ops import calls, validate
-from roialign.ops.modules import RoIModule
+from roialign.ops.modules import UnscriptedRoIModule
 from roialign.ops.operators import OPERATORS
 from roialign.ops.perform import pool
 
@@ -88,7 +88,7 @@ def roi_align_rotated(
     return pool(OPERATORS["roi_align_rotated"], call, options, shown_as=lambda rotated: _upright(rotated, radians))
 
 
-class RoIAlignRotated(RoIModule):
+class RoIAlignRotated(UnscriptedRoIModule):
     """`roi_align_rotated` with its options kept, as a module; detectron2's constructor, and the options of mmcv's.
 
     Args:

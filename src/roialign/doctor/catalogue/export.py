@@ -19,4 +19,16 @@ ENTRIES = (
         "torch.onnx.export(RoIAlign(7, 1 / 16, 4, aligned=True), (features, rois), io.BytesIO(), dynamo=False)",
         raised=True,
     ),
+    Entry(
+        "RA602",
+        "a module that TorchScript is not given",
+        "error",
+        "torch.jit.script is deprecated. Modules of torchvision's names are scripted as long as torch has it; those "
+        "that torchvision does not have are not. Traced, compiled and exported programs take them all.",
+        "Use torch.jit.trace, torch.compile or torch.export.",
+        "pool = PrRoIPool(7, 1 / 16)",
+        "torch.jit.script(pool)",
+        "torch.compile(pool)",
+        raised=True,
+    ),
 )
