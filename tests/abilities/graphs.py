@@ -125,8 +125,8 @@ def _is_function(module: nn.Module) -> bool:
 
 def _dynamic(tensor: Tensor) -> dict[int, Any]:
     """All dimensions but the channels of maps, and the columns of boxes."""
-    auto = torch.export.Dim.AUTO
-    return {0: auto} if tensor.dim() == 2 else {0: auto} | dict.fromkeys(range(2, tensor.dim()), auto)
+    fixed = () if tensor.dtype == torch.bool else (1,)
+    return {at: torch.export.Dim.AUTO for at in range(tensor.dim()) if at not in fixed}
 
 
 QUESTIONS = {
