@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 from unittest import mock
 
@@ -11,7 +13,8 @@ import torch
 from torch import Tensor
 from triton.compiler import ASTSource
 
-from roialign.ops.triton import functions
+from roialign.ops.operators import OPERATORS, ROI_POOL
+from roialign.ops.triton import functions, pooling
 from roialign.ops.triton.functions import Rule
 from roialign.ops.triton.launch import Launcher
 
@@ -62,6 +65,18 @@ def _type_of(argument: Any, path: tuple[int, ...], looks: bool, constants: Any, 
     return "i32" if -(1 << 31) <= argument < 1 << 31 else "i64"
 
 
+@contextmanager
+def _recording() -> Iterator[list[Launch]]:
+    """Launches in this context are recorded instead."""
+    launches: list[Launch] = []
+
+    def keep(self: Launcher, programs: int, form: Any, *arguments: Any) -> None:
+        launches.append(Launch(self._kernel, form, arguments, self._num_warps))
+
+    with mock.patch.object(Launcher, "__call__", keep):
+        yield launches
+
+
 def record(
     sizes_hw: Sequence[tuple[int, int]],
     dtype: torch.dtype = torch.float32,
@@ -75,19 +90,46 @@ def record(
     scale: float = 0.25,
 ) -> list[Launch]:
     """All that a forward pass and both gradients launch, of one map or of several."""
-    launches: list[Launch] = []
-
-    def keep(self: Launcher, programs: int, form: Any, *arguments: Any) -> None:
-        launches.append(Launch(self._kernel, form, arguments, self._num_warps))
-
     maps = [torch.empty(images, channels, *size, dtype=dtype, device="meta") for size in sizes_hw]
     maps = [one.contiguous(memory_format=layout) for one in maps]
     rois = torch.empty(boxes, 5, dtype=torch.float64 if dtype == torch.float64 else torch.float32, device="meta")
     cells = tuple(number for one in range(len(maps)) for number in (scale / 2**one, 0.0) * 2)
     levels = torch.empty(boxes, dtype=torch.int64, device="meta") if len(maps) > 1 else None
     rule = Rule(levels, cells, ratio, True)
-    with mock.patch.object(Launcher, "__call__", keep):
+    with _recording() as launches:
         output, _ = functions.pool(maps, rois, rule, size_hw)
         functions.scatter(output, rois, rule, images, [h for h, _ in sizes_hw], [w for _, w in sizes_hw])
         functions.correlate(output, maps, rois, rule)
+    return launches
+
+
+def record_pooling(
+    name: str,
+    options: tuple[Any, ...],
+    cells: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    *,
+    channels_last: bool = False,
+    images: int = 1,
+    channels: int = 256,
+    boxes: int = 1000,
+    bins: tuple[int, ...] = (7, 7),
+) -> list[Launch]:
+    """As `record`, of an operator of the table or `roi_pool`; `channels` are those of the output."""
+    run, of_boxes = pooling.IMPLEMENTATIONS, torch.float64 if dtype == torch.float64 else torch.float32
+    operator = OPERATORS.get(name, ROI_POOL)
+    own = prod(bins) if operator.definition.own_channels else 1
+    features = torch.empty(images, *cells, channels * own, dtype=dtype, device="meta").movedim(-1, 1)
+    features = features if channels_last else features.contiguous()
+    rois = torch.empty(boxes, 1 + 2 * len(bins), dtype=of_boxes, device="meta")
+    with _recording() as launches:
+        if operator is ROI_POOL:
+            output, _, maxima = run[name](features, rois, *bins, *options)
+            run[operator.gradient](output, maxima, rois, images, *cells)
+            return launches
+        output, _ = run[name](features, rois, *bins, *options)
+        of_gradient = operator.to_gradient(*options)
+        run[operator.gradient](output, rois, images, *cells, *of_gradient)
+        if operator.moves_boxes:
+            run[operator.gradient_to_boxes](output, features, rois, *of_gradient)
     return launches
