@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -103,28 +103,46 @@ def record(
     return launches
 
 
+class PoolingCall(NamedTuple):
+    """A call of an operator of the table, or of `roi_pool`."""
+
+    name: str
+    options: tuple[Any, ...]
+    cells: tuple[int, ...] = (50, 84)
+    bins: tuple[int, ...] = (7, 7)
+
+
+POOLING = {
+    "ps_roi_align, ratio 2": PoolingCall("ps_roi_align", (0.0625, 2, False)),
+    "ps_roi_align, adaptive": PoolingCall("ps_roi_align", (0.0625, 0, True)),
+    "ps_roi_pool": PoolingCall("ps_roi_pool", (0.0625, False, True)),
+    "prroi_pool": PoolingCall("prroi_pool", (0.0625,)),
+    "roi_align_3d, ratio 2": PoolingCall("roi_align_3d", (0.25, 0.25, 0.25, 2, True), (16, 32, 32), (4, 4, 4)),
+    "roi_align_3d, adaptive": PoolingCall("roi_align_3d", (0.25, 0.25, 0.25, 0, False), (16, 32, 32), (4, 4, 4)),
+    "roi_pool": PoolingCall("roi_pool", (0.0625, True)),
+}
+
+
 def record_pooling(
-    name: str,
-    options: tuple[Any, ...],
-    cells: tuple[int, ...],
+    call: PoolingCall,
     dtype: torch.dtype = torch.float32,
     *,
     channels_last: bool = False,
     images: int = 1,
     channels: int = 256,
     boxes: int = 1000,
-    bins: tuple[int, ...] = (7, 7),
 ) -> list[Launch]:
-    """As `record`, of an operator of the table or `roi_pool`; `channels` are those of the output."""
-    run, of_boxes = pooling.IMPLEMENTATIONS, torch.float64 if dtype == torch.float64 else torch.float32
+    """As `record`; `channels` are those of the output."""
+    (name, options, cells, bins), run = call, pooling.IMPLEMENTATIONS
     operator = OPERATORS.get(name, ROI_POOL)
     own = prod(bins) if operator.definition.own_channels else 1
     features = torch.empty(images, *cells, channels * own, dtype=dtype, device="meta").movedim(-1, 1)
     features = features if channels_last else features.contiguous()
+    of_boxes = torch.float64 if dtype == torch.float64 else torch.float32
     rois = torch.empty(boxes, 1 + 2 * len(bins), dtype=of_boxes, device="meta")
     with _recording() as launches:
         if operator is ROI_POOL:
-            output, _, maxima = run[name](features, rois, *bins, *options)
+            output, _, maxima = run[name](features, rois, *bins, *options, True)
             run[operator.gradient](output, maxima, rois, images, *cells)
             return launches
         output, _ = run[name](features, rois, *bins, *options)

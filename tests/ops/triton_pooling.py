@@ -138,7 +138,7 @@ def check_largest(dtype: torch.dtype, channels_last: bool, legacy: bool) -> None
 
 
 def check_special() -> None:
-    """Tiles without room for their boxes, and indices of 64 bits, give the same bits; infinities stay where they are."""
+    """Tiles without room for their boxes and indices of 64 bits give the same bits; infinities stay where they are."""
     for case in CASES[:OPERATORS_OF_CASES]:
         operator = OPERATORS[case.name]
         features, rois, grad, size = values_of(case)

@@ -39,7 +39,7 @@ def largest_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_BINS: tl.constexpr,
 ):
-    """A program takes one box, a block of its bins and one of channels; `ops/reference/whole_cells.py` says the rule."""
+    """A program takes one box, a block of its bins and one of channels. The rule: `ops/reference/whole_cells.py`."""
     program = tl.program_id(0)
     channel_blocks = tl.maximum(tl.cdiv(channels, BLOCK_C), 1)  # without channels there is a coverage still
     bin_blocks: tl.constexpr = (PH * PW + BLOCK_BINS - 1) // BLOCK_BINS
