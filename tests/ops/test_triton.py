@@ -18,6 +18,16 @@ def test_the_interpreter_gives_the_references_results() -> None:
     subprocess.run(command, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, check=True, timeout=300)
 
 
+def test_there_is_a_function_for_every_operator_that_is_registered() -> None:
+    from roialign.ops import registered, triton
+    from roialign.ops.triton import operators, pooling
+
+    for name in triton.OPERATORS:
+        assert name in registered.SCHEMAS
+        assert (name in pooling.IMPLEMENTATIONS) != hasattr(operators, name), name
+    assert set(pooling.IMPLEMENTATIONS) <= set(triton.OPERATORS)
+
+
 def test_launches_of_one_form_compile_to_one_kernel() -> None:
     """What was compiled is found again by the form: it has to say all that Triton compiles for."""
     from tests.ops.triton_launches import record

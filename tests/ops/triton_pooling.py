@@ -118,6 +118,7 @@ def check_largest(dtype: torch.dtype, channels_last: bool, legacy: bool) -> None
     case = Case("ps_roi_pool", dtype, channels_last, (), (2, 3))
     features, rois, grad, size = values_of(case)
     features[0, :, 3, 4], features[1, 1, 2], features[1, :, 6:8, 5:9] = NAN, -INF, INF
+    features[0, 0, 2, 2], features[0, 1, 2, 2] = NAN, -INF  # all that the last of the usable boxes reads
     options = (SCALE, legacy)
     grad = torch.cat([grad] * (features.shape[1] // grad.shape[1]), 1)
     output, coverage, maxima = pooling.IMPLEMENTATIONS["roi_pool"](features, rois, *case.bins, *options, True)

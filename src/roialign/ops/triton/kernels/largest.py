@@ -147,8 +147,8 @@ def scatter_maxima_kernel(
     image, tile = slot // tiles, slot % tiles
     y_begin, x_begin = tile // tiles_x * TILE, tile % tiles_x * TILE
     place = tl.arange(0, TILE * TILE)
-    y, x = y_begin + place // TILE, x_begin + place % TILE
-    cell = tl.where((y < height) & (x < width), y * width + x, -2)
+    # off the map these are numbers of other cells, and not stored
+    cell = (y_begin + place // TILE) * width + x_begin + place % TILE
 
     count = tl.load(counts + slot)
     fits = count <= room
