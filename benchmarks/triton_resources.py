@@ -17,7 +17,7 @@ from unittest import mock
 
 import torch
 import triton
-from tests.ops.triton_launches import TYPE_NAMES, record
+from tests.ops.triton_launches import POOLING, TYPE_NAMES, Launch, record, record_pooling
 from triton.backends.compiler import GPUTarget
 
 REPORT = Path(__file__).parent / "results/triton_resources.md"
@@ -46,16 +46,24 @@ class Row(NamedTuple):
 def rows(target: str) -> Iterator[Row]:
     for dtype in (torch.float32, torch.bfloat16, torch.float64):  # float16 is compiled as bfloat16 is
         for layout in (torch.channels_last, torch.contiguous_format):
-            for ratio, sizes_hw in ((2, PYRAMID[:1]), (0, PYRAMID)):
-                boxes = 1000 if layout == torch.channels_last else 1  # contiguous maps are read in place for few boxes
-                with mock.patch.object(torch.version, "hip", "7" if target.startswith("gfx") else None):
-                    launches = record(sizes_hw, dtype, layout, ratio=ratio, boxes=boxes)
+            for sampling, launches in recorded(dtype, layout, target):
                 for launch in launches:
                     options = {"num_warps": launch.num_warps, "enable_fp_fusion": False}
                     compiled = triton.compile(launch.source(), target=TARGETS[target], options=options)
-                    sampling = "ratio 2, 1 map" if ratio else "adaptive, 4 maps"
                     name = "channels_last" if layout == torch.channels_last else "NCHW"
                     yield Row(launch.name, TYPE_NAMES[dtype], name, sampling, target, *resources(compiled, target))
+
+
+def recorded(dtype: torch.dtype, layout: torch.memory_format, target: str) -> Iterator[tuple[str, list[Launch]]]:
+    """What is launched, by how boxes are sampled or by operator."""
+    channels_last = layout == torch.channels_last
+    for ratio, sizes_hw in ((2, PYRAMID[:1]), (0, PYRAMID)):
+        boxes = 1000 if channels_last else 1  # contiguous maps are read in place for few boxes
+        with mock.patch.object(torch.version, "hip", "7" if target.startswith("gfx") else None):
+            launches = record(sizes_hw, dtype, layout, ratio=ratio, boxes=boxes)
+        yield "ratio 2, 1 map" if ratio else "adaptive, 4 maps", launches
+    for sampling, pooling in POOLING.items():
+        yield sampling, record_pooling(pooling, dtype, channels_last=channels_last)
 
 
 def resources(compiled: Any, target: str) -> tuple[int, int, int, int]:
@@ -81,10 +89,15 @@ def _number(pattern: str, text: str) -> int:
     return int(found[1]) if found else 0
 
 
+def reads_channels(row: Row) -> bool:
+    """Whether the kernel reads neighbouring channels of one cell."""
+    return row.kernel in ("pool", "largest", "pool_taps") and not row.sampling.startswith("ps_")
+
+
 def report(found: list[Row]) -> str:
     lines = [
         "# What the Triton kernels take of a GPU\n\n"
-        f"Compiled by Triton {triton.__version__}, 256 channels, 7 x 7 bins.\n"
+        f"Compiled by Triton {triton.__version__}, 256 channels, 7 x 7 bins; of volumes 4 x 4 x 4.\n"
         "Stack is bytes a thread: 8 of them for the call of a division, more for registers that were spilled.\n",
         "| " + " | ".join(name.replace("_", " ") for name in Row._fields) + " |",
         "|" + "---|" * 5 + "---:|" * 4,
@@ -99,7 +112,7 @@ def main() -> int:
     faults += [
         f"no loads of 16 bytes: {row}"
         for row in found
-        if row.kernel == "pool" and row.layout == "channels_last" and row.target != "gfx942" and not row.wide_loads
+        if reads_channels(row) and row.layout == "channels_last" and row.target != "gfx942" and not row.wide_loads
     ]
     text = report(found)
     if "--write" in sys.argv:

@@ -18,6 +18,16 @@ def test_the_interpreter_gives_the_references_results() -> None:
     subprocess.run(command, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, check=True, timeout=300)
 
 
+def test_there_is_a_function_for_every_operator_that_is_registered() -> None:
+    from roialign.ops import registered, triton
+    from roialign.ops.triton import operators, pooling
+
+    for name in triton.OPERATORS:
+        assert name in registered.SCHEMAS
+        assert (name in pooling.IMPLEMENTATIONS) != hasattr(operators, name), name
+    assert set(pooling.IMPLEMENTATIONS) <= set(triton.OPERATORS)
+
+
 def test_launches_of_one_form_compile_to_one_kernel() -> None:
     """What was compiled is found again by the form: it has to say all that Triton compiles for."""
     from tests.ops.triton_launches import record
@@ -31,6 +41,37 @@ def test_launches_of_one_form_compile_to_one_kernel() -> None:
                 for launch in launches:
                     found = launch.specialization()
                     assert kernels.setdefault((launch.name, launch.form), found) == found, launch.name
+
+
+def test_launches_of_one_form_of_other_operators_compile_to_one_kernel() -> None:
+    from tests.ops.triton_launches import POOLING, record_pooling
+
+    kernels: dict[tuple[object, ...], object] = {}
+    for call, last, channels in product(POOLING.values(), (True, False), (1, 16, 70)):
+        for cells, images, boxes in (
+            (call.cells, 1, 1),
+            (call.cells, 16, 1000),
+            ((1, 1, 1), 1, 16),
+            ((5, 33, 16), 3, 8),
+        ):
+            resized = call._replace(cells=cells[-len(call.bins) :])
+            for launch in record_pooling(resized, channels_last=last, images=images, channels=channels, boxes=boxes):
+                found = launch.specialization()
+                assert kernels.setdefault((launch.name, launch.form), found) == found, launch.name
+
+
+def test_sizes_do_not_multiply_kernels_of_other_operators() -> None:
+    from tests.ops.triton_launches import POOLING, record_pooling
+
+    sizes = ((50, 84), (33, 50), (7, 200)), ((16, 32, 32), (5, 33, 50), (1, 7, 16))
+    for call in POOLING.values():
+        forms = {
+            (launch.name, launch.form)
+            for cells in sizes[len(call.bins) - 2]
+            for images, boxes in ((1, 900), (3, 1000), (16, 1024))
+            for launch in record_pooling(call._replace(cells=cells), channels_last=True, images=images, boxes=boxes)
+        }
+        assert len(forms) == len({name for name, _ in forms}), call.name
 
 
 def test_sizes_and_scales_do_not_multiply_kernels() -> None:

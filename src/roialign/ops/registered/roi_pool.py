@@ -47,12 +47,7 @@ def _backward(grad: Tensor, maxima: Tensor, rois: Tensor, images: int, height: i
     """Each bin's gradient goes to the cell of its largest value."""
     check_grad(grad, rois, ("height", "width"))
     check_operator(grad, (images, height, width), rois, grad.shape[2:])
-    if maxima.shape != grad.shape or maxima.dtype != torch.int32 or not bool(usable_indices(rois, images).all()):
-        raise FeatureMapError(
-            f"RA306: expected the cell of each value that the gradient {describe(grad)} is of, int32 and of its shape, "
-            f"and boxes of one of {images} images; got {describe(maxima)}. It is made by autograd; call "
-            "roialign.roi_pool."
-        )
+    check_maxima(maxima, grad, images, usable=bool(usable_indices(rois, images).all()))
     total = rois.new_zeros(images, grad.shape[1], height * width)
     found = (maxima >= 0) & (maxima < height * width)
     upstream, cells = torch.where(found, grad, 0.0).to(rois.dtype), torch.where(found, maxima, 0).long()
@@ -62,6 +57,16 @@ def _backward(grad: Tensor, maxima: Tensor, rois: Tensor, images: int, height: i
         total[image].scatter_add_(1, *of_channels)
     grad_input: Tensor = total.unflatten(2, (height, width)).to(grad.dtype)
     return grad_input
+
+
+def check_maxima(maxima: Tensor, grad: Tensor, images: int, *, usable: bool = True) -> None:
+    """Raise unless `maxima` are of the values that `grad` is of, and the boxes' images `usable`."""
+    if maxima.shape != grad.shape or maxima.dtype != torch.int32 or maxima.device != grad.device or not usable:
+        raise FeatureMapError(
+            f"RA306: expected the cell of each value that the gradient {describe(grad)} is of, int32 and of its shape, "
+            f"and boxes of one of {images} images; got {describe(maxima)}. It is made by autograd; call "
+            "roialign.roi_pool."
+        )
 
 
 def _fake_forward(input: Tensor, rois: Tensor, ph: int, pw: int, scale: float, legacy: bool, with_maxima: bool) -> Any:
@@ -114,8 +119,9 @@ def _pick(values: Tensor, maxima: Tensor, rois: Tensor) -> Tensor:
     """The values [K, C, h, w] of maps at the cells of the largest features, zero where there is none."""
     _, channels, height, width = values.shape
     planes = rois[:, :1].long() * channels + torch.arange(channels, device=rois.device)
-    cells = planes[:, :, None, None] * (height * width) + maxima.clamp(min=0)
-    return torch.where(maxima >= 0, values.reshape(-1)[cells], 0.0)
+    cells = planes[:, :, None, None] * (height * width) + maxima
+    found = maxima >= 0  # of a box without an image there are none
+    return torch.where(found, values.reshape(-1)[torch.where(found, cells, 0)], 0.0)
 
 
 REFERENCE: dict[str, Any] = dict(zip(SCHEMAS, (_forward, _backward), strict=True))

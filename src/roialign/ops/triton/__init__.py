@@ -19,6 +19,19 @@ OPERATORS = (
     "multi_scale_roi_align",
     "multi_scale_roi_align_backward",
     "multi_scale_roi_align_backward_boxes",
+    "ps_roi_align",
+    "ps_roi_align_backward",
+    "ps_roi_align_backward_boxes",
+    "ps_roi_pool",
+    "ps_roi_pool_backward",
+    "prroi_pool",
+    "prroi_pool_backward",
+    "prroi_pool_backward_boxes",
+    "roi_align_3d",
+    "roi_align_3d_backward",
+    "roi_align_3d_backward_boxes",
+    "roi_pool",
+    "roi_pool_backward",
 )
 
 CHOSEN_BY = "ROIALIGN_TRITON"
@@ -48,8 +61,8 @@ def _implementation(name: str) -> Callable[..., Any]:
     """The function that computes this operator, which imports Triton when it is first called."""
 
     def call(*arguments: Any) -> Any:
-        from roialign.ops.triton import operators
+        from roialign.ops.triton import operators, pooling
 
-        return getattr(operators, name)(*arguments)
+        return (pooling.IMPLEMENTATIONS.get(name) or getattr(operators, name))(*arguments)
 
     return call

@@ -8,11 +8,19 @@ from math import prod
 from typing import Any, NamedTuple
 
 import torch
-import triton.language as tl
 from torch import Tensor
 
 from roialign.ops.triton.kernels import backward, backward_boxes, forward, layout, tiles
-from roialign.ops.triton.launch import INTEGER_LIMIT, Launcher, form_of_numbers, form_of_tensors, on_device_of
+from roialign.ops.triton.launch import (
+    INTEGER_LIMIT,
+    Launcher,
+    blocks_of,
+    form_of_numbers,
+    form_of_tensors,
+    index_type,
+    on_device_of,
+    power_of_two,
+)
 from roialign.ops.triton.maps import TILE, Layout, cells_of, form_of_maps, layout_of, tiles_of_image, uniform
 
 POOLED_VALUES, POOLED_BINS, POOLED_BINS_OF_PLANES = 1024, 8, 64  # of one program
@@ -53,8 +61,8 @@ def pool(inputs: Sequence[Tensor], rois: Tensor, rule: Rule, pooled_hw: tuple[in
     with on_device_of(rois):
         maps, where = _readable(inputs, output)
         block_c, block_bins, blocks = _pool_blocks(channels, prod(pooled_hw), where.channels_last, rois.dtype)
-        constants = (*pooled_hw, max(rule.sampling_ratio, 0), rule.widen, _index_type(where.is_wide))
-        constants = (*constants, where.channels_last, block_c, block_bins, *map(_power_of_two, pooled_hw))
+        constants = (*pooled_hw, max(rule.sampling_ratio, 0), rule.widen, index_type(where.is_wide))
+        constants = (*constants, where.channels_last, block_c, block_bins, *map(power_of_two, pooled_hw))
         cells, of_rule = _boxes(rois, rule)
         form = (constants, form_of_maps(maps, where), of_rule, form_of_numbers((channels,)))
         launch = _pool_halves if output.element_size() == 2 or not where.channels_last else _pool
@@ -81,15 +89,15 @@ def scatter(
     options = (*grad.shape[2:], max(rule.sampling_ratio, 0), rule.widen)
     of_images = tiles_of_image(heights, widths)
     first_tiles, count = _begins([images * one for one in of_images])
-    first_programs, programs = _begins([images * _blocks(one, TILES_OF_LIST) for one in of_images])
+    first_programs, programs = _begins([images * blocks_of(one, TILES_OF_LIST) for one in of_images])
     room = max(1, min(boxes, LISTED_BOXES // count))
     listed = rois.new_empty(count * room, dtype=torch.int32)
     counts = rois.new_empty(count, dtype=torch.int32)
     block_c, block_bins, product = _scatter_blocks(grad, channels)
-    blocks = _blocks(channels, block_c)
+    blocks = blocks_of(channels, block_c)
     splits = _splits(count, channels, blocks, boxes)
     sums = rois.new_empty(splits * count * TILE * TILE * channels) if splits > 1 else rois
-    index = _index_type(any(channels * h * w >= INTEGER_LIMIT for h, w in zip(heights, widths, strict=True)))
+    index = index_type(any(channels * h * w >= INTEGER_LIMIT for h, w in zip(heights, widths, strict=True)))
     constants = (*options, index, splits > 1, block_c, block_bins, product)
     form = (constants, of_rule, form_of_tensors(*grads, grad), form_of_numbers((*grad.stride(), channels)))
     with on_device_of(rois):
@@ -115,9 +123,9 @@ def correlate(grad: Tensor, inputs: Sequence[Tensor], rois: Tensor, rule: Rule) 
     pooled_hw = grad.shape[2:]
     with on_device_of(rois):
         maps, where = _readable(inputs, grad)
-        block_bins = min(_power_of_two(prod(pooled_hw)), 8 if where.channels_last else 64)
-        block_c = min(_power_of_two(channels), CORRELATED_VALUES // block_bins * 4 // rois.element_size())
-        constants = (*pooled_hw, max(rule.sampling_ratio, 0), rule.widen, _index_type(where.is_wide))
+        block_bins = min(power_of_two(prod(pooled_hw)), 8 if where.channels_last else 64)
+        block_c = min(power_of_two(channels), CORRELATED_VALUES // block_bins * 4 // rois.element_size())
+        constants = (*pooled_hw, max(rule.sampling_ratio, 0), rule.widen, index_type(where.is_wide))
         constants = (*constants, where.channels_last, block_c, block_bins)
         cells, of_rule = _boxes(rois, rule)
         of_grad = (form_of_tensors(grad), form_of_numbers((*grad.stride(), channels)))
@@ -138,10 +146,10 @@ def _readable(inputs: Sequence[Tensor], output: Tensor) -> tuple[Sequence[Tensor
         return inputs, where
     images, channels = inputs[0].shape[:2]
     copies = [torch.empty_like(one, memory_format=torch.channels_last) for one in inputs]
-    cells = [_blocks(one.shape[2] * one.shape[3], COPIED_CELLS) for one in inputs]
-    blocks = _blocks(channels, COPIED_CHANNELS)
+    cells = [blocks_of(one.shape[2] * one.shape[3], COPIED_CELLS) for one in inputs]
+    blocks = blocks_of(channels, COPIED_CHANNELS)
     first_programs, programs = _begins([images * one * blocks for one in cells])
-    constants = (_index_type(where.is_wide), COPIED_CHANNELS, COPIED_CELLS)
+    constants = (index_type(where.is_wide), COPIED_CHANNELS, COPIED_CELLS)
     form = (constants, output.get_device(), form_of_maps(inputs, where), form_of_numbers((channels,)))
     _to_channels_last(
         *(programs, form, tuple(copies), tuple(inputs), where.strides, where.heights, where.widths),
@@ -160,19 +168,19 @@ def _boxes(rois: Tensor, rule: Rule) -> tuple[tuple[tuple[int, ...], ...], tuple
 @lru_cache(maxsize=1024)
 def _pool_blocks(channels: int, bins: int, channels_last: bool, dtype: torch.dtype) -> tuple[int, int, int]:
     """Channels and bins of a program, and how many programs a box takes."""
-    block_bins = min(_power_of_two(bins), POOLED_BINS if channels_last else POOLED_BINS_OF_PLANES)
+    block_bins = min(power_of_two(bins), POOLED_BINS if channels_last else POOLED_BINS_OF_PLANES)
     values = POOLED_VALUES // 2 if dtype == torch.float64 else POOLED_VALUES
-    block_c = min(_power_of_two(channels), values // block_bins)
-    return block_c, block_bins, _blocks(bins, block_bins) * max(_blocks(channels, block_c), 1)
+    block_c = min(power_of_two(channels), values // block_bins)
+    return block_c, block_bins, blocks_of(bins, block_bins) * max(blocks_of(channels, block_c), 1)
 
 
 def _scatter_blocks(grad: Tensor, channels: int) -> tuple[int, int, str | None]:
     """Channels and bins that a program takes at once, and how it multiplies float32."""
     interpreted = grad.is_cpu  # which multiplies no matrices of bfloat16
     if grad.dtype == torch.float64 or (interpreted and grad.dtype == torch.bfloat16):
-        return min(_power_of_two(channels), 32), 1, None
+        return min(power_of_two(channels), 32), 1, None
     product = "ieee" if torch.version.hip or grad.dtype != torch.float32 else "tf32x3"
-    return min(max(_power_of_two(channels), 16), SCATTERED_CHANNELS), SCATTERED_BINS, product
+    return min(max(power_of_two(channels), 16), SCATTERED_CHANNELS), SCATTERED_BINS, product
 
 
 def _splits(tiles_count: int, channels: int, channel_blocks: int, boxes: int) -> int:
@@ -189,16 +197,3 @@ def _begins(counts: Sequence[int]) -> tuple[tuple[int, ...], int]:
         begins.append(total)
         total += count
     return uniform(begins), total
-
-
-def _index_type(is_wide: bool) -> Any:
-    return tl.int64 if is_wide else tl.int32
-
-
-def _blocks(count: int, block: int) -> int:
-    return -(-count // block)
-
-
-def _power_of_two(count: int) -> int:
-    """The least power of two that is at least `count`, and 1."""
-    return 1 << max(count - 1, 0).bit_length()

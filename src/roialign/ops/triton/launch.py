@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
 INTEGER_LIMIT = 1 << 31
@@ -49,3 +50,17 @@ def on_device_of(tensor: Tensor) -> Any:
     if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
         return nullcontext()
     return torch.cuda.device(tensor.device)
+
+
+def index_type(is_wide: bool) -> Any:
+    """Of what kernels count elements with."""
+    return tl.int64 if is_wide else tl.int32
+
+
+def blocks_of(count: int, block: int) -> int:
+    return -(-count // block)
+
+
+def power_of_two(count: int) -> int:
+    """The least power of two that is at least `count`, and 1."""
+    return 1 << max(count - 1, 0).bit_length()

@@ -70,9 +70,15 @@ def _layout(shapes: tuple[Numbers, ...], strides: tuple[Numbers, ...]) -> Layout
 @lru_cache(maxsize=1024)
 def cells_of(numbers: tuple[float, ...]) -> Cells:
     """`numbers`, four for each level, as the kernels take them."""
-    bits: Numbers = struct.unpack(f"{len(numbers)}q", struct.pack(f"{len(numbers)}d", *numbers))
-    form = (form_of_numbers(bits), tuple(one == 0 for one in bits))
+    bits, form = bits_of(numbers)
     return Cells((bits[0::4], bits[1::4], bits[2::4], bits[3::4]), form)
+
+
+@lru_cache(maxsize=1024)
+def bits_of(numbers: tuple[float, ...]) -> tuple[Numbers, tuple[Any, ...]]:
+    """Numbers as the bits of float64, and what Triton compiles for of them."""
+    bits: Numbers = struct.unpack(f"{len(numbers)}q", struct.pack(f"{len(numbers)}d", *numbers))
+    return bits, (form_of_numbers(bits), tuple(one == 0 for one in bits))
 
 
 def form_of_maps(maps: Sequence[Tensor], layout: Layout) -> tuple[Any, ...]:

@@ -29,11 +29,11 @@ def bins_at_tile(start, bin_size, tile_begin, POOLED: tl.constexpr):
 
 
 @triton.jit
-def weights_along(tile_begin, start, bin_size, grid, bins, extent, RATIO: tl.constexpr):
-    """The weight [bins, TILE] of each of the tile's cells in each bin along an axis, and whether the bin reads it."""
-    cell = tile_begin + tl.arange(0, TILE)
-    first, count = run_between(start, bin_size, grid, bins, tile_begin - 1.0, tile_begin + TILE, RATIO)
-    shape: tl.constexpr = [bins.shape[0], TILE]
+def weights_along(tile_begin, start, bin_size, grid, bins, extent, RATIO: tl.constexpr, SIDE: tl.constexpr = TILE):
+    """The weight [bins, SIDE] of each of a tile's cells in each bin along an axis, and whether the bin reads it."""
+    cell = tile_begin + tl.arange(0, SIDE)
+    first, count = run_between(start, bin_size, grid, bins, tile_begin - 1.0, tile_begin + SIDE, RATIO)
+    shape: tl.constexpr = [bins.shape[0], SIDE]
     weight = tl.zeros(shape, start.dtype)
     read = tl.zeros(shape, tl.int32)
     for i in range(count):

@@ -39,9 +39,9 @@ def level_of_box(levels, k, LEVELS: tl.constexpr):
 
 
 @triton.jit
-def image_of_box(rois, k, images):
+def image_of_box(rois, k, images, COLUMNS: tl.constexpr = 5):
     """The image of box k, and whether there is such an image; a box without one gets image 0."""
-    index = tl.load(rois + k * 5)
+    index = tl.load(rois + k * COLUMNS)
     exists = (index >= 0.0) & (index < images) & (tl.floor(index) == index)
     return tl.where(exists, index, 0.0).to(tl.int64), exists
 

@@ -42,6 +42,22 @@ def cells_read(start, bin_size, grid, extent, POOLED: tl.constexpr, RATIO: tl.co
     return first, tl.where(reads, last, -1)
 
 
+@triton.jit
+def list_hits(listed, slot, count, room, k, here, tile, tiles, y, x, top, bottom, left, right):
+    """Add to the lists of tiles those of boxes k that read them, as the boxes' first and last cells say.
+
+    Gives how many that are. `count` is how many were there before, `here` which boxes count.
+    """
+    inside_y = (y[:, None] >= (top // TILE)[None, :]) & (y[:, None] <= (bottom // TILE)[None, :])
+    inside_x = (x[:, None] >= (left // TILE)[None, :]) & (x[:, None] <= (right // TILE)[None, :])
+    hit = inside_y & inside_x & here[None, :]
+    ones = hit.to(tl.int32)
+    place = tl.cumsum(ones, 1) - ones + count[:, None]
+    fits = hit & (place < room) & (tile < tiles)[:, None]
+    tl.store(listed + slot[:, None] * room + place, tl.broadcast_to(k[None, :], place.shape), mask=fits)
+    return tl.sum(ones, 1)
+
+
 @triton.jit(do_not_specialize=["boxes", "images", "room"])
 def list_boxes_kernel(
     listed,
@@ -88,12 +104,5 @@ def list_boxes_kernel(
             top, bottom = cells_read(y_start, y_bin, y_grid, height, PH, RATIO)
             left, right = cells_read(x_start, x_bin, x_grid, width, PW, RATIO)
             here = here & y_usable & x_usable & (bottom >= 0) & (right >= 0)
-            inside_y = (y[:, None] >= (top // TILE)[None, :]) & (y[:, None] <= (bottom // TILE)[None, :])
-            inside_x = (x[:, None] >= (left // TILE)[None, :]) & (x[:, None] <= (right // TILE)[None, :])
-            hit = inside_y & inside_x & here[None, :]
-            ones = hit.to(tl.int32)
-            place = tl.cumsum(ones, 1) - ones + count[:, None]
-            fits = hit & (place < room) & (tile < tiles)[:, None]
-            tl.store(listed + slot[:, None] * room + place, tl.broadcast_to(k[None, :], place.shape), mask=fits)
-            count += tl.sum(ones, 1)
+            count += list_hits(listed, slot, count, room, k, here, tile, tiles, y, x, top, bottom, left, right)
     tl.store(counts + slot, count, mask=tile < tiles)
