@@ -24,6 +24,7 @@ def matches(line: str, words: str) -> bool:
         ("grids.md", 1, ("timm",)),
         ("operators.md", 11, ()),
         ("enable.md", 1, ()),
+        ("onnx.md", 4, ("onnxruntime", "onnxscript", "torchvision")),
     ],
 )
 def test_the_code_of_the_page_runs(page, blocks, needs, capsys):

@@ -15,6 +15,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX models are run by 
 onnxruntime.set_default_logger_severity(3)  # its maximum, it warns, is another one than it will be
 
 needs_onnxscript = pytest.mark.skipif(find_spec("onnxscript") is None, reason="dynamo=True writes with onnxscript")
+SLOW = (needs_onnxscript, pytest.mark.rare)
 NEWEST = 21  # the newest operator set whose RoiAlign onnxruntime has
 
 Axes = Mapping[str, Mapping[int, str]]
@@ -56,7 +57,7 @@ TRACED, PROGRAM = Exporter(False, 20), Exporter(True, NEWEST)
 EXPORTERS = [
     pytest.param(Exporter(False, 16), id="traced, opset 16"),
     pytest.param(TRACED, id="traced, opset 20"),
-    pytest.param(Exporter(True, 16), id="program, opset 16", marks=[needs_onnxscript, pytest.mark.rare]),
+    pytest.param(Exporter(True, 16), id="program, opset 16", marks=SLOW),
     pytest.param(PROGRAM, id=f"program, opset {NEWEST}", marks=needs_onnxscript),
 ]
 BOTH = [pytest.param(TRACED, id="traced"), pytest.param(PROGRAM, id="program", marks=needs_onnxscript)]

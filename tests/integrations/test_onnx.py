@@ -15,7 +15,7 @@ from roialign.ops import registered
 from roialign.ops.onnx import EXPORTED
 from tests.ops.tolerances import assert_close
 
-from .exporting import BOTH, EXPORTERS, PROGRAM, TRACED, Calls, Exporter, needs_onnxscript, onnx, run, tensors_of
+from .exporting import BOTH, EXPORTERS, PROGRAM, SLOW, TRACED, Calls, Exporter, needs_onnxscript, onnx, run, tensors_of
 
 SCALES = [(1 / 4, 1 / 3), 1 / 8]
 OF_MAPS = {  # from two maps of any sizes and rois of their images
@@ -116,9 +116,18 @@ def exported(exporter: Exporter, with_grids: bool) -> tuple[onnx.ModelProto, dic
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", [*OF_MAPS, *OF_GRIDS])
+@pytest.mark.parametrize("name", OF_MAPS)
 def test_onnxruntime_gives_what_torch_does(name, exporter):
-    with_grids = name in OF_GRIDS
+    compare(exporter, name, with_grids=False)
+
+
+@pytest.mark.parametrize("exporter", [*EXPORTERS[:2], pytest.param(PROGRAM, id="program", marks=SLOW)])
+@pytest.mark.parametrize("name", OF_GRIDS)
+def test_onnxruntime_gives_what_torch_does_on_grids(name, exporter):
+    compare(exporter, name, with_grids=True)
+
+
+def compare(exporter: Exporter, name: str, with_grids: bool) -> None:
     model, firsts = exported(exporter, with_grids)
     assert [one.version for one in model.opset_import if one.domain == ""] == [exporter.opset]
     sizes = [(2, 12, 16)] if with_grids else [(2, 12, 16), (3, 9, 21)]
@@ -132,7 +141,7 @@ def test_onnxruntime_gives_what_torch_does(name, exporter):
                 assert_close(actual, wanted, scale=inputs["features"], dtype=torch.float32)
 
 
-@pytest.mark.parametrize("exporter", BOTH)
+@pytest.mark.parametrize("exporter", [TRACED, pytest.param(PROGRAM, id="program", marks=SLOW)])
 def test_half_types_are_computed_in_float32_and_float64_in_itself(exporter):
     def call(features: Tensor, rois: Tensor) -> list[Tensor]:
         half = [features.to(dtype) for dtype in (torch.float16, torch.bfloat16)]
@@ -167,7 +176,7 @@ def test_an_extractor_gives_features_coverage_and_levels(exporter):
 @needs_onnxscript
 def test_a_program_of_torch_export_is_decomposed_first():
     inputs = maps_and(boxes(2, 5))
-    model = Calls({name: OF_MAPS[name] for name in ("roi_align, aligned", "roi_pool", "MultiScaleRoIAlign")})
+    model = Calls({name: OF_MAPS[name] for name in ("roi_align, aligned", "roi_pool")})
     program = torch.export.export(
         model,
         (),

@@ -11,16 +11,30 @@ from roialign.ops.reference.sampling import AxisRule, AxisSamples
 
 
 def coverage_of(
-    rois: Tensor, size_hw: Sequence[int], bins: tuple[int, int], rules_yx: tuple[AxisRule, AxisRule]
+    inputs: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    cells: Sequence[float],
+    bins: tuple[int, int],
+    ratio: int,
+    widen: bool,
 ) -> Tensor:
-    """The share [K] of each box's samples that are on the map; a sample on the very edge may count otherwise."""
+    """The share [K] of each box's samples that are on the map of its level, in the words of `multi_scale_roi_align`.
+
+    A sample within a rounding of the border, one cell off the map, may count as on it here and off it there.
+    """
     _, x1, y1, x2, y2 = rois.unbind(1)
-    rows = AxisSamples.of_boxes(y1, y2, bins[0], rules_yx[0])
-    columns = AxisSamples.of_boxes(x1, x2, bins[1], rules_yx[1])
-    return _share(rows, size_hw[0]) * _share(columns, size_hw[1])
+    scale_y, shift_y, scale_x, shift_x = rois.new_tensor(cells).view(-1, 4)[levels].unbind(1)
+    in_cells = AxisRule(1.0, 0.0, ratio, widen)
+    rows = AxisSamples.of_boxes(y1 * scale_y - shift_y, y2 * scale_y - shift_y, bins[0], in_cells)
+    columns = AxisSamples.of_boxes(x1 * scale_x - shift_x, x2 * scale_x - shift_x, bins[1], in_cells)
+    height, width = torch.zeros_like(levels), torch.zeros_like(levels)
+    for level, one in enumerate(inputs):
+        height, width = (height + (levels == level) * one.shape[2], width + (levels == level) * one.shape[3])
+    return _share(rows, height) * _share(columns, width)
 
 
-def _share(samples: AxisSamples, extent: int) -> Tensor:
+def _share(samples: AxisSamples, extent: Tensor) -> Tensor:
     """Of samples at start + (index + 0.5) * step those from -1 to `extent`."""
     total = (samples.grid.clamp(min=0) * samples.pooled).to(samples.bin.dtype)
     length = samples.bin * samples.pooled

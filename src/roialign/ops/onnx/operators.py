@@ -47,7 +47,7 @@ def _roi_align(
     input: Tensor, rois: Tensor, ph: int, pw: int, scale: float, ratio: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
     rule = AxisRule.of_scale(scale, ratio, aligned)
-    return _on_grid(input, rois, (ph, pw), (rule, rule))
+    return _on_grid(input, rois, (ph, pw), (rule, rule)), _unknown(rois)
 
 
 def _roi_align_max(
@@ -55,7 +55,7 @@ def _roi_align_max(
 ) -> tuple[Tensor, Tensor]:
     rule = AxisRule.of_scale(scale, ratio, aligned)
     if corners:
-        return _on_grid(input, rois, (ph, pw), (rule, rule), "max")
+        return _on_grid(input, rois, (ph, pw), (rule, rule), "max"), _unknown(rois)
     if ratio <= 0:
         raise ExportError(
             'RA601: expected mode="max" with a sampling_ratio above zero, or with compat="onnx"; got '
@@ -63,13 +63,13 @@ def _roi_align_max(
             "can only be pooled one by one where their number is known. Use sampling_ratio=2."
         )
     rule = rule._replace(sampling_ratio=1)
-    samples, coverage = _on_grid(input, rois, (ph * ratio, pw * ratio), (rule, rule))  # each a bin of its own
-    return F.max_pool2d(samples, ratio), coverage
+    samples = _on_grid(input, rois, (ph * ratio, pw * ratio), (rule, rule))  # each a bin of its own
+    return F.max_pool2d(samples, ratio), _unknown(rois)
 
 
 def _on_grid(
     input: Tensor, rois: Tensor, bins: tuple[int, int], rules_yx: tuple[AxisRule, AxisRule], mode: str = "avg"
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """RoiAlign on a grid that may differ between the axes, which it cannot say of itself: it is put into the boxes."""
     rule_y, rule_x = rules_yx
     widen, ratio = rule_y.widen, rule_y.sampling_ratio
@@ -86,8 +86,12 @@ def _on_grid(
         lows, highs = boxes[:, :2], boxes[:, 2:]
         boxes = torch.cat([lows, torch.maximum(lows, highs)], 1)
     images = rois[:, 0].to(torch.int64)
-    pooled = Node.roi_align(bins, scale, ratio, not widen, mode).of(input, boxes, images)
-    return pooled, coverage_of(rois, input.shape[2:], bins, rules_yx)
+    return Node.roi_align(bins, scale, ratio, not widen, mode).of(input, boxes, images)
+
+
+def _unknown(rois: Tensor) -> Tensor:
+    """The coverage of operators whose public functions return none: NaN."""
+    return rois.new_full((rois.shape[0],), torch.nan)
 
 
 def _is_exact(scale: float, dtype: torch.dtype) -> bool:
@@ -105,19 +109,19 @@ def _multi_scale_roi_align(
     ratio: int,
     widen: bool,
 ) -> tuple[Tensor, Tensor]:
-    rules = [AxisRule(scale, shift, ratio, widen) for scale, shift in zip(cells[::2], cells[1::2], strict=True)]
-    of_levels = list(zip(inputs, rules[::2], rules[1::2], strict=True))
+    axes = [AxisRule(scale, shift, ratio, widen) for scale, shift in zip(cells[::2], cells[1::2], strict=True)]
+    of_levels = list(zip(inputs, zip(axes[::2], axes[1::2], strict=True), strict=True))
+    coverage = coverage_of(inputs, rois, levels, cells, (ph, pw), ratio, widen)
     if len(of_levels) == 1:
-        (one, *rules_yx) = of_levels[0]
-        return _on_grid(one, rois, (ph, pw), (rules_yx[0], rules_yx[1]))
+        ((one, rules_yx),) = of_levels
+        return _on_grid(one, rois, (ph, pw), rules_yx), coverage
     rows = [(levels == level).nonzero().squeeze(1) for level in range(len(of_levels))]
-    found = [
-        _on_grid(one, rois[members], (ph, pw), (rule_y, rule_x))
-        for (one, rule_y, rule_x), members in zip(of_levels, rows, strict=True)
+    pooled = [
+        _on_grid(one, rois[members], (ph, pw), rules_yx)
+        for (one, rules_yx), members in zip(of_levels, rows, strict=True)
     ]
-    features, coverage = (torch.cat(parts) for parts in zip(*found, strict=True))
     as_given = torch.cat(rows).argsort()
-    return features[as_given], coverage[as_given]
+    return torch.cat(pooled)[as_given], coverage
 
 
 def _roi_pool(
@@ -127,8 +131,7 @@ def _roi_pool(
     if not _is_exact(scale, rois.dtype):
         rois, scale = torch.cat([rois[:, :1], rois[:, 1:] * scale], 1), 1.0
     pooled = Node.max_roi_pool((ph, pw), scale).of(input, rois)
-    unknown = rois.new_full((rois.shape[0],), torch.nan)  # no public function returns coverage or maxima of it
-    return pooled, unknown, torch.zeros_like(pooled, dtype=torch.int32)
+    return pooled, _unknown(rois), torch.full_like(pooled, -1, dtype=torch.int32)
 
 
 def _of(name: str) -> Any:
