@@ -222,7 +222,7 @@ def multi_scale_roi_align(
 def _largest_hw(image_shapes: Any) -> tuple[int, int]:
     """The size of the batch that images of these sizes make."""
     shapes = image_shapes if isinstance(image_shapes, (list, tuple)) else ()
-    sides: tuple[type, ...] = (int, float, torch.SymInt)
+    sides: tuple[Any, ...] = (int, float, torch.SymInt)
     if not torch.compiler.is_compiling() and torch._C._is_tracing():  # which makes tensors of sizes
         sides = (*sides, Tensor)
     for shape in shapes or (image_shapes,):
