@@ -12,7 +12,7 @@ from roialign.geometry import FeatureGrid
 from roialign.ops import notice, validate
 from roialign.ops.scripting import AnyBoxes
 from roialign.regions.levels import FPNLevels
-from roialign.regions.pool import Grids, cells_of, listed, match, pool
+from roialign.regions.pool import Grids, cells_of, match, pool
 from roialign.regions.scripting import Maps, Shapes, scripted_multi_scale_roi_align
 from roialign.regions.strides import infer_stride_yx, power_of_two
 
@@ -151,11 +151,14 @@ class MultiScaleRoIAlign(nn.Module):
 
     def _as_scripted(self) -> tuple[list[str], list[list[float]]]:
         """For TorchScript, which knows no grids: names, if they have any, and cells of those that were given."""
-        if self.grids is None:
-            strides = map(_strides_of, self.scales or ())
-            return [], [list(cells_of(FeatureGrid((1, 1), stride_yx), self.aligned)) for stride_yx in strides]
-        names = list(self.grids) if isinstance(self.grids, Mapping) else []
-        return names, [list(cells_of(grid, self.aligned)) for grid in listed(self.grids, FeatureGrid) or ()]
+        names: list[str] = []
+        grids = [FeatureGrid((1, 1), _strides_of(scale)) for scale in self.scales or ()]
+        if isinstance(self.grids, Mapping):
+            known = {name: grid for name, grid in self.grids.items() if isinstance(grid, FeatureGrid)}
+            names, grids = list(known), list(known.values())
+        elif self.grids is not None:
+            grids = [self.grids] if isinstance(self.grids, FeatureGrid) else list(self.grids)
+        return names, [list(cells_of(grid, self.aligned)) for grid in grids if isinstance(grid, FeatureGrid)]
 
     def _named(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The maps to pool from, in their own order; torchvision's detectors name some that there are not."""
