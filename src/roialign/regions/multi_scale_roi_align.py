@@ -192,13 +192,13 @@ class MultiScaleRoIAlign(nn.Module):
         else:
             strides = self._infer(maps, image_shapes)
         return [
-            FeatureGrid((int(one.shape[2]), int(one.shape[3])), stride_yx)
+            FeatureGrid((one.shape[2], one.shape[3]), stride_yx)
             for one, stride_yx in zip(maps.values(), strides, strict=True)
         ]
 
     def _infer(self, maps: Mapping[str, Tensor], image_shapes: Sequence[tuple[int, int]]) -> list[tuple[float, float]]:
         image_hw = _largest_hw(image_shapes)
-        sizes_hw = [(int(one.shape[2]), int(one.shape[3])) for one in maps.values()]
+        sizes_hw = [(one.shape[2], one.shape[3]) for one in maps.values()]
         strides = [infer_stride_yx(image_hw, size_hw) for size_hw in sizes_hw]
         if torch.compiler.is_compiling():  # what was kept would have to be compiled for
             return strides
@@ -231,7 +231,10 @@ def _largest_hw(image_shapes: Any) -> tuple[int, int]:
                 f"RA401: expected image_shapes, a list with (height, width) of each image of the batch, in pixels; got "
                 f"{shape!r}. Use [image.shape[-2:] for image in images]."
             )
-    return max(int(height) for height, _ in shapes), max(int(width) for _, width in shapes)
+    sides: list[list[Any]] = [
+        [side if isinstance(side, torch.SymInt) else int(side) for side in shape] for shape in shapes
+    ]
+    return max(height for height, _ in sides), max(width for _, width in sides)
 
 
 def _strides_of(scale: Scale) -> tuple[float, float]:
