@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roialign.errors import OptionError
-from roialign.ops import calls, later, notice
+from roialign.ops import calls, later, notice, validate
 from roialign.ops.operators import Operator
 from roialign.ops.validate import check_rows
 
@@ -35,6 +35,8 @@ def perform(
     if torch.compiler.is_compiling() or torch._C._is_tracing():
         return cast(Sequence[Tensor], op(*arguments))
     concrete = calls.is_concrete(tensors)
+    if not concrete:
+        _prepare_for(tensors)
     if concrete and shown is not None:
         calls.show(shown)
     try:
@@ -50,6 +52,12 @@ def perform(
     if concrete and off_the_map is not None:
         notice.look(found[1], tensors[1], off_the_map)
     return cast(Sequence[Tensor], found)
+
+
+def _prepare_for(tensors: Sequence[Tensor]) -> None:
+    """Teach torch how distributed tensors are sharded, if any are among these."""
+    if any(map(validate.is_distributed, tensors)):
+        from roialign.ops import sharding  # noqa: F401
 
 
 def pool(

@@ -158,6 +158,7 @@ def pool(
     Without `aligned`, cells are read as in `roi_align(aligned=False)`: no shift, and no box below one cell.
     """
     size_hw, _, ratio = validate.check_options(output_size, 1.0, sampling_ratio)
+    validate.check_local([*maps, rois])
     levels = levels_of(levels, rois[:, 1:], grids)
     cells = [number for grid in grids for number in cells_of(grid, aligned)]
     features, coverage = pool_levels(

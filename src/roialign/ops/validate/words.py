@@ -27,6 +27,11 @@ def is_dense(value: Tensor) -> bool:
     return value.layout == torch.strided and not value.is_nested
 
 
+def is_distributed(value: Tensor) -> bool:
+    """Whether it is a DTensor; told without an import of those."""
+    return type(value).__module__.startswith("torch.distributed.")
+
+
 def row_text(rois: Tensor, row: int) -> str:
     """A row of `rois` in a message."""
     return "[" + ", ".join(f"{value:g}" for value in rois[row].tolist()) + "]"
