@@ -83,7 +83,7 @@ def check_fully_sharded(mesh: DeviceMesh) -> None:
 def check_refusal(mesh: DeviceMesh) -> None:
     maps = {"0": distribute_tensor(FEATURES, mesh, [WHOLE])}
     pooler = roialign.MultiScaleRoIAlign(["0"], 2, 2, scales=[0.5])
-    with pytest.raises(roialign.RoIError, match="^RA505: expected plain tensors"):
+    with pytest.raises(roialign.RoIError, match=r"^RA505: expected plain tensors"):
         pooler(maps, distribute_tensor(ROIS, mesh, [BOXES]), [(32, 36)])
 
 

@@ -1,4 +1,4 @@
-"""Saved models in processes that have the library of kernels alone: exported programs, archives, packages, in C++ too."""
+"""Saved models in processes that have the library of kernels alone: programs, archives and packages, in C++ too."""
 
 import shutil
 import subprocess

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roialign import errors
-from roialign.ops.validate.words import describe, is_dense, is_distributed
+from roialign.ops.validate.words import as_float, describe, is_dense, is_distributed
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -60,7 +60,7 @@ def _check_features_dtype(input: Tensor) -> None:
     if input.dtype not in DTYPES:
         raise errors.DtypeError(
             "RA505: expected dense floating-point features (float64, float32, float16 or bfloat16); got "
-            f"{describe(input)}. Use input.float()."
+            f"{describe(input)}. Use {as_float(input, 'input')}."
         )
 
 

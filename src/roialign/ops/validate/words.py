@@ -27,6 +27,11 @@ def is_dense(value: Tensor) -> bool:
     return value.layout == torch.strided and not value.is_nested
 
 
+def as_float(value: Tensor, name: str) -> str:
+    """What to write to have `value` in a floating type."""
+    return f"{name}.dequantize()" if value.is_quantized else f"{name}.float()"
+
+
 def is_distributed(value: Tensor) -> bool:
     """Whether it is a DTensor; told without an import of those."""
     return type(value).__module__.startswith("torch.distributed.")
