@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import roialign
-import roialign.integrations.flops  # noqa: F401  registers the formulas
+import roialign.integrations.flops  # registers the formulas
 
 FEATURES = torch.rand(1, 5, 32, 32)
 ROIS = torch.tensor([[0.0, 2, 2, 10, 14], [0, 4, 4, 9, 5]])  # 8 x 12 and 5 x 1

@@ -6,8 +6,8 @@ itself is read once for all channels. Gradients to the features take the same, g
 Where the samples of a bin depend on the boxes (`sampling_ratio` of 0 or less) they are counted from these; of boxes
 without values one sample for each bin. The C++ kernels merge samples that read one cell, so they do less than that.
 
-Not counted, as torch does not count its pooling: `roi_pool`, `ps_roi_pool`, `prroi_pool` and `paste_masks`, whose work is
-that of comparing and adding cells, or depends on where the boxes lie.
+Not counted, as torch does not count its pooling: `roi_pool`, `ps_roi_pool`, `prroi_pool` and `paste_masks`, whose
+work is that of comparing and adding cells, or depends on where the boxes lie.
 """
 
 from __future__ import annotations

@@ -28,11 +28,11 @@ class RegionExtractor(nn.Module):
 
     Convention: boxes are x1, y1, x2, y2 in pixels of the image that they are given with, or `Boxes` in any frame
     that is connected to it. What is done to the images before they enter the backbone is recorded as frames, and the
-    backbone's grids are traced, once for each size: so there is no scale to pass.
+    backbone's grids are traced, once for a family of sizes: so there is no scale to pass.
 
     The backbone's weights, type and device decide what is computed: `.half()`, `.to("cuda")`, `.eval()` as on any
     module. Deterministic where the backbone is. `torch.compile` takes it: in one graph for a batch tensor [N, C, H, W]
-    with boxes as tensors, once `trace` has seen the size; with other images around the part that prepares them.
+    with boxes as tensors, once `trace` has seen a size of the family; else around what prepares and traces.
 
     Args:
         backbone: maps images [N, C, H, W] to one map or several, as `roialign.trace` takes it.

@@ -60,9 +60,8 @@ def as_pasting(masks: Any, boxes_xyxy: Any, image_size: Any, threshold: Any) -> 
             "masks of each image in a call of its own."
         )
     if not boxes_xyxy.is_floating_point():
-        raise errors.DtypeError(
-            f"RA505: expected floating-point boxes; got {describe(boxes_xyxy)}. Use {as_float(boxes_xyxy, 'boxes_xyxy')}."
-        )
+        wanted = as_float(boxes_xyxy, "boxes_xyxy")
+        raise errors.DtypeError(f"RA505: expected floating-point boxes; got {describe(boxes_xyxy)}. Use {wanted}.")
     if not (threshold is None or (isinstance(threshold, Real) and not math.isnan(threshold))):
         raise errors.OptionError(
             f"RA506: expected threshold, a number, or None for values; got {describe(threshold)}. Use 0.5."

@@ -34,7 +34,7 @@ def as_float(value: Tensor, name: str) -> str:
 
 def is_distributed(value: Tensor) -> bool:
     """Whether it is a DTensor; told without an import of those."""
-    return type(value).__module__.startswith("torch.distributed.")
+    return type(value) is not Tensor and type(value).__module__.startswith("torch.distributed.")
 
 
 def row_text(rois: Tensor, row: int) -> str:
