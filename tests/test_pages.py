@@ -25,6 +25,7 @@ def matches(line: str, words: str) -> bool:
         ("operators.md", 11, ()),
         ("enable.md", 1, ()),
         ("onnx.md", 4, ("onnxruntime", "onnxscript", "torchvision")),
+        ("compile.md", 4, ()),
     ],
 )
 def test_the_code_of_the_page_runs(page, blocks, needs, capsys):

@@ -39,6 +39,7 @@ from roialign.ops import roi_align_1d as roi_align_1d
 from roialign.ops import roi_align_3d as roi_align_3d
 from roialign.ops import roi_align_rotated as roi_align_rotated
 from roialign.ops import roi_pool as roi_pool
+from roialign.ops.native import library_path as library_path
 from roialign.ops.notice import get_policy as get_policy
 from roialign.ops.notice import set_policy as set_policy
 from roialign.regions import FPNLevels as FPNLevels

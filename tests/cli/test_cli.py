@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from roialign.ops import backends
+from roialign.ops import backends, native
+from roialign.version import __version__
 
 ROOT = Path(__file__).parents[2]
 ZEROS = ROOT / "examples" / "zeros"
@@ -152,6 +153,20 @@ def test_env() -> None:
     assert done.returncode == 0
     assert "torch " in done.stdout
     assert "instruction set" in done.stdout
+    if native.CPU_LIBRARY.exists():
+        assert f"library           {native.CPU_LIBRARY}\n" in done.stdout
     table = done.stdout.partition("\noperator ")[2].splitlines()[1:]
     assert [line.split()[0] for line in table] == backends.names()
     assert {"roi_align", "multi_scale_roi_align_backward", "roi_align_rotated", "prroi_pool"} <= set(backends.names())
+
+
+def test_version() -> None:
+    assert roialign("--version").stdout == f"roialign {__version__}\n"
+
+
+@pytest.mark.parametrize(("words", "completed"), [("roialign do", "doctor"), ("roialign doctor --sa", "--sarif")])
+def test_completion_in_bash(words: str, completed: str) -> None:
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_ROIALIGN_COMPLETE": "complete_bash"}
+    command = [sys.executable, "-c", "import sys; sys.argv = ['roialign']; from roialign.cli.app import main; main()"]
+    child = subprocess.run(command, capture_output=True, text=True, env=os.environ | asked)
+    assert child.stdout.split() == [completed]

@@ -24,7 +24,7 @@ def _rois(count: int) -> Tensor:
 
 
 def _boxes(count: int) -> list[Tensor]:
-    return [_rois(count)[:, 1:], _rois(count + 1)[:, 1:]]
+    return [_rois(one)[:, 1:].clone() for one in (count, count + 1)]
 
 
 def _rows_of_volumes(count: int) -> Tensor:

@@ -62,9 +62,9 @@ class SizeFamily:
 def _period(trace: BackboneTrace) -> int | None:
     """As of `SizeFamily`.
 
-    1 where no operator looked at the size. Else an image larger by a multiple of all strides on the way gives maps larger
-    by whole cells, to which the same is done; ratios of map sizes, which are strides where maps are resized, stay as they
-    are if they are already those of a much larger image.
+    1 where no operator looked at the size. Else an image larger by a multiple of all strides on the way gives maps
+    larger by whole cells, to which the same is done; ratios of map sizes, which are strides where maps are resized,
+    stay as they are if they are already those of a much larger image.
     """
     if any(isinstance(trace.methods[name]["structure"], str) or trace.layouts[name].kind == "tokens" for name in trace):
         return None  # nothing is known of other sizes; and the order of tokens is of one size

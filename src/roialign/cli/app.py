@@ -12,9 +12,25 @@ app = typer.Typer(
     name="roialign",
     help="RoIAlign that knows where its boxes live: find out why your RoIs are zero or wrong.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from roialign.version import __version__
+
+        typer.echo(f"roialign {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def roialign(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """What every subcommand has."""
 
 
 _OWN_PROCESS = object()  # what `main` gives to the commands: that the process is theirs, and ends with them

@@ -7,7 +7,7 @@ from importlib import metadata
 
 import torch
 
-from roialign.ops import backends
+from roialign.ops import backends, native
 from roialign.version import __version__
 
 _PEERS = ("torchvision", "timm", "transformers", "onnxruntime", "triton", "numpy")
@@ -26,6 +26,7 @@ def run() -> None:
     for backend in backends.BACKENDS:
         capability = f", {backends.cpu_capability()}" if backend.device_type == "cpu" else ""
         print(f"{backend.name + ' kernels':<17} {backend.why_not or 'loaded' + capability}")
+    print(f"library           {native.CPU_LIBRARY if native.CPU_LIBRARY.exists() else 'none'}")
     width = max(map(len, backends.names()))
     print(f"\n{'operator':<{width}} CPU         GPU")
     for op in backends.names():

@@ -10,6 +10,27 @@ import torch
 CPU_LIBRARY = Path(__file__).parent / "cpu" / "_kernels.so"
 
 
+def library_path() -> Path:
+    """The file with the C++ kernels, with which saved models run where roialign is not installed.
+
+    `torch.ops.load_library(path)` in Python, or `dlopen` in C++, registers the operators with torch: exported programs,
+    AOTInductor's packages and TorchScript's archives find them then.
+
+    Raises:
+        FileNotFoundError: if the kernels were not built.
+
+    Example:
+        >>> library_path().name
+        '_kernels.so'
+    """
+    if not CPU_LIBRARY.exists():
+        raise FileNotFoundError(
+            f"expected the C++ kernels at {CPU_LIBRARY}; they were not built. Install again with pip install "
+            "--no-build-isolation, torch and a C++20 compiler at hand."
+        )
+    return CPU_LIBRARY
+
+
 def load() -> str | None:
     """Load the C++ kernels; the reason why they do not serve, or None."""
     if hasattr(torch.ops.roialign, "roi_align"):

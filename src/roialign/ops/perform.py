@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roialign.errors import OptionError
-from roialign.ops import calls, later, notice, onnx
+from roialign.ops import calls, later, notice, onnx, validate
 from roialign.ops.operators import Operator
 from roialign.ops.registered.derivatives import is_recorded
 from roialign.ops.validate import check_rows
@@ -36,6 +36,8 @@ def perform(
     if torch.compiler.is_compiling() or torch._C._is_tracing():
         return cast(Sequence[Tensor], (onnx.EXPORTED[op] if onnx.is_exporting() else op)(*arguments))
     concrete = calls.is_concrete(tensors)
+    if not concrete:
+        _prepare_for(tensors)
     if concrete and shown is not None:
         calls.show(shown)
     try:
@@ -51,6 +53,12 @@ def perform(
     if concrete and off_the_map is not None:
         notice.look(found[1], tensors[1], off_the_map)
     return cast(Sequence[Tensor], found)
+
+
+def _prepare_for(tensors: Sequence[Tensor]) -> None:
+    """Teach torch how distributed tensors are sharded, if any are among these."""
+    if any(map(validate.is_distributed, tensors)):
+        from roialign.ops import sharding  # noqa: F401
 
 
 def pool(

@@ -28,11 +28,11 @@ class RegionExtractor(nn.Module):
 
     Convention: boxes are x1, y1, x2, y2 in pixels of the image that they are given with, or `Boxes` in any frame
     that is connected to it. What is done to the images before they enter the backbone is recorded as frames, and the
-    backbone's grids are traced, once for each size: so there is no scale to pass.
+    backbone's grids are traced, once for a family of sizes: so there is no scale to pass.
 
     The backbone's weights, type and device decide what is computed: `.half()`, `.to("cuda")`, `.eval()` as on any
     module. Deterministic where the backbone is. `torch.compile` takes it: in one graph for a batch tensor [N, C, H, W]
-    with boxes as tensors, once `trace` has seen the size; with other images around the part that prepares them.
+    with boxes as tensors, once `trace` has seen a size of the family; else around what prepares and traces.
 
     Args:
         backbone: maps images [N, C, H, W] to one map or several, as `roialign.trace` takes it.
@@ -182,8 +182,8 @@ class RegionExtractor(nn.Module):
         _outside_of_graphs(self._trace)(image_hw)
         return self._family(image_hw)
 
-    def _trace(self, image_hw: Sequence[int]) -> SizeFamily:
-        height, width = (side.node.hint if isinstance(side, torch.SymInt) else side for side in image_hw)
+    def _trace(self, image_hw: Sequence[int | torch.SymInt]) -> SizeFamily:
+        height, width = map(_as_shown, image_hw)
         with unseen(), saved_tensors_hooks(_as_it_is, _as_it_is):  # no work of the program's
             traced = trace(self.backbone, image_size=(height, width), offset=self.offset)
         for name in self.maps or ():
@@ -218,6 +218,12 @@ class RegionExtractor(nn.Module):
 def _outside_of_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, which a compiler is to call rather than to look into; torch's decorator would import its compiler."""
     return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
+
+
+def _as_shown(side: int | torch.SymInt) -> int:
+    """A side of the images that an exporter was shown, where it keeps the size open."""
+    number: Any = side.node.hint if isinstance(side, torch.SymInt) else side
+    return int(number)
 
 
 def _as_it_is(saved: Tensor) -> Tensor:

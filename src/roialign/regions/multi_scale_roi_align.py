@@ -12,7 +12,7 @@ from roialign.geometry import FeatureGrid
 from roialign.ops import notice, validate
 from roialign.ops.scripting import AnyBoxes
 from roialign.regions.levels import FPNLevels
-from roialign.regions.pool import Grids, cells_of, listed, match, pool
+from roialign.regions.pool import Grids, cells_of, match, pool
 from roialign.regions.scripting import Maps, Shapes, scripted_multi_scale_roi_align
 from roialign.regions.strides import infer_stride_yx, power_of_two
 
@@ -151,11 +151,14 @@ class MultiScaleRoIAlign(nn.Module):
 
     def _as_scripted(self) -> tuple[list[str], list[list[float]]]:
         """For TorchScript, which knows no grids: names, if they have any, and cells of those that were given."""
-        if self.grids is None:
-            strides = map(_strides_of, self.scales or ())
-            return [], [list(cells_of(FeatureGrid((1, 1), stride_yx), self.aligned)) for stride_yx in strides]
-        names = list(self.grids) if isinstance(self.grids, Mapping) else []
-        return names, [list(cells_of(grid, self.aligned)) for grid in listed(self.grids, FeatureGrid) or ()]
+        names: list[str] = []
+        grids = [FeatureGrid((1, 1), _strides_of(scale)) for scale in self.scales or ()]
+        if isinstance(self.grids, Mapping):
+            known = {name: grid for name, grid in self.grids.items() if isinstance(grid, FeatureGrid)}
+            names, grids = list(known), list(known.values())
+        elif self.grids is not None:
+            grids = [self.grids] if isinstance(self.grids, FeatureGrid) else list(self.grids)
+        return names, [list(cells_of(grid, self.aligned)) for grid in grids if isinstance(grid, FeatureGrid)]
 
     def _named(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The maps to pool from, in their own order; torchvision's detectors name some that there are not."""
@@ -195,7 +198,7 @@ class MultiScaleRoIAlign(nn.Module):
 
     def _infer(self, maps: Mapping[str, Tensor], image_shapes: Sequence[tuple[int, int]]) -> list[tuple[float, float]]:
         image_hw = _largest_hw(image_shapes)
-        sizes_hw = [(int(one.shape[2]), int(one.shape[3])) for one in maps.values()]
+        sizes_hw = [(one.shape[2], one.shape[3]) for one in maps.values()]
         strides = [infer_stride_yx(image_hw, size_hw) for size_hw in sizes_hw]
         if torch.compiler.is_compiling():  # what was kept would have to be compiled for
             return strides
@@ -232,7 +235,10 @@ def _largest_hw(image_shapes: Any) -> tuple[int, int]:
                 f"RA401: expected image_shapes, a list with (height, width) of each image of the batch, in pixels; got "
                 f"{shape!r}. Use [image.shape[-2:] for image in images]."
             )
-    return max(int(height) for height, _ in shapes), max(int(width) for _, width in shapes)
+    sides: list[list[Any]] = [
+        [side if isinstance(side, torch.SymInt) else int(side) for side in shape] for shape in shapes
+    ]
+    return max(height for height, _ in sides), max(width for _, width in sides)
 
 
 def _strides_of(scale: Scale) -> tuple[float, float]:

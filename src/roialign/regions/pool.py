@@ -158,6 +158,7 @@ def pool(
     Without `aligned`, cells are read as in `roi_align(aligned=False)`: no shift, and no box below one cell.
     """
     size_hw, _, ratio = validate.check_options(output_size, 1.0, sampling_ratio)
+    validate.check_local([*maps, rois])
     levels = levels_of(levels, rois[:, 1:], grids)
     cells = [number for grid in grids for number in cells_of(grid, aligned)]
     features, coverage = pool_levels(
@@ -184,14 +185,14 @@ def cells_of(grid: FeatureGrid, aligned: bool) -> tuple[float, float, float, flo
 
 def match(features: Features, grids: Grids) -> tuple[list[Tensor], list[FeatureGrid]]:
     """The maps and the grid of each, in the order of the maps."""
-    maps, each = listed(features, Tensor), listed(grids, FeatureGrid)
+    maps, listed = _listed(features, Tensor), _listed(grids, FeatureGrid)
     if maps is None:
         raise FeatureMapError(
             f"RA306: expected a feature map [N, C, H, W], or several in a list or a dict; got "
             f"{validate.describe(features)}. Pass what the backbone returns."
         )
-    if each is None or not all(isinstance(grid, FeatureGrid) for grid in each):
-        wrong = grids if each is None else next(grid for grid in each if not isinstance(grid, FeatureGrid))
+    if listed is None or not all(isinstance(grid, FeatureGrid) for grid in listed):
+        wrong = grids if listed is None else next(grid for grid in listed if not isinstance(grid, FeatureGrid))
         raise LevelError(
             f"RA401: expected a FeatureGrid for each feature map, alone, in a list or in a dict; got "
             f"{validate.describe(wrong)}. Trace the backbone: roialign.trace(backbone, image_size=images.shape[-2:])."
@@ -204,13 +205,13 @@ def match(features: Features, grids: Grids) -> tuple[list[Tensor], list[FeatureG
                 f"{', '.join(map(repr, grids))}. Give both the names that the backbone gives, or pick maps: "
                 "{name: features[name] for name in grids}."
             )
-        each = [grids[name] for name in features]
-    if len(maps) != len(each):
+        listed = [grids[name] for name in features]
+    if len(maps) != len(listed):
         raise LevelError(
-            f"RA401: expected a grid for each feature map; got {len(maps)} maps and {len(each)} grids. Give both "
+            f"RA401: expected a grid for each feature map; got {len(maps)} maps and {len(listed)} grids. Give both "
             "as dicts with the backbone's names, or as lists in one order."
         )
-    for index, (one, grid) in enumerate(zip(maps, each, strict=True)):
+    for index, (one, grid) in enumerate(zip(maps, listed, strict=True)):
         validate.check_input(one)
         if tuple(one.shape[2:]) != grid.size_hw:
             raise FeatureMapError(
@@ -218,10 +219,10 @@ def match(features: Features, grids: Grids) -> tuple[list[Tensor], list[FeatureG
                 f"{list(one.shape)}. The grid is of another image size or layer: trace the backbone at the size of "
                 "the images, roialign.trace(backbone, image_size=images.shape[-2:])."
             )
-    return maps, each
+    return maps, listed
 
 
-def listed(value: Any, single: type) -> list[Any] | None:
+def _listed(value: Any, single: type) -> list[Any] | None:
     """One value, several in a list or in a dict, as a list; None for anything else."""
     if isinstance(value, single):
         return [value]

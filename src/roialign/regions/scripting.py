@@ -1,4 +1,4 @@
-"""What a scripted MultiScaleRoIAlign does, in TorchScript's terms. The choice of levels is the one of eager code, too."""
+"""What a scripted MultiScaleRoIAlign does, in TorchScript's terms. Levels are chosen here for eager code, too."""
 
 import math
 from typing import TYPE_CHECKING, Dict, List, Tuple  # noqa: UP035  TorchScript knows these names

@@ -12,6 +12,7 @@ from roialign.ops.validate.boxes import BoxForm as BoxForm
 from roialign.ops.validate.boxes import as_rois as as_rois
 from roialign.ops.validate.maps import check_features as check_features
 from roialign.ops.validate.maps import check_input as check_input
+from roialign.ops.validate.maps import check_local as check_local
 from roialign.ops.validate.maps import check_maps as check_maps
 from roialign.ops.validate.maps import check_own_channels as check_own_channels
 from roialign.ops.validate.maps import compute_dtype as compute_dtype
@@ -36,4 +37,5 @@ from roialign.ops.validate.values import check_rows as check_rows
 from roialign.ops.validate.values import usable_indices as usable_indices
 from roialign.ops.validate.words import describe as describe
 from roialign.ops.validate.words import is_dense as is_dense
+from roialign.ops.validate.words import is_distributed as is_distributed
 from roialign.ops.validate.words import row_text as row_text

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from roialign import errors
 from roialign.ops.validate.maps import compute_dtype
-from roialign.ops.validate.words import describe, is_dense
+from roialign.ops.validate.words import as_float, describe, is_dense
 
 
 class BoxForm(NamedTuple):
@@ -105,7 +105,8 @@ def _check_dtype(boxes: Tensor, input: Tensor, name: str) -> None:
             f'Use {name}.to("{input.device}").'
         )
     if not boxes.is_floating_point():
-        raise errors.DtypeError(f"RA505: expected floating-point {name}; got {describe(boxes)}. Use {name}.float().")
+        wanted = as_float(boxes, name)
+        raise errors.DtypeError(f"RA505: expected floating-point {name}; got {describe(boxes)}. Use {wanted}.")
     half_features = input.dtype in (torch.float16, torch.bfloat16)
     fits = boxes.dtype == input.dtype or (half_features and boxes.dtype == torch.float32)
     if not fits and not torch.is_autocast_enabled(input.device.type):

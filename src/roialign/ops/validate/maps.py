@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roialign import errors
-from roialign.ops.validate.words import describe, is_dense
+from roialign.ops.validate.words import as_float, describe, is_dense, is_distributed
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -60,7 +60,7 @@ def _check_features_dtype(input: Tensor) -> None:
     if input.dtype not in DTYPES:
         raise errors.DtypeError(
             "RA505: expected dense floating-point features (float64, float32, float16 or bfloat16); got "
-            f"{describe(input)}. Use input.float()."
+            f"{describe(input)}. Use {as_float(input, 'input')}."
         )
 
 
@@ -77,6 +77,17 @@ def check_maps(maps: Sequence[Tensor], cells: Sequence[float]) -> None:
                 f"RA306: expected feature maps [N, C, H, W] of one type, with the same N and C; got {describe(one)} "
                 f"beside {describe(maps[0])}. Pool levels of different depth in calls of their own."
             )
+
+
+def check_local(tensors: Sequence[Tensor]) -> None:
+    """Raise for DTensors, where several maps are pooled from."""
+    if not torch.compiler.is_compiling() and any(map(is_distributed, tensors)):
+        raise errors.DtypeError(
+            "RA505: expected plain tensors to pool from several maps; got DTensors, which torch's sharding of lists of "
+            "maps does not take. Pool what is local, with whole maps and the boxes of this process: "
+            "DTensor.from_local(pool(maps.to_local(), boxes.to_local(), ...), mesh, [Shard(0)]). roi_align and the "
+            "other operators of one map take DTensors."
+        )
 
 
 def check_own_channels(input: Tensor, size_hw: Sequence[int], grad: Tensor | None = None) -> None:

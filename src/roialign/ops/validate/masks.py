@@ -13,7 +13,7 @@ from torch import Tensor
 from roialign import errors
 from roialign.ops.validate.maps import DTYPES
 from roialign.ops.validate.options import is_side
-from roialign.ops.validate.words import describe, row_text
+from roialign.ops.validate.words import as_float, describe, row_text
 
 
 def as_masks(masks: Any, rois: Tensor) -> Tensor:
@@ -28,7 +28,8 @@ def as_masks(masks: Any, rois: Tensor) -> Tensor:
     if whole.dim() != 3 or whole.shape[0] != rois.shape[0] or 0 in whole.shape[1:]:
         raise _wrong(rois, f"{describe(masks)}. One box has one mask: masks[labels == ...] picks them.")
     if whole.device != rois.device or not (whole.dtype == torch.bool or whole.is_floating_point()):
-        raise _wrong(rois, f"{describe(masks)} on {masks.device}. Use masks.bool() on {rois.device}.")
+        wanted = as_float(masks, "masks") if masks.is_quantized else "masks.bool()"
+        raise _wrong(rois, f"{describe(masks)} on {masks.device}. Use {wanted} on {rois.device}.")
     return whole if whole.dtype == torch.bool else whole.to(rois.dtype)
 
 
@@ -59,9 +60,8 @@ def as_pasting(masks: Any, boxes_xyxy: Any, image_size: Any, threshold: Any) -> 
             "masks of each image in a call of its own."
         )
     if not boxes_xyxy.is_floating_point():
-        raise errors.DtypeError(
-            f"RA505: expected floating-point boxes; got {describe(boxes_xyxy)}. Use boxes_xyxy.float()."
-        )
+        wanted = as_float(boxes_xyxy, "boxes_xyxy")
+        raise errors.DtypeError(f"RA505: expected floating-point boxes; got {describe(boxes_xyxy)}. Use {wanted}.")
     if not (threshold is None or (isinstance(threshold, Real) and not math.isnan(threshold))):
         raise errors.OptionError(
             f"RA506: expected threshold, a number, or None for values; got {describe(threshold)}. Use 0.5."
@@ -74,7 +74,8 @@ def as_pasting(masks: Any, boxes_xyxy: Any, image_size: Any, threshold: Any) -> 
     if isinstance(masks, Tensor) and masks.dtype == torch.bool:
         masks = masks.float()
     elif isinstance(masks, Tensor) and masks.dtype not in DTYPES:
-        raise errors.MaskError(f"RA309: expected floating-point masks; got {describe(masks)}. Use masks.float().")
+        wanted = as_float(masks, "masks")
+        raise errors.MaskError(f"RA309: expected floating-point masks; got {describe(masks)}. Use {wanted}.")
     whole = as_masks(masks, boxes_xyxy.to(masks.dtype) if isinstance(masks, Tensor) else boxes_xyxy)
     return whole, boxes_xyxy, cast(tuple[int, int], tuple(size))
 

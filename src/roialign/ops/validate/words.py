@@ -27,6 +27,16 @@ def is_dense(value: Tensor) -> bool:
     return value.layout == torch.strided and not value.is_nested
 
 
+def as_float(value: Tensor, name: str) -> str:
+    """What to write to have `value` in a floating type."""
+    return f"{name}.dequantize()" if value.is_quantized else f"{name}.float()"
+
+
+def is_distributed(value: Tensor) -> bool:
+    """Whether it is a DTensor; told without an import of those."""
+    return type(value) is not Tensor and type(value).__module__.startswith("torch.distributed.")
+
+
 def row_text(rois: Tensor, row: int) -> str:
     """A row of `rois` in a message."""
     return "[" + ", ".join(f"{value:g}" for value in rois[row].tolist()) + "]"
