@@ -34,7 +34,8 @@ class _OfTaps(Pooling):
         return functions_taps.pool(input, arguments.rois, self._rule_of(*arguments.options), arguments.bins)
 
     def backward(self, grad: Tensor, *rest: Any) -> Tensor:
-        tensors, size, options = rest[: self.tensors], rest[self.tensors :][: 1 + self.axes], rest[2 + self.axes :]
+        tensors, rest = rest[: self.tensors], rest[self.tensors :]
+        size, options = rest[: 1 + self.axes], rest[1 + self.axes :]
         arguments = self._of_gradient(grad, tensors, options)
         check_form(self.operator, grad, size, arguments)
         return functions_taps.scatter(grad, arguments.rois, self._rule_of(*arguments.options), size)

@@ -84,7 +84,7 @@ def largest_kernel(
 
     nothing = tl.where(any_read > 0, lowest, 0.0)[None, :]
     pooled = tl.where(largest >= 0, best, tl.broadcast_to(nothing, best.shape))
-    pooled = pooled + tl.where(usable, 0.0, float("nan")).to(kind)
+    pooled = tl.where(usable, pooled, float("nan"))
     at = k * channels * (PH * PW) + c[:, None] * (PH * PW) + bins[None, :]
     tl.store(output + at, pooled.to(output.dtype.element_ty), mask=written)
     if WITH_MAXIMA:

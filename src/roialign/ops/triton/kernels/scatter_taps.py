@@ -12,10 +12,10 @@ from roialign.ops.triton.kernels.tiles import TILE, tiles_along
 
 
 @triton.jit
-def add_product(total, upstream, y_weight, y_read, x_weight, x_read):
-    """Add upstream gradient [c, 1, TILE] or [c] spread over rows and columns, where they are read."""
+def add_rows(total, across, x_read, y_weight, y_read):
+    """Add what was spread over columns [c, TILE] to the rows, where it is read; c may be 1 but of `across`."""
     read = (y_read[:, :, None] & x_read[:, None, :]) > 0
-    return total + tl.where(tl.broadcast_to(read, total.shape), upstream * y_weight[:, :, None], 0.0)
+    return total + tl.where(tl.broadcast_to(read, total.shape), across[:, None, :] * y_weight[:, :, None], 0.0)
 
 
 @triton.jit
@@ -43,8 +43,7 @@ def add_own(
     upstream = tl.load(at, mask=c < channels, other=0.0).to(total.dtype)
     y_weight, y_read = weights_at(y_axis, y_begin, p, rows, RATIO, TAKE, TILE)
     x_weight, x_read = weights_at(x_axis, x_begin, q, columns, RATIO, TAKE, TILE)
-    across = (upstream[:, None] * x_weight)[:, None, :]
-    return add_product(total, across, y_weight, y_read, x_weight, x_read)
+    return add_rows(total, upstream[:, None] * x_weight, x_read, y_weight, y_read)
 
 
 @triton.jit
@@ -91,8 +90,7 @@ def add_bins(
             upstream = tl.load(row + c[:, None] * strides[1] + q[None, :] * strides[4], mask=mask, other=0.0)
             products = upstream.to(total.dtype)[:, :, None] * x_weight[None, :, :]
             products = tl.where(tl.broadcast_to((x_read > 0)[None, :, :], products.shape), products, 0.0)
-            across = tl.sum(products, 1)[:, None, :]
-            total = add_product(total, across, y_weight * z_weight, y_read & z_read, x_weight, of_columns)
+            total = add_rows(total, tl.sum(products, 1), of_columns, y_weight * z_weight, y_read & z_read)
     return total
 
 
