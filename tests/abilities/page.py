@@ -35,8 +35,8 @@ _NOTES = {
         "onnxruntime, by the exporter of `torch.export` and by the older one."
     ),
     "Types, layouts and modes": (
-        "*deterministic*: the same bits again under `torch.use_deterministic_algorithms(True)`. *bad image index*: of an "
-        "image that the batch does not have."
+        "*deterministic*: the same bits again under `torch.use_deterministic_algorithms(True)`. *bad image index*: of "
+        "an image that the batch does not have."
     ),
 }
 

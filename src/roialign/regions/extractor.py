@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd.graph import saved_tensors_hooks
 
 from roialign.backbones import BackboneTrace, trace
@@ -184,7 +185,8 @@ class RegionExtractor(nn.Module):
 
     def _trace(self, image_hw: Sequence[int | torch.SymInt]) -> SizeFamily:
         height, width = map(_as_shown, image_hw)
-        with unseen(), saved_tensors_hooks(_as_it_is, _as_it_is):  # no work of the program's
+        levels = temporarily_clear_interpreter_stack()  # of torch.func
+        with levels, unseen(), saved_tensors_hooks(_as_it_is, _as_it_is):  # no work of the program's
             traced = trace(self.backbone, image_size=(height, width), offset=self.offset)
         for name in self.maps or ():
             if name not in traced:

@@ -225,12 +225,12 @@ def multi_scale_roi_align(
 def _largest_hw(image_shapes: Any) -> tuple[int, int]:
     """The size of the batch that images of these sizes make."""
     shapes = image_shapes if isinstance(image_shapes, (list, tuple)) else ()
-    sides: tuple[Any, ...] = (int, float, torch.SymInt)
+    numbers: tuple[Any, ...] = (int, float, torch.SymInt)
     if not torch.compiler.is_compiling() and torch._C._is_tracing():  # which makes tensors of sizes
-        sides = (*sides, Tensor)
+        numbers = (*numbers, Tensor)
     for shape in shapes or (image_shapes,):
         is_size = shapes and isinstance(shape, (list, tuple)) and len(shape) == 2
-        if not (is_size and all(isinstance(side, sides) and side >= 1 for side in shape)):
+        if not (is_size and all(isinstance(side, numbers) and side >= 1 for side in shape)):
             raise LevelError(
                 f"RA401: expected image_shapes, a list with (height, width) of each image of the batch, in pixels; got "
                 f"{shape!r}. Use [image.shape[-2:] for image in images]."
