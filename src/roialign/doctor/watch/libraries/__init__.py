@@ -34,6 +34,8 @@ class Looker(Protocol):
 _lock = threading.Lock()
 _lookers: tuple[Looker, ...] = ()
 _open = ExitStack()
+_kernels: compiled.Kernels | None = None
+"""Those that are put before others while someone looks."""
 
 
 @contextmanager
@@ -54,7 +56,7 @@ def showing_calls_to(looker: Looker) -> Iterator[None]:
         with _lock:
             _lookers = tuple(one for one in _lookers if one is not looker)
             if not _lookers:
-                _open.close()
+                _end()
 
 
 def lookers() -> int:
@@ -62,13 +64,36 @@ def lookers() -> int:
     return len(_lookers)
 
 
+@contextmanager
+def behind_the_lookers() -> Iterator[None]:
+    """Put kernels into the libraries, or take them out, without hiding calls from those who look."""
+    with _lock:
+        if _kernels is None:
+            yield
+            return
+        _kernels.remove()
+        try:
+            yield
+        finally:
+            _kernels.put()
+
+
 def _begin() -> None:
+    global _kernels
     shows = Shows(lambda: _lookers)
     calls.observers.append(shows.own_call)
     _open.callback(_remove, calls.observers, shows.own_call)
-    kernels = _open.enter_context(compiled.watched(shows))
-    _open.enter_context(torchvision.watched(shows, kernels))
+    _kernels = compiled.Kernels(shows)
+    _kernels.put()
+    _open.callback(_kernels.remove)
+    _open.enter_context(torchvision.watched(shows, _kernels.put_before_torchvisions))
     _open.enter_context(mmcv.watched(shows))
+
+
+def _end() -> None:
+    global _kernels
+    _open.close()
+    _kernels = None
 
 
 def _remove(values: list[Any], value: Any) -> None:

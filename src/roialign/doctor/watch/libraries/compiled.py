@@ -6,8 +6,7 @@ passes it on to the kernel that it hides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,54 +17,45 @@ from roialign.doctor.watch.libraries.torchvision import OPERATORS, as_roi_align
 from roialign.geometry import FeatureGrid
 from roialign.ops import operators
 from roialign.ops.calls import is_unseen, unseen
+from roialign.ops.overrides import Overrides, is_served, serving
 from roialign.regions.pool import RegionsCall
 
 _DEVICES = ("CPU", "CUDA")
 
 
-@contextmanager
-def watched(shows: Shows) -> Iterator[Callable[[], None]]:
-    """Show the calls that reach a kernel unseen; gives what to call when torchvision was imported meanwhile."""
-    if not hasattr(torch.library, "get_kernel"):  # an older torch has no way to the kernel that would be hidden
-        yield lambda: None
-        return
-    libraries: dict[str, Any] = {}
+class Kernels:
+    """The doctor's kernels, each before the one that serves."""
 
-    def torchvision_is_there() -> None:
-        if "torchvision" not in libraries:
-            looks = {name: _torchvision_look(name, shows) for name in OPERATORS}
-            libraries["torchvision"] = _before_kernels("torchvision", looks, shows)
+    def __init__(self, shows: Shows) -> None:
+        self._shows = shows
+        self._put: dict[str, Overrides] = {}
 
-    if _has("torchvision::roi_align", "CPU"):
-        torchvision_is_there()
-    # calls of roialign's other operators are shown by its functions alone; their outputs are looked at here
-    looks: dict[str, Callable[..., None] | None] = dict.fromkeys((*operators.OPERATORS, operators.ROI_POOL.name))
-    looks["roi_align"] = lambda *args: _roi_align_look(shows, *args)
-    looks["multi_scale_roi_align"] = lambda *args: _regions_look(shows, *args)
-    libraries["roialign"] = _before_kernels("roialign", looks, shows)
-    try:
-        yield torchvision_is_there
-    finally:
-        for library in libraries.values():
-            library._destroy()
+    def put(self) -> None:
+        """Show the calls that reach a kernel unseen."""
+        self.put_before_torchvisions()
+        # calls of roialign's other operators are shown by its functions alone; their outputs are looked at here
+        looks: dict[str, Callable[..., None] | None] = dict.fromkeys((*operators.OPERATORS, operators.ROI_POOL.name))
+        looks["roi_align"] = lambda *args: _roi_align_look(self._shows, *args)
+        looks["multi_scale_roi_align"] = lambda *args: _regions_look(self._shows, *args)
+        self._put_before("roialign", looks)
 
+    def put_before_torchvisions(self) -> None:
+        """The same for torchvision's operators alone, if they are there: when it was imported meanwhile."""
+        if "torchvision" not in self._put and is_served("torchvision::roi_align", "CPU"):
+            self._put_before("torchvision", {name: _torchvision_look(name, self._shows) for name in OPERATORS})
 
-def _has(operator: str, device: str) -> bool:
-    try:
-        torch.library.get_kernel(operator, device)
-    except RuntimeError:
-        return False
-    return True
+    def remove(self) -> None:
+        """Show them no longer."""
+        while self._put:
+            self._put.popitem()[1].remove()
 
-
-def _before_kernels(namespace: str, looks: Mapping[str, Callable[..., None] | None], shows: Shows) -> Any:
-    library = torch.library.Library(namespace, "IMPL")
-    for name, look in looks.items():
-        for device in _DEVICES:
-            if _has(f"{namespace}::{name}", device):
-                kernel = _kernel(torch.library.get_kernel(f"{namespace}::{name}", device), look, shows)
-                library.impl(name, kernel, device, with_keyset=True, allow_override=True)
-    return library
+    def _put_before(self, namespace: str, looks: Mapping[str, Callable[..., None] | None]) -> None:
+        overrides = self._put[namespace] = Overrides(namespace)
+        for name, look in looks.items():
+            for device in _DEVICES:
+                operator = f"{namespace}::{name}"
+                if is_served(operator, device):
+                    overrides.put(name, device, _kernel(serving(operator, device), look, self._shows))
 
 
 def _kernel(hidden: Any, look: Callable[..., None] | None, shows: Shows) -> Callable[..., Any]:
@@ -75,7 +65,8 @@ def _kernel(hidden: Any, look: Callable[..., None] | None, shows: Shows) -> Call
         if look is not None and not shows.is_within:
             with unseen():
                 look(*args)
-        output = hidden.call_boxed(keys, *args)
+        with shows.within():  # torchvision's kernels may be roialign's own
+            output = hidden.call_boxed(keys, *args)
         shows.pooled(output[0] if isinstance(output, (tuple, list)) else output)
         return output
 
