@@ -18,9 +18,8 @@ import roialign
 from roialign.errors import BatchIndexError, BoxesValueError, DtypeError
 from roialign.integrations import enable as module
 from roialign.ops import backends
-
-from ..ops.cases import Case, random_cases
-from ..ops.tolerances import assert_close
+from tests.ops.cases import Case, random_cases
+from tests.ops.tolerances import assert_close
 
 pytestmark = pytest.mark.kernels
 

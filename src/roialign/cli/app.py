@@ -20,8 +20,8 @@ app = typer.Typer(
 _OWN_PROCESS = object()  # what `main` gives to the commands: that the process is theirs, and ends with them
 
 
-class _DoctorCommand(TyperCommand):
-    """Writes out what `doctor`'s arguments imply: that -m ends our options, and FILE of --json and --sarif."""
+class _ProgramCommand(TyperCommand):
+    """Writes out what is implied before a program: that -m ends our options, and FILE of --json and --sarif."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, self._written_out(args))
@@ -48,7 +48,7 @@ class _DoctorCommand(TyperCommand):
 _FILE_ENDINGS = {"--json": (".json",), "--sarif": (".sarif", ".json")}
 
 
-@app.command(cls=_DoctorCommand, context_settings={"allow_interspersed_args": False})
+@app.command(cls=_ProgramCommand, context_settings={"allow_interspersed_args": False})
 def doctor(
     context: typer.Context,
     program: Annotated[
@@ -86,6 +86,26 @@ def doctor(
 
     own_process = context.obj is _OWN_PROCESS
     raise typer.Exit(run(Request(program or [], module, call, report, as_json, sarif, select, ignore, own_process)))
+
+
+@app.command(name="run", cls=_ProgramCommand, context_settings={"allow_interspersed_args": False})
+def run_program(
+    program: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SCRIPT [ARGS]", help="A Python program; what follows it is passed on to it."),
+    ] = None,
+    module: Annotated[
+        str | None, typer.Option("-m", metavar="MODULE", help="Run MODULE [ARGS] instead, as python -m would.")
+    ] = None,
+) -> None:
+    """Run SCRIPT unchanged with torchvision's RoI operators on roialign's kernels.
+
+    As if `roialign.enable()` were its first line: same results, in less time on the CPU. The exit status is the
+    script's own; 2 if these arguments cannot be used.
+    """
+    from roialign.cli.run import run
+
+    raise typer.Exit(run(program or [], module))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from roialign.cli.program import NoModuleError, run_module, run_script, say, to_its_end
+from roialign.cli.program import NoModuleError, or_nowhere, runner, say, to_its_end
 from roialign.doctor.findings import Report
 from roialign.doctor.report.terminal import render
 from roialign.doctor.report.words import counted
@@ -67,7 +67,7 @@ def run(request: Request) -> int:
 
 
 def _refused(error: Exception) -> int:
-    say(f"roialign doctor: {error}", _or_nowhere(sys.stderr))
+    say(f"roialign doctor: {error}", or_nowhere(sys.stderr))
     return 2
 
 
@@ -89,7 +89,7 @@ class _Outputs:
         files = [path for path in (page, json_file, sarif) if path is not None]
         if len(set(files)) < len(files):
             raise ValueError("--report, --json and --sarif need a file each; two of them have the same, or stdout")
-        return cls(page, json_file, sarif, _or_nowhere(sys.stdout), _or_nowhere(sys.stderr))
+        return cls(page, json_file, sarif, or_nowhere(sys.stdout), or_nowhere(sys.stderr))
 
     def still_open(self) -> _Outputs:
         """The same ones, where the program has closed its streams: the terminal or the pipe behind them is open."""
@@ -131,18 +131,13 @@ class _Outputs:
         self.stdout.flush()
 
 
-def _or_nowhere(stream: TextIO | None) -> TextIO:
-    """The stream; one that leads nowhere in place of one that was closed before Python began."""
-    return stream if stream is not None else open(os.devnull, "w")
-
-
 def _reopened(stream: TextIO, descriptor: int) -> TextIO:
     if not stream.closed:
         return stream
     try:
         return open(descriptor, "w", closefd=False)
     except OSError:
-        return _or_nowhere(None)
+        return or_nowhere(None)
 
 
 def _output(typed: str | Path | None) -> Path | None:
@@ -164,26 +159,21 @@ def _subject(request: Request) -> Callable[[], tuple[int, Report]]:
         saved = load_call(request.call)
 
         def examine() -> tuple[int, Report]:
-            say(f"{saved.about}\n", _or_nowhere(sys.stderr))
+            say(f"{saved.about}\n", or_nowhere(sys.stderr))
             return 0, Report([saved.diagnose()])
 
         return examine
-    if request.module is not None:
-        module = request.module
-        return lambda: _watched(lambda: run_module(module, request.program), request.own_process)
-    if not request.program:
+    if request.module is None and not request.program:
         raise ValueError("expected SCRIPT, -m MODULE or --call FILE; see roialign doctor --help")
-    script, *arguments = request.program
-    if not Path(script).is_file():
-        raise ValueError(f"there is no file {script}")
-    return lambda: _watched(lambda: run_script(script, arguments), request.own_process)
+    run_program = runner(request.program, request.module)
+    return lambda: _watched(run_program, request.own_process)
 
 
 def _watched(run_program: Callable[[], object], own_process: bool) -> tuple[int, Report]:
     """Run a program to its end, however it ends; its exit status and what was seen."""
     sites = CallSites()
     with watch() as report:
-        status, error = to_its_end(run_program, _or_nowhere(sys.stderr), own_process)
+        status, error = to_its_end(run_program, or_nowhere(sys.stderr), own_process)
     raised_in = post_mortem(error, sites)
     if raised_in is not None:
         report = Report([*report.calls, raised_in])

@@ -13,9 +13,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 _ON_THE_WAY = ("roialign.cli.", "runpy")  # modules whose frames lead to the program
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 class NoModuleError(Exception):
@@ -33,22 +35,55 @@ def to_its_end(
         own_process: whether the process ends with the program: then also what Python does after the last line is
             done, so that it can be watched. Threads are waited for, and functions of `atexit` are called.
     """
+    with _arguments_put_back(), _saying_what_ends_the_process(stderr):
+        if not own_process:
+            return _looked_at(run_program, stderr)
+        with _FunctionsAtExit() as at_exit:
+            status, error = _looked_at(run_program, stderr)
+            try:
+                threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing does it
+                at_exit.call(stderr)
+            except KeyboardInterrupt:
+                status = _interrupted(stderr)
+    return status, error
+
+
+def _looked_at(run_program: Callable[[], object], stderr: TextIO) -> tuple[int, BaseException | None]:
+    status, error = _to_its_last_line(run_program, stderr)
+    return (_interrupted(stderr), None) if isinstance(error, KeyboardInterrupt) else (status, error)
+
+
+def to_its_last_line(run_program: Callable[[], object], stderr: TextIO) -> int:
+    """The program's exit status, of one that nobody looks at: Python ends it as it ends any other."""
+    with _arguments_put_back():
+        status, error = _to_its_last_line(run_program, stderr)
+    if isinstance(error, KeyboardInterrupt):
+        _show_as_python_would(error, stderr)
+    return status
+
+
+@contextlib.contextmanager
+def _arguments_put_back() -> Iterator[None]:
     argv, path, hook = sys.argv, sys.path[:], sys.excepthook
     sys.excepthook = sys.__excepthook__  # that of the command's own libraries is none of the program's
     try:
-        with _saying_what_ends_the_process(stderr):
-            if not own_process:
-                return _to_its_last_line(run_program, stderr)
-            with _FunctionsAtExit() as at_exit:
-                status, error = _to_its_last_line(run_program, stderr)
-                try:
-                    threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing does it
-                    at_exit.call(stderr)
-                except KeyboardInterrupt:
-                    status = _interrupted(stderr)
+        yield
     finally:
         sys.argv, sys.path[:], sys.excepthook = argv, path, hook
-    return status, error
+
+
+def runner(program: Sequence[str], module: str | None) -> Callable[[], object]:
+    """What runs SCRIPT [ARGS], or with a module its [ARGS].
+
+    Raises:
+        ValueError: if there is no such script.
+    """
+    if module is not None:
+        return lambda: run_module(module, program)
+    script, *arguments = program
+    if not Path(script).is_file():
+        raise ValueError(f"there is no file {script}")
+    return lambda: run_script(script, arguments)
 
 
 def run_script(script: str, arguments: Sequence[str]) -> None:
@@ -81,8 +116,8 @@ def _to_its_last_line(run_program: Callable[[], object], stderr: TextIO) -> tupl
             return stop.code or 0, None
         say(str(stop.code), stderr)
         return 1, None
-    except KeyboardInterrupt:
-        return _interrupted(stderr), None
+    except KeyboardInterrupt as error:
+        return _INTERRUPTED, error
     except NoModuleError:
         raise
     except BaseException as error:
@@ -133,7 +168,7 @@ class _FunctionsAtExit:
 
 def _interrupted(stderr: TextIO) -> int:
     say("roialign doctor: interrupted; this is what was seen until then", stderr)
-    return 128 + signal.SIGINT
+    return _INTERRUPTED
 
 
 @contextlib.contextmanager
@@ -164,6 +199,11 @@ def _saying_what_ends_the_process(stderr: TextIO) -> Iterator[None]:
         for name, function in replaced.items():
             if getattr(os, name) is ours[name]:
                 setattr(os, name, function)
+
+
+def or_nowhere(stream: TextIO | None) -> TextIO:
+    """The stream; one that leads nowhere in place of one that was closed before Python began."""
+    return stream if stream is not None else open(os.devnull, "w")
 
 
 def say(words: str, stream: TextIO) -> None:
