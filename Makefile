@@ -16,8 +16,8 @@ BUILD_LOG := $(VENV)/build.log
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-rare check check-lint check-format check-types check-layers check-codes check-benchmarks \
-	sanitize compare-mmcv check-triton bench bench-gpu bench-operators bench-overhead bench-doctor bench-reports bench-picture offsets notebook docs \
-	clean
+	sanitize compare-mmcv check-triton bench bench-gpu bench-operators bench-overhead bench-models bench-doctor bench-reports \
+	bench-picture offsets notebook docs clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -38,6 +38,7 @@ help:
 	@echo "make bench-operators  all the other operators, likewise: 30 minutes"
 	@echo "make bench-gpu        the kernels on a GPU, verified and timed: 6 minutes"
 	@echo "make bench-overhead   what watching costs a Mask R-CNN: 5 minutes"
+	@echo "make bench-models     whole models with and without enable(): 15 minutes"
 	@echo "make bench-doctor     faults injected into healthy pipelines: 15 minutes"
 	@echo "make bench-reports    what people reported: 5 minutes"
 	@echo "make bench-picture    do boxes follow edges? hits and false alarms: 5 minutes"
@@ -114,6 +115,10 @@ bench-operators: $(VENV)/.stamp-test $(VENV)/.stamp-bench
 # On photographs of scikit-image and scikit-learn.
 bench-overhead: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 	@$(RUN) -m benchmarks.overhead
+
+# With random weights: nothing is downloaded.
+bench-models: $(VENV)/.stamp-test
+	@$(RUN) -m benchmarks.enable
 
 bench-doctor: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 	@$(RUN) -m benchmarks.doctor --seed 8

@@ -43,6 +43,19 @@ class OperatorRow:
 
 
 @dataclass(frozen=True)
+class ModelRow:
+    """The time of a whole model, with torchvision's operators by one implementation, and their share in it."""
+
+    model: str
+    description: str
+    pass_: str
+    threads: int
+    implementation: str
+    roi_percent: float
+    times: Times
+
+
+@dataclass(frozen=True)
 class MemoryRow:
     """The memory that one call takes above what was resident before, its result included."""
 
@@ -114,7 +127,7 @@ class SweepRow:
         return self.torchvision_ms / self.roialign_ms
 
 
-Row = TimeRow | OperatorRow | MemoryRow | FloorRow | GrowthRow | SweepRow
+Row = TimeRow | OperatorRow | ModelRow | MemoryRow | FloorRow | GrowthRow | SweepRow
 
 
 def as_csv(rows: Sequence[Row], environment: Mapping[str, str]) -> str:

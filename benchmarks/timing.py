@@ -6,6 +6,8 @@ import gc
 import math
 import statistics
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from .implementations import Call
@@ -35,19 +37,27 @@ class Times:
     repeats: int
 
 
-def time_in_turn(calls: dict[str, Call], budget: Budget) -> dict[str, Times]:
-    """The times of all functions, called in turn after each was called to warm up."""
-    calls_per_turn = {name: _calls_per_turn(call) for name, call in calls.items()}
-    times_ms: dict[str, list[float]] = {name: [1000 * mean_s(call, 1)] for name, call in calls.items()}
+def time_in_turn(
+    calls: dict[str, Call],
+    budget: Budget,
+    within: Callable[[str], AbstractContextManager[object]] = lambda _: nullcontext(),
+) -> dict[str, Times]:
+    """The times of all functions, called in turn after each was called to warm up, each turn `within` its context."""
+    calls_per_turn, times_ms = dict[str, int](), dict[str, list[float]]()
+    for name, call in calls.items():
+        with within(name):
+            calls_per_turn[name] = _calls_per_turn(call)
+            times_ms[name] = [1000 * mean_s(call, 1)]
     begin = time.perf_counter()
     repeats = 0
     gc.disable()
     try:
         while repeats < budget.least_repeats or time.perf_counter() - begin < budget.seconds:
             for name, call in calls.items():
-                if times_ms[name][-1] < 1000 * _SETTLING_S:
-                    _settle(call)
-                times_ms[name].append(1000 * mean_s(call, calls_per_turn[name]))
+                with within(name):
+                    if times_ms[name][-1] < 1000 * _SETTLING_S:
+                        _settle(call)
+                    times_ms[name].append(1000 * mean_s(call, calls_per_turn[name]))
             repeats += 1
     finally:
         gc.enable()

@@ -18,7 +18,13 @@ def matches(line: str, words: str) -> bool:
 
 @pytest.mark.parametrize(
     ("page", "blocks", "needs"),
-    [("frames.md", 7, ("transformers",)), ("regions.md", 4, ()), ("grids.md", 1, ("timm",)), ("operators.md", 11, ())],
+    [
+        ("frames.md", 7, ("transformers",)),
+        ("regions.md", 4, ()),
+        ("grids.md", 1, ("timm",)),
+        ("operators.md", 11, ()),
+        ("enable.md", 1, ()),
+    ],
 )
 def test_the_code_of_the_page_runs(page, blocks, needs, capsys):
     for package in needs:
