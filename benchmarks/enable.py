@@ -9,7 +9,6 @@ temporary folder.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,8 +34,7 @@ from .results import ModelRow, as_csv, write_all
 from .timing import Budget, time_in_turn
 
 RESULTS = Path(__file__).parent / "results"
-FULL, QUICK = Budget(least_repeats=7, seconds=20.0), Budget(least_repeats=2, seconds=0.0)
-FULL_OF_STEP = Budget(least_repeats=5, seconds=20.0)
+FULL, QUICK = Budget(least_repeats=5, seconds=20.0), Budget(least_repeats=2, seconds=0.0)
 SIZE_HW, SMALL_HW = (480, 640), (96, 128)
 TOLERANCE = 1e-4  # of the largest value: what layers make of differences in the last bits
 _ROI_OPERATORS = ("roi_align", "_roi_align_backward")
@@ -56,7 +54,6 @@ class Program:
     description: str
     pass_: str
     make: Callable[[], Call]
-    budget: Budget
 
 
 def detectors(size_hw: tuple[int, int]) -> Iterator[Program]:
@@ -71,12 +68,11 @@ def detectors(size_hw: tuple[int, int]) -> Iterator[Program]:
     }
     for name, build in builders.items():
         text = f"torchvision's {build.__name__}, {image}"
-        yield Program(name, text, _INFERENCE, lambda build=build: inference(build, size_hw), FULL)
-        yield Program(name, text, _STEP, lambda build=build: training_step(build, size_hw), FULL_OF_STEP)
+        yield Program(name, text, _INFERENCE, lambda build=build: inference(build, size_hw))
+        yield Program(name, text, _STEP, lambda build=build: training_step(build, size_hw))
     name, text = "Faster R-CNN, channels_last", f"torchvision's fasterrcnn_resnet50_fpn in channels_last, {image}"
     build = fasterrcnn_resnet50_fpn
-    yield Program(name, text, _INFERENCE, lambda: inference(build, size_hw, torch.channels_last), FULL)
-    yield Program(name, text, _STEP, lambda: training_step(build, size_hw, torch.channels_last), FULL_OF_STEP)
+    yield Program(name, text, _INFERENCE, lambda: inference(build, size_hw, torch.channels_last))
 
 
 def encoders(size_hw: tuple[int, int]) -> Iterator[Program]:
@@ -84,7 +80,7 @@ def encoders(size_hw: tuple[int, int]) -> Iterator[Program]:
     cells = 72 if size_hw == SIZE_HW else 9
     for boxes in (1, 16, 100):
         text = f"transformers' Sam3GeometryEncoder on a map of 256 x {cells} x {cells}, {boxes} box prompts"
-        yield Program(f"SAM 3's box prompts, {boxes}", text, _INFERENCE, lambda n=boxes: prompts(n, cells), FULL)
+        yield Program(f"SAM 3's box prompts, {boxes}", text, _INFERENCE, lambda n=boxes: prompts(n, cells))
 
 
 def _model(
@@ -93,7 +89,7 @@ def _model(
     torch.manual_seed(0)
     sizes = {} if size_hw == SIZE_HW else {"min_size": size_hw[0], "max_size": size_hw[1]}
     model = build(weights=None, weights_backbone=None, box_score_thresh=0.0, **sizes)
-    model = model.to(memory_format=layout)  # type: ignore[call-overload]
+    model = model.to(memory_format=layout)
     return model, torch.rand(3, *size_hw)
 
 
@@ -104,7 +100,7 @@ def inference(
     model, image = _model(build, size_hw, layout)
     model.eval()
     pooled: list[Tensor] = []
-    model.roi_heads.box_roi_pool.register_forward_hook(  # type: ignore[union-attr, operator]
+    model.roi_heads.box_roi_pool.register_forward_hook(
         lambda _module, _inputs, output: pooled.append(output)
     )
 
@@ -117,11 +113,9 @@ def inference(
     return infer
 
 
-def training_step(
-    build: Callable[..., nn.Module], size_hw: tuple[int, int], layout: torch.memory_format = torch.contiguous_format
-) -> Call:
+def training_step(build: Callable[..., nn.Module], size_hw: tuple[int, int]) -> Call:
     """The losses and their gradients, without the optimizer's step; gives the losses."""
-    model, image = _model(build, size_hw, layout)
+    model, image = _model(build, size_hw, torch.contiguous_format)
     model.train()
     height, width = size_hw
     corners = torch.rand(8, 2) * torch.tensor([0.6 * width, 0.6 * height])
@@ -199,14 +193,11 @@ def _timed(hidden: Any, seconds: list[float]) -> Callable[..., Any]:
 
 
 def roi_percent(call: Call) -> float:
-    """The share of torchvision's RoI operators in a run, the median of three."""
-    shares = []
-    for _ in range(3):
-        with _timed_operators() as seconds:
-            begin = time.perf_counter()
-            call()
-            shares.append(100 * sum(seconds) / (time.perf_counter() - begin))
-    return statistics.median(shares)
+    """The share of torchvision's RoI operators in a run."""
+    with _timed_operators() as seconds:
+        begin = time.perf_counter()
+        call()
+        return 100 * sum(seconds) / (time.perf_counter() - begin)
 
 
 def measure(program: Program, budget: Budget) -> Iterator[ModelRow]:
@@ -246,7 +237,7 @@ def main() -> None:
     rows: list[ModelRow] = []
     for program in programs:
         if arguments.only is None or arguments.only in program.model:
-            rows += measure(program, QUICK if arguments.quick else program.budget)
+            rows += measure(program, QUICK if arguments.quick else FULL)
             print(f"{program.model}, {program.pass_}", flush=True)
     where["cpus_used_by_others"] = f"{neighbours.cpus():.2f}"
     complete = not arguments.quick and arguments.only is None
