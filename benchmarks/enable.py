@@ -100,9 +100,7 @@ def inference(
     model, image = _model(build, size_hw, layout)
     model.eval()
     pooled: list[Tensor] = []
-    model.roi_heads.box_roi_pool.register_forward_hook(
-        lambda _module, _inputs, output: pooled.append(output)
-    )
+    model.roi_heads.box_roi_pool.register_forward_hook(lambda _module, _inputs, output: pooled.append(output))
 
     def infer() -> list[Tensor]:
         pooled.clear()
