@@ -139,8 +139,11 @@ def _as_function(module: Callable[..., Any]) -> Callable[[Tensor, Tensor], Tenso
     return pool
 
 
+_EXTRACTOR = _Extractor().double()
+
+
 def _extract(images: Tensor, boxes: Tensor) -> Tensor:
-    pooled: Tensor = _Extractor().to(images.dtype)(images, boxes)
+    pooled: Tensor = _EXTRACTOR(images, boxes)
     return pooled
 
 
