@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -95,6 +98,28 @@ def flops(subject: Subject) -> None:
         raise LookupError(str(counted))
 
 
+def distributed(subject: Subject) -> None:
+    """DTensors of a mesh of one device, boxes sharded; two processes are in tests/ops/test_sharded.py."""
+    module, arguments = subject.module(), subject.arguments()
+    expected = module(*arguments)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        module = distribute_module(module, mesh)
+        sharded = tree_map(
+            lambda one: (
+                distribute_tensor(one, mesh, [Replicate() if _is_map(one) else Shard(0)])
+                if isinstance(one, Tensor)
+                else one
+            ),
+            arguments,
+        )
+        found = module(*sharded)
+        agree(found.full_tensor() if isinstance(found, DTensor) else found, expected)
+    finally:
+        dist.destroy_process_group()
+
+
 def _features_as(subject: Subject, dtype: torch.dtype, wide: torch.dtype | None = None) -> tuple[Any, ...]:
     """The arguments with features rounded to `dtype`, in that type or in a wide one."""
     return tree_map(lambda one: one.to(dtype).to(wide or dtype) if _is_map(one) else one, subject.arguments())  # type: ignore[no-any-return]
@@ -113,4 +138,5 @@ QUESTIONS = {
     "bad image index": index_out_of_range,
     "deterministic": repeatable,
     "FLOPs": flops,
+    "DTensor": distributed,
 }

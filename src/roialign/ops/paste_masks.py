@@ -9,6 +9,7 @@ from torch import Tensor
 
 from roialign.errors import OptionError
 from roialign.ops import onnx, validate
+from roialign.ops.perform import prepare_for
 
 Compat = Literal["detectron2", "torchvision"]
 
@@ -64,5 +65,6 @@ def paste_masks(
     if (torch.compiler.is_compiling() or torch._C._is_tracing()) and onnx.is_exporting():
         onnx.refuse("paste_masks")
     whole, boxes, (height, width) = validate.as_pasting(masks, boxes_xyxy, image_size, threshold)
+    prepare_for((whole, boxes))
     limit = None if threshold is None else float(threshold)
     return cast(Tensor, _op.paste_masks(whole, boxes, height, width, limit, compat == "torchvision"))

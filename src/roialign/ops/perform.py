@@ -37,7 +37,7 @@ def perform(
         return cast(Sequence[Tensor], (onnx.EXPORTED[op] if onnx.is_exporting() else op)(*arguments))
     concrete = calls.is_concrete(tensors)
     if not concrete:
-        _prepare_for(tensors)
+        prepare_for(tensors)
     if concrete and shown is not None:
         calls.show(shown)
     try:
@@ -55,7 +55,7 @@ def perform(
     return cast(Sequence[Tensor], found)
 
 
-def _prepare_for(tensors: Sequence[Tensor]) -> None:
+def prepare_for(tensors: Sequence[Tensor]) -> None:
     """Teach torch how distributed tensors are sharded, if any are among these."""
     if any(map(validate.is_distributed, tensors)):
         from roialign.ops import sharding  # noqa: F401

@@ -53,3 +53,5 @@ for one in OPERATORS.values():
     _register_pooling(one)
 _register("roi_pool", ([BOXES] * 3, [WHOLE, BOXES]), ([CHANNELS, WHOLE, CHANNELS], [CHANNELS, WHOLE]))
 _register("roi_pool_backward", ([SUM], [BOXES] * 3), ([CHANNELS], [CHANNELS, CHANNELS, WHOLE]))
+_register("paste_masks", ([BOXES], [BOXES] * 2))
+_register("paste_masks_backward", ([BOXES], [BOXES] * 2))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -186,7 +187,7 @@ class RegionExtractor(nn.Module):
     def _trace(self, image_hw: Sequence[int | torch.SymInt]) -> SizeFamily:
         height, width = map(_as_shown, image_hw)
         levels = temporarily_clear_interpreter_stack()  # of torch.func
-        with levels, unseen(), saved_tensors_hooks(_as_it_is, _as_it_is):  # no work of the program's
+        with levels, _not_recorded(), unseen(), saved_tensors_hooks(_as_it_is, _as_it_is):  # no work of the program's
             traced = trace(self.backbone, image_size=(height, width), offset=self.offset)
         for name in self.maps or ():
             if name not in traced:
@@ -220,6 +221,17 @@ class RegionExtractor(nn.Module):
 def _outside_of_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, which a compiler is to call rather than to look into; torch's decorator would import its compiler."""
     return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
+
+
+@contextmanager
+def _not_recorded() -> Iterator[None]:
+    """torch.jit.trace, where it is at work, sees nothing of what is done."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def _as_shown(side: int | torch.SymInt) -> int:
