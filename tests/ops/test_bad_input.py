@@ -167,3 +167,15 @@ def test_thousands_of_hostile_calls_never_crash():
         [sys.executable, str(Path(__file__).with_name("hostile.py")), "4000"], capture_output=True, text=True
     )
     assert child.returncode == 0, f"exit code {child.returncode}\n{child.stdout}\n{child.stderr[-2000:]}"
+
+
+def test_quantized_tensors_are_told_how_to_become_others():
+    quantized = torch.quantize_per_tensor(torch.rand(1, 2, 8, 8), 0.1, 0, torch.quint8)
+    boxes, masks = torch.tensor([[0.0, 1, 1, 6, 6]]), torch.ones(1, 8, 8)
+    for function in (roialign.roi_pool, roialign.prroi_pool, roialign.roi_align_rotated):
+        with pytest.raises(errors.DtypeError, match=r"RA505: .*quint8.*Use input\.dequantize\(\)"):
+            function(quantized, boxes, 2)
+    with pytest.raises(errors.DtypeError, match=r"RA505: .*quint8.*Use input\.dequantize\(\)"):
+        roialign.masked_roi_align(quantized, boxes, masks, 2)
+    with pytest.raises(errors.MaskError, match=r"RA309: .*quint8.*Use masks\.dequantize\(\)"):
+        roialign.masked_roi_align(quantized.dequantize(), boxes, quantized[:, 0], 2)
