@@ -217,7 +217,7 @@ def infer_stride_yx(image_hw: tuple[int, int], map_hw: tuple[int, int]) -> tuple
 def _largest_hw(image_shapes: Any) -> tuple[int, int]:
     """The size of the batch that images of these sizes make."""
     shapes = image_shapes if isinstance(image_shapes, (list, tuple)) else ()
-    sides = (int, float, torch.SymInt, *((Tensor,) if torch._C._is_tracing() else ()))  # a trace makes tensors of sizes
+    sides = (int, float, torch.SymInt, *((Tensor,) if torch.jit.is_tracing() else ()))  # a trace makes tensors of sizes
     for shape in shapes or (image_shapes,):
         is_size = shapes and isinstance(shape, (list, tuple)) and len(shape) == 2
         if not (is_size and all(isinstance(side, sides) and side >= 1 for side in shape)):
