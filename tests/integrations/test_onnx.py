@@ -39,7 +39,7 @@ OF_MAPS = {  # from two maps of any sizes and rois of their images
     ),
     "roi_pool": lambda features, rois, coarse: roialign.roi_pool(features, rois, (3, 2), 0.3),
     "roi_align_1d": lambda features, rois, coarse: roialign.roi_align_1d(
-        features.mean(2), rois[:, [0, 1, 3]], 5, 1 / 4, -1, aligned=True
+        features.flatten(2), rois[:, [0, 1, 3]], 5, 1 / 4, -1, aligned=True
     ),
     "crop_and_resize": lambda features, rois, coarse: roialign.crop_and_resize(
         features, rois[:, 1:] / 50 - 0.1, rois[:, 0].long(), (4, 1), -7.0
