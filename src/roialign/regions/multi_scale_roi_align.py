@@ -226,7 +226,7 @@ def _largest_hw(image_shapes: Any) -> tuple[int, int]:
     """The size of the batch that images of these sizes make."""
     shapes = image_shapes if isinstance(image_shapes, (list, tuple)) else ()
     numbers: tuple[Any, ...] = (int, float, torch.SymInt)
-    if not torch.compiler.is_compiling() and torch._C._is_tracing():  # which makes tensors of sizes
+    if torch.jit.is_tracing():  # which makes tensors of sizes
         numbers = (*numbers, Tensor)
     for shape in shapes or (image_shapes,):
         is_size = shapes and isinstance(shape, (list, tuple)) and len(shape) == 2

@@ -24,13 +24,13 @@ def coverage_of(
     A sample within a rounding of the border, one cell off the map, may count as on it here and off it there.
     """
     _, x1, y1, x2, y2 = rois.unbind(1)
-    scale_y, shift_y, scale_x, shift_x = rois.new_tensor(cells).view(-1, 4)[levels].unbind(1)
+    scale_y, shift_y, scale_x, shift_x = rois.new_tensor(cells).view(-1, 4).index_select(0, levels).unbind(1)
     in_cells = AxisRule(1.0, 0.0, ratio, widen)
     rows = AxisSamples.of_boxes(y1 * scale_y - shift_y, y2 * scale_y - shift_y, bins[0], in_cells)
     columns = AxisSamples.of_boxes(x1 * scale_x - shift_x, x2 * scale_x - shift_x, bins[1], in_cells)
     height, width = torch.zeros_like(levels), torch.zeros_like(levels)
     for level, one in enumerate(inputs):
-        height, width = (height + (levels == level) * one.shape[2], width + (levels == level) * one.shape[3])
+        height, width = height + (levels == level) * one.shape[2], width + (levels == level) * one.shape[3]
     return _share(rows, height) * _share(columns, width)
 
 

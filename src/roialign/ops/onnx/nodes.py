@@ -45,7 +45,7 @@ class Node(NamedTuple):
         Computed in the type of the boxes, in that of the features.
         """
         tensors = (_to(input, boxes.dtype), boxes, *images)
-        if torch._C._is_tracing():
+        if torch.jit.is_tracing():
             pooled = _Traced.apply(self, *tensors)
         else:
             shape = (boxes.shape[0], input.shape[1], *self.bins)

@@ -117,11 +117,11 @@ def _multi_scale_roi_align(
         return _on_grid(one, rois, (ph, pw), rules_yx), coverage
     rows = [(levels == level).nonzero().squeeze(1) for level in range(len(of_levels))]
     pooled = [
-        _on_grid(one, rois[members], (ph, pw), rules_yx)
+        _on_grid(one, rois.index_select(0, members), (ph, pw), rules_yx)
         for (one, rules_yx), members in zip(of_levels, rows, strict=True)
     ]
     as_given = torch.cat(rows).argsort()
-    return torch.cat(pooled)[as_given], coverage
+    return torch.cat(pooled).index_select(0, as_given), coverage
 
 
 def _roi_pool(
