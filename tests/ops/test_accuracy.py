@@ -15,9 +15,11 @@ import torch
 import torchvision
 from torch import Tensor
 
+import roialign
+
 from .cases import Case, random_cases
 from .peers import torchvision_roi_align
-from .tolerances import RELATIVE, magnitude
+from .tolerances import RELATIVE, difference, magnitude
 
 COUNT = 400  # configurations of each kind
 FIRST_SEED = 9000
@@ -132,3 +134,16 @@ def assert_rounded_once(actual: Tensor, exact: Tensor, scale: Tensor) -> None:
     nearest = (exact.to(actual.dtype).double() - exact).abs()
     allowed = nearest + 2 * RELATIVE[torch.float32] * magnitude(scale)
     assert bool(((actual.double() - exact).abs() <= allowed).all())
+
+
+def test_a_bfloat16_map_under_float32_boxes_as_sam_3_pools_it():
+    """A map of 72 x 72 cells and boxes in cells: without casting boxes to half precision the error is the rounding's."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 64, 72, 72, generator=generator).bfloat16()
+    corners, sizes = torch.rand(2, 40, 2, generator=generator)
+    boxes = torch.cat([corners * 60, corners * 60 + sizes * 11 + 1], 1)
+    pooled = roialign.roi_align(features, [boxes], 7)
+    exact = roialign.roi_align(features.double(), [boxes.double()], 7)
+    cast = torchvision.ops.roi_align(features.half(), [boxes.half()], 7)  # what transformers does
+    assert difference(pooled, exact) <= 2e-3 * magnitude(features)
+    assert difference(cast, exact) > 1e-2 * magnitude(features)
