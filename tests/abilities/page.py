@@ -19,6 +19,12 @@ SECTIONS: dict[str, dict[str, Question]] = {
     "Types, layouts and modes": kinds.QUESTIONS,
 }
 INTRODUCTION = """\
+---
+hide:
+  - navigation
+  - toc
+---
+
 # What each operator can do
 
 <!-- Made by python -m tests.abilities.page, which asks the operators; the tests ask again. -->
@@ -28,7 +34,10 @@ reason; *no*: an error without a reason; *wrong*: it runs, and the result is wro
 torchvision's operators of the same name stand beside. On the CPU.
 """
 _NOTES = {
-    "Derivatives": "*forward mode* is of the features; *wrong* there is a tangent of zeros.",
+    "Derivatives": (
+        "*forward mode* is of the features; *wrong* there is a tangent of zeros, and under *to boxes* that there is no "
+        "gradient and no word about it."
+    ),
     "Compilers and exporters": (
         "*torch.compile*: in one graph, compiled at most twice for any number of boxes and any size of map. "
         "*torch.export*: with a dynamic number of boxes and dynamic sizes, saved and loaded. *ONNX*: equal in "

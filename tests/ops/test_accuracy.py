@@ -137,7 +137,7 @@ def assert_rounded_once(actual: Tensor, exact: Tensor, scale: Tensor) -> None:
 
 
 def test_a_bfloat16_map_under_float32_boxes_as_sam_3_pools_it():
-    """A map of 72 x 72 cells and boxes in cells: without casting boxes to half precision the error is the rounding's."""
+    """A map of 72 x 72 cells and boxes in cells: with no cast to half the error is that of rounding."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(1, 64, 72, 72, generator=generator).bfloat16()
     corners, sizes = torch.rand(2, 40, 2, generator=generator)
