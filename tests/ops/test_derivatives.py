@@ -80,6 +80,21 @@ def test_the_tangent_of_the_features_is_pooled(operator: Differentiable) -> None
 
 
 @every
+def test_the_tangent_of_the_gradient_to_the_boxes(operator: Differentiable) -> None:
+    """Forward over reverse: how the gradient to the boxes changes with the features."""
+    if not operator.moves_boxes or not operator.is_linear:
+        pytest.skip("has no such derivative")
+    boxes, features, tangent, step = operator.boxes(), operator.features(), operator.features(2)[1], 1e-6
+
+    def to_boxes(features: Tensor) -> Tensor:
+        return grad(lambda boxes: operator.pool(features, boxes).square().sum())(boxes)
+
+    _, pushed = jvp(to_boxes, (features,), (tangent,))
+    expected = (to_boxes(features + step * tangent) - to_boxes(features - step * tangent)) / (2 * step)
+    torch.testing.assert_close(pushed, expected, rtol=1e-5, atol=1e-6)
+
+
+@every
 def test_a_tangent_of_the_boxes_is_refused_or_zero(operator: Differentiable) -> None:
     features, boxes = operator.features(), operator.boxes()
     tangent = torch.ones_like(boxes)

@@ -19,6 +19,9 @@ from roialign.errors import DerivativeError
 
 Parts = tuple[Any, ...]
 
+_WITHOUT_TANGENT = ("coverage", "maxima")
+"""Results, by name, that are not differentiated."""
+
 _TENSOR = object()
 """In the place of a tensor that is kept elsewhere."""
 
@@ -118,14 +121,14 @@ def _push_forward(
             f"RA507: expected tangents, in forward mode, of what {op._opname} is linear in only; got one of its "
             f"{' and '.join(refused)}. Use .detach() there, or reverse mode: backward(), torch.func.vjp or jacrev."
         )
-    total: Any = None
-    for at in moving:
-        tangent = _without_gaps(tangents[at], arguments[at])
-        found = op(*arguments[:at], tangent, *arguments[at + 1 :])
-        total = found if total is None else total + found
-    if isinstance(total, tuple):
-        return total[0], *(None,) * (len(total) - 1)  # of coverage there is none
-    return tuple(total) if isinstance(total, list) else total
+    parts = [
+        _flat((op(*arguments[:at], _without_gaps(tangents[at], arguments[at]), *arguments[at + 1 :]),)) for at in moving
+    ]
+    names = [one.name for one in op._schema.returns]
+    totals = [sum(one[1:], one[0]) for one in zip(*parts, strict=True)]
+    if len(names) == 1:
+        return tuple(totals) if len(totals) > 1 else totals[0]
+    return tuple(None if name in _WITHOUT_TANGENT else total for name, total in zip(names, totals, strict=True))
 
 
 def _without_gaps(tangent: Any, primal: Any) -> Any:
@@ -170,4 +173,4 @@ def _nested(lengths: Sequence[int | None], flat: Sequence[Any]) -> Parts:
 
 
 def _is_list(argument: Any) -> bool:
-    return isinstance(argument, list) and len(argument) > 0 and (argument[0] is None or isinstance(argument[0], Tensor))
+    return isinstance(argument, (list, tuple)) and len(argument) > 0 and (argument[0] is None or isinstance(argument[0], Tensor))
