@@ -22,6 +22,7 @@ FAMILY = [
     (errors.OptionError, ValueError),
     (errors.DtypeError, RuntimeError),
     (errors.ExportError, ValueError),
+    (errors.DerivativeError, RuntimeError),
     (errors.CoverageError, ValueError),
 ]
 

@@ -92,5 +92,6 @@ ENTRIES = (
         "pool = lambda rois: roi_align(features, rois, 7, spatial_scale=1 / 16)",
         "torch.func.jvp(pool, (rois,), (rois,))",
         "torch.func.vjp(pool, rois)",
+        raised=True,
     ),
 )
