@@ -12,7 +12,7 @@ from roialign.ops.reference import Arguments
 from roialign.ops.registered.checks import check_form, check_grad, size_of
 from roialign.ops.registered.multi_scale_roi_align import check_form as check_form_of_levels
 from roialign.ops.triton import functions
-from roialign.ops.triton.functions import Rule
+from roialign.ops.triton.functions import Rule, rule_of_scale
 from roialign.ops.validate import check_levels
 
 _MOST_REMEMBERED = 4096
@@ -27,7 +27,7 @@ def roi_align(
     if (*form, ratio) not in _checked:
         check_form(ROI_ALIGN, input, size_of(input), Arguments(rois, (), (ph, pw), (scale, ratio, aligned)))
         _remember((*form, ratio))
-    return functions.pool([input], rois, _rule(scale, ratio, aligned), (ph, pw))
+    return functions.pool([input], rois, rule_of_scale(scale, ratio, aligned), (ph, pw))
 
 
 def roi_align_backward(
@@ -35,14 +35,14 @@ def roi_align_backward(
 ) -> Tensor:
     arguments = _of_gradient(grad, rois, scale, ratio, aligned)
     check_form(ROI_ALIGN, grad, (images, height, width), arguments)
-    return functions.scatter(grad, rois, _rule(scale, ratio, aligned), images, [height], [width])[0]
+    return functions.scatter(grad, rois, rule_of_scale(scale, ratio, aligned), images, [height], [width])[0]
 
 
 def roi_align_backward_boxes(
     grad: Tensor, input: Tensor, rois: Tensor, scale: float, ratio: int, aligned: bool
 ) -> Tensor:
     check_form(ROI_ALIGN, input, size_of(input), _of_gradient(grad, rois, scale, ratio, aligned))
-    return functions.correlate(grad, [input], rois, _rule(scale, ratio, aligned))
+    return functions.correlate(grad, [input], rois, rule_of_scale(scale, ratio, aligned))
 
 
 def multi_scale_roi_align(
@@ -100,11 +100,6 @@ def _remember(form: tuple[Any, ...]) -> None:
     if len(_checked) >= _MOST_REMEMBERED:
         _checked.clear()
     _checked.add(form)
-
-
-def _rule(scale: float, ratio: int, aligned: bool) -> Rule:
-    shift = 0.5 if aligned else 0.0
-    return Rule(None, (scale, shift, scale, shift), ratio, not aligned)
 
 
 def _check(

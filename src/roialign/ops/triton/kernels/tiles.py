@@ -1,7 +1,8 @@
 """The kernel that lists, for every tile of the maps, the boxes that read it, in their order.
 
 Tiles of TILE x TILE cells are numbered by level, image, row and column. A tile has room for `room` boxes in `listed`;
-`counts` says how many there are, also where they do not fit.
+`counts` says how many there are, also where they do not fit. Which cells boxes read `bounds` [boxes, 4] says, the first
+and the last row, then columns, the last -1 where there are none; without it they are upright and sampled.
 """
 
 import triton
@@ -33,13 +34,18 @@ def cells_read(start, bin_size, grid, extent, POOLED: tl.constexpr, RATIO: tl.co
     nought = (grid * 0.0).to(tl.int32)
     one_end = position(start, bin_size, grid, nought, nought, RATIO)
     other_end = position(start, bin_size, grid, nought + (POOLED - 1), tl.maximum(grid - 1.0, 0.0), RATIO)
-    rounding = 1e-6 * (tl.abs(one_end) + tl.abs(other_end))
-    low, high = tl.minimum(one_end, other_end) - rounding, tl.maximum(one_end, other_end) + rounding
+    return cells_between(tl.minimum(one_end, other_end), tl.maximum(one_end, other_end), extent, grid > 0.0)
+
+
+@triton.jit
+def cells_between(low, high, extent, reads):
+    """The first and the last cell that samples from `low` to `high` may read; the last is -1 where they read none."""
+    rounding = 1e-6 * (tl.abs(low) + tl.abs(high))
+    low, high = low - rounding, high + rounding
     last_cell = extent - 1.0
     first = tl.minimum(tl.maximum(tl.floor(low), 0.0), last_cell).to(tl.int32)
     last = tl.minimum(tl.maximum(tl.floor(high) + 1.0, 0.0), last_cell).to(tl.int32)
-    reads = (grid > 0.0) & (high >= -1.0) & (low <= extent)
-    return first, tl.where(reads, last, -1)
+    return first, tl.where(reads & (high >= -1.0) & (low <= extent), last, -1)
 
 
 @triton.jit(do_not_specialize=["boxes", "images", "room"])
@@ -48,6 +54,7 @@ def list_boxes_kernel(
     counts,
     rois,
     levels,
+    bounds,
     boxes,
     images,
     heights,
@@ -56,6 +63,7 @@ def list_boxes_kernel(
     first_programs,
     first_tiles,
     room,
+    COLUMNS: tl.constexpr,
     PH: tl.constexpr,
     PW: tl.constexpr,
     RATIO: tl.constexpr,
@@ -79,15 +87,20 @@ def list_boxes_kernel(
         k = begin + tl.arange(0, BLOCK_K)
         # past the last box its neighbour is read, and not listed
         row = tl.minimum(k, boxes - 1).to(tl.int64)
-        here = (k < boxes) & (tl.load(rois + row * 5) == image)
+        here = (k < boxes) & (tl.load(rois + row * COLUMNS) == image)
         if levels is not None:
             here = here & (tl.load(levels + row) == level)
         if tl.max(here.to(tl.int32), 0) > 0:
-            y_start, y_bin, y_grid, y_usable = rows_of_box(rois, row, cells, level, PH, RATIO, WIDEN)
-            x_start, x_bin, x_grid, x_usable = columns_of_box(rois, row, cells, level, PW, RATIO, WIDEN)
-            top, bottom = cells_read(y_start, y_bin, y_grid, height, PH, RATIO)
-            left, right = cells_read(x_start, x_bin, x_grid, width, PW, RATIO)
-            here = here & y_usable & x_usable & (bottom >= 0) & (right >= 0)
+            if bounds is None:
+                y_start, y_bin, y_grid, y_usable = rows_of_box(rois, row, cells, level, PH, RATIO, WIDEN)
+                x_start, x_bin, x_grid, x_usable = columns_of_box(rois, row, cells, level, PW, RATIO, WIDEN)
+                top, bottom = cells_read(y_start, y_bin, y_grid, height, PH, RATIO)
+                left, right = cells_read(x_start, x_bin, x_grid, width, PW, RATIO)
+                here = here & y_usable & x_usable
+            else:
+                top, bottom = tl.load(bounds + row * 4), tl.load(bounds + row * 4 + 1)
+                left, right = tl.load(bounds + row * 4 + 2), tl.load(bounds + row * 4 + 3)
+            here = here & (bottom >= 0) & (right >= 0)
             inside_y = (y[:, None] >= (top // TILE)[None, :]) & (y[:, None] <= (bottom // TILE)[None, :])
             inside_x = (x[:, None] >= (left // TILE)[None, :]) & (x[:, None] <= (right // TILE)[None, :])
             hit = inside_y & inside_x & here[None, :]
