@@ -72,7 +72,7 @@ def pool(inputs: Sequence[Tensor], rois: Tensor, rule: Rule, pooled_hw: tuple[in
     output = inputs[0].new_empty((rois.shape[0], channels, *pooled_hw))
     coverage = rois.new_empty(rois.shape[0])
     with on_device_of(rois):
-        maps = reading(inputs, output, rois, rule, pooled_hw)
+        maps = reading(inputs, rois, rule, pooled_hw)
         block_c, block_bins, blocks = pool_blocks(channels, prod(pooled_hw), maps.channels_last, rois.dtype)
         constants = (*maps.constants, block_c, block_bins, *map(power_of_two, pooled_hw))
         launch = _pool_halves if output.element_size() == 2 or not maps.channels_last else _pool
@@ -190,7 +190,7 @@ def correlate(grad: Tensor, inputs: Sequence[Tensor], rois: Tensor, rule: Rule) 
     rois = rois.contiguous()
     grad_rois = torch.empty_like(rois)
     with on_device_of(rois):
-        maps = reading(inputs, grad, rois, rule, tuple(grad.shape[2:]))
+        maps = reading(inputs, rois, rule, tuple(grad.shape[2:]))
         constants = (*maps.constants, *correlate_blocks(grad, maps.channels_last, CORRELATED_VALUES))
         form = (constants, maps.form, form_of_grad(grad))
         _correlate(
@@ -199,12 +199,10 @@ def correlate(grad: Tensor, inputs: Sequence[Tensor], rois: Tensor, rule: Rule) 
     return grad_rois
 
 
-def reading(
-    inputs: Sequence[Tensor], output: Tensor, rois: Tensor, rule: Rule, pooled_hw: tuple[int, ...]
-) -> Reading:
-    """Of maps, or of copies of them where that pays for an output of this size."""
-    maps, where = _readable(inputs, output)
+def reading(inputs: Sequence[Tensor], rois: Tensor, rule: Rule, pooled_hw: tuple[int, ...]) -> Reading:
+    """Of maps, or of copies of them where that pays for so many boxes and bins."""
     images, channels = inputs[0].shape[:2]
+    maps, where = _readable(inputs, len(rois) * channels * prod(pooled_hw))
     cells, of_rule = cells_of_boxes(rois, rule)
     constants = (*pooled_hw, max(rule.sampling_ratio, 0), rule.widen, index_type(where.is_wide), where.channels_last)
     return Reading(
@@ -214,11 +212,11 @@ def reading(
     )
 
 
-def _readable(inputs: Sequence[Tensor], output: Tensor) -> tuple[Sequence[Tensor], Layout]:
-    """The maps, or copies of them in channels_last where that pays for an output of this size."""
+def _readable(inputs: Sequence[Tensor], pooled_values: int) -> tuple[Sequence[Tensor], Layout]:
+    """The maps, or copies of them in channels_last where that pays for an output of so many values."""
     where = layout_of(inputs)
     values = sum(one.numel() for one in inputs)
-    pays = values <= COPY_PAYS * output.numel() and values * inputs[0].element_size() <= COPIED_BYTES
+    pays = values <= COPY_PAYS * pooled_values and values * inputs[0].element_size() <= COPIED_BYTES
     if where.channels_last or not pays or not all(one.is_contiguous() for one in inputs):
         return inputs, where
     images, channels = inputs[0].shape[:2]
@@ -227,7 +225,7 @@ def _readable(inputs: Sequence[Tensor], output: Tensor) -> tuple[Sequence[Tensor
     blocks = blocks_of(channels, COPIED_CHANNELS)
     first_programs, programs = begins_of([images * one * blocks for one in cells])
     constants = (index_type(where.is_wide), COPIED_CHANNELS, COPIED_CELLS)
-    form = (constants, output.get_device(), form_of_maps(inputs, where), form_of_numbers((channels,)))
+    form = (constants, inputs[0].get_device(), form_of_maps(inputs, where), form_of_numbers((channels,)))
     _to_channels_last(
         *(programs, form, tuple(copies), tuple(inputs), where.strides, where.heights, where.widths),
         *(first_programs, channels, *constants),

@@ -31,7 +31,7 @@ def pool(input: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     output = input.new_empty((len(rois), channels, *arguments.bins))
     coverage = rois.new_empty(len(rois))
     with on_device_of(rois):
-        maps = functions.reading([input], output, rois, rule, arguments.bins)
+        maps = functions.reading([input], rois, rule, arguments.bins)
         turns = _turns(rois, rule, arguments, input.shape[2:], None)
         block_c, block_bins, blocks = functions.pool_blocks(
             channels, prod(arguments.bins), maps.channels_last, rois.dtype
@@ -64,7 +64,7 @@ def correlate(grad: Tensor, input: Tensor, arguments: Arguments) -> Tensor:
     rois, rule = arguments.rois.contiguous(), _rule(arguments)
     grad_rois = torch.empty_like(rois)
     with on_device_of(rois):
-        maps = functions.reading([input], grad, rois, rule, arguments.bins)
+        maps = functions.reading([input], rois, rule, arguments.bins)
         turns = _turns(rois, rule, arguments, input.shape[2:], None)
         blocks = functions.correlate_blocks(grad, maps.channels_last, CORRELATED_VALUES)
         constants = (*maps.constants, *arguments.options[3:], *blocks)

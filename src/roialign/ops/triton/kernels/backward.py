@@ -36,20 +36,15 @@ def bins_at_tile(start, bin_size, tile_begin, POOLED: tl.constexpr):
 
 
 @triton.jit
-def cells_at_tile(tile_begin, low, high, takes_low, takes_high):
-    """Which of the tile's cells along an axis samples read as their first, and which as their second: [samples, TILE]."""
-    cell = tile_begin + tl.arange(0, TILE)
-    is_low = (cell[None, :] == low[:, None]) & takes_low[:, None]
-    is_high = (cell[None, :] == high[:, None]) & (takes_high & (high > low))[:, None]
-    return is_low, is_high
+def weights_at_tile(tile_begin, cells, takes_low, takes_high):
+    """The weight [samples, TILE] of each of the tile's cells along an axis in samples, and whether it is read.
 
-
-@triton.jit
-def weights_at_tile(tile_begin, cells, taken):
-    """The weight [samples, TILE] of each of the tile's cells in samples of which `bilinear` says `cells`, and whether
-    it is read. Nothing is where they are not `taken`."""
+    `cells` is what `bilinear` says of the samples, the others which take the first and which the second of their cells.
+    """
     on_map, low, high, fraction, _ = cells
-    is_low, is_high = cells_at_tile(tile_begin, low, high, on_map & taken, on_map & taken)
+    cell = tile_begin + tl.arange(0, TILE)
+    is_low = (cell[None, :] == low[:, None]) & (on_map & takes_low)[:, None]
+    is_high = (cell[None, :] == high[:, None]) & (on_map & takes_high & (high > low))[:, None]
     weight = tl.where(is_low, (1.0 - fraction)[:, None], 0.0) + tl.where(is_high, fraction[:, None], 0.0)
     return weight, (is_low | is_high).to(tl.int32)
 
@@ -63,7 +58,8 @@ def weights_along(tile_begin, start, bin_size, grid, bins, extent, RATIO: tl.con
     read = tl.zeros(shape, tl.int32)
     for i in range(count):
         cells = bilinear(position(start, bin_size, grid, bins, first + i, RATIO), extent)
-        one_weight, one_read = weights_at_tile(tile_begin, cells, first + i < grid)
+        taken = first + i < grid
+        one_weight, one_read = weights_at_tile(tile_begin, cells, taken, taken)
         weight += one_weight
         read = read | one_read
     return weight, read

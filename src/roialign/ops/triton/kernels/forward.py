@@ -29,8 +29,9 @@ def add_sample(
     width,
     mask,
     CHANNELS_LAST: tl.constexpr,
+    share=1.0,
 ):
-    """Add to `total` [channels, bins] the value of one sample of each bin."""
+    """Add to `total` [channels, bins] the value of one sample of each bin, or a `share` [bins] of it."""
     y_on_map, top, bottom, ly, _ = bilinear(y_place, height)
     x_on_map, left, right, lx, _ = bilinear(x_place, width)
     read = mask & (y_on_map & x_on_map)[None, :]
@@ -40,7 +41,7 @@ def add_sample(
     for corner in tl.static_range(4):
         row = top if corner < 2 else bottom
         column = left if corner % 2 == 0 else right
-        weight = ((1.0 - ly) if corner < 2 else ly) * ((1.0 - lx) if corner % 2 == 0 else lx)
+        weight = ((1.0 - ly) if corner < 2 else ly) * ((1.0 - lx) if corner % 2 == 0 else lx) * share
         value = load_features(values + (channel[:, None] + (row + column)[None, :]), read, CHANNELS_LAST)
         total = tl.fma(value.to(total.dtype), tl.broadcast_to(weight[None, :], total.shape), total)
     return total

@@ -189,7 +189,7 @@ def pool_rotated_kernel(
     usable = usable & image_exists
     height, width = heights[0] >> 4, widths[0] >> 4
     values = maps[0] + image * strides[0][0]
-    near = in_own_axes(centre_yx, turn, rows, columns, -1.0, height.to(tl.float32), -1.0, width.to(tl.float32))
+    near = in_own_axes(centre_yx, turn, rows, columns, -1.0, height, -1.0, width)
 
     bins = bin_block * BLOCK_BINS + tl.arange(0, BLOCK_BINS)
     c = channel_block * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -246,7 +246,7 @@ def add_rotated_box(
     centre_yx, rows, columns, usable = box_of(rois, k, cells, PH, PW, RATIO, WIDEN)
     turn = turn_of_box(turns, k)
     near = in_own_axes(
-        centre_yx, turn, rows, columns, y_begin - 1.0, y_begin + (TILE + 0.0), x_begin - 1.0, x_begin + (TILE + 0.0)
+        centre_yx, turn, rows, columns, y_begin - 1.0, y_begin + TILE, x_begin - 1.0, x_begin + TILE
     )
     p_first, p_count = bins_between(rows[0], rows[1], near[0], near[1], PH)
     q_first, q_count = bins_between(columns[0], columns[1], near[2], near[3], PW)
@@ -264,8 +264,8 @@ def add_rotated_box(
                 along_columns = position(columns[0], columns[1], columns[2], q, x_first + ix, RATIO)
                 y, x = turned(along_rows, along_columns, centre_yx, turn)
                 taken = (y_first + iy < rows[2]) & (x_first + ix < columns[2])
-                y_weight, y_read = weights_at_tile(y_begin, bilinear(y, height), taken)
-                x_weight, x_read = weights_at_tile(x_begin, bilinear(x, width), taken)
+                y_weight, y_read = weights_at_tile(y_begin, bilinear(y, height), taken, taken)
+                x_weight, x_read = weights_at_tile(x_begin, bilinear(x, width), taken, taken)
                 weight += over_tile(y_weight, x_weight)
                 read = read | over_tile(y_read, x_read)
         upstream = load_upstream(grad, grad_strides, k, p, q, r < bins, c, channels)
@@ -308,7 +308,7 @@ def correlate_rotated_kernel(
     height, width = heights[0] >> 4, widths[0] >> 4
     values = maps[0] + image * strides[0][0]
     strides_yx = (strides[2][0], strides[3][0])
-    near = in_own_axes(centre_yx, turn, rows, columns, -1.0, height.to(tl.float32), -1.0, width.to(tl.float32))
+    near = in_own_axes(centre_yx, turn, rows, columns, -1.0, height, -1.0, width)
     zeros = tl.zeros([BLOCK_C, BLOCK_BINS], rows[0].dtype)
     of_y, of_x, of_height, of_width, of_angle = zeros, zeros, zeros, zeros, zeros
     for begin in range(0, PH * PW, BLOCK_BINS):
