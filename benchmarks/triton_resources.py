@@ -17,7 +17,7 @@ from unittest import mock
 
 import torch
 import triton
-from tests.ops.triton_launches import TYPE_NAMES, record
+from tests.ops.triton_launches import OPTIONS, TYPE_NAMES, Launch, record, record_operator
 from triton.backends.compiler import GPUTarget
 
 REPORT = Path(__file__).parent / "results/triton_resources.md"
@@ -43,19 +43,50 @@ class Row(NamedTuple):
     wide_loads: int
 
 
+OTHERS = (  # type, layout and sampling ratio in which the other operators are compiled
+    (torch.float32, torch.contiguous_format, 2),
+    (torch.float32, torch.channels_last, 0),
+    (torch.bfloat16, torch.channels_last, 2),
+    (torch.float64, torch.contiguous_format, 0),
+)
+
+
 def rows(target: str) -> Iterator[Row]:
+    compiled = set()
     for dtype in (torch.float32, torch.bfloat16, torch.float64):  # float16 is compiled as bfloat16 is
         for layout in (torch.channels_last, torch.contiguous_format):
             for ratio, sizes_hw in ((2, PYRAMID[:1]), (0, PYRAMID)):
-                boxes = 1000 if layout == torch.channels_last else 1  # contiguous maps are read in place for few boxes
-                with mock.patch.object(torch.version, "hip", "7" if target.startswith("gfx") else None):
-                    launches = record(sizes_hw, dtype, layout, ratio=ratio, boxes=boxes)
+                with _hip_where(target):
+                    launches = record(sizes_hw, dtype, layout, ratio=ratio, boxes=_boxes(layout))
                 for launch in launches:
-                    options = {"num_warps": launch.num_warps, "enable_fp_fusion": False}
-                    compiled = triton.compile(launch.source(), target=TARGETS[target], options=options)
+                    compiled.add((launch.name, launch.form))
                     sampling = "ratio 2, 1 map" if ratio else "adaptive, 4 maps"
-                    name = "channels_last" if layout == torch.channels_last else "NCHW"
-                    yield Row(launch.name, TYPE_NAMES[dtype], name, sampling, target, *resources(compiled, target))
+                    yield _row(launch, launch.name, dtype, layout, sampling, target)
+    for name in OPTIONS:
+        for dtype, layout, ratio in OTHERS:
+            with _hip_where(target):
+                launches = record_operator(name, PYRAMID[0], dtype, layout, ratio=ratio, boxes=_boxes(layout))
+            for launch in launches:
+                if (launch.name, launch.form) not in compiled:
+                    sampling = "ratio 2, 1 map" if ratio else "adaptive, 1 map"
+                    yield _row(launch, f"{name}: {launch.name}", dtype, layout, sampling, target)
+
+
+def _boxes(layout: torch.memory_format) -> int:
+    return 1000 if layout == torch.channels_last else 1  # contiguous maps are read in place for few boxes
+
+
+def _hip_where(target: str) -> Any:
+    return mock.patch.object(torch.version, "hip", "7" if target.startswith("gfx") else None)
+
+
+def _row(
+    launch: Launch, kernel: str, dtype: torch.dtype, layout: torch.memory_format, sampling: str, target: str
+) -> Row:
+    options = {"num_warps": launch.num_warps, "enable_fp_fusion": False}
+    compiled = triton.compile(launch.source(), target=TARGETS[target], options=options)
+    name = "channels_last" if layout == torch.channels_last else "NCHW"
+    return Row(kernel, TYPE_NAMES[dtype], name, sampling, target, *resources(compiled, target))
 
 
 def resources(compiled: Any, target: str) -> tuple[int, int, int, int]:
@@ -99,7 +130,7 @@ def main() -> int:
     faults += [
         f"no loads of 16 bytes: {row}"
         for row in found
-        if row.kernel == "pool" and row.layout == "channels_last" and row.target != "gfx942" and not row.wide_loads
+        if "pool" in row.kernel and row.layout == "channels_last" and row.target != "gfx942" and not row.wide_loads
     ]
     text = report(found)
     if "--write" in sys.argv:

@@ -1,7 +1,7 @@
 """The kernels in Triton's interpreter: `TRITON_INTERPRET=1 python -m tests.ops.triton_interpreter [COUNT]`.
 
-COUNT of the cases below are run, all without it; it exits with 0 if they are right. `test_triton.py` runs this in a
-child process, for the interpreter is chosen when the kernels are imported.
+COUNT of the cases of each operator are run, all without it; it exits with 0 if they are right. `test_triton.py` runs
+this in a child process, for the interpreter is chosen when the kernels are imported.
 """
 
 import sys
@@ -9,7 +9,7 @@ import sys
 import torch
 
 from roialign.ops.triton import functions, operators
-from tests.ops import tolerances
+from tests.ops import tolerances, triton_operators
 from tests.ops.served import reference
 
 NAN, INF = float("nan"), float("inf")
@@ -101,11 +101,12 @@ def check_special() -> None:
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else len(CASES)
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else None
     for case in CASES[:count]:
         check(*case)
     check_levels()
     check_special()
+    triton_operators.main(count)
 
 
 if __name__ == "__main__":

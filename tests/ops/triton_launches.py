@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 from triton.compiler import ASTSource
 
-from roialign.ops.triton import functions
+from roialign.ops.operators import OPERATORS
+from roialign.ops.reference import Arguments
+from roialign.ops.triton import functions, pooling
 from roialign.ops.triton.functions import Rule
 from roialign.ops.triton.launch import Launcher
 
 TYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
-TYPE_NAMES |= {torch.int32: "i32", torch.int64: "i64"}
+TYPE_NAMES |= {torch.int32: "i32", torch.int64: "i64", torch.bool: "i1"}
 
 
 @dataclass(frozen=True)
@@ -75,19 +78,67 @@ def record(
     scale: float = 0.25,
 ) -> list[Launch]:
     """All that a forward pass and both gradients launch, of one map or of several."""
+    maps = [torch.empty(images, channels, *size, dtype=dtype, device="meta") for size in sizes_hw]
+    maps = [one.contiguous(memory_format=layout) for one in maps]
+    rois = _rois(boxes, 5, dtype)
+    cells = tuple(number for one in range(len(maps)) for number in (scale / 2**one, 0.0) * 2)
+    levels = torch.empty(boxes, dtype=torch.int64, device="meta") if len(maps) > 1 else None
+    rule = Rule(levels, cells, ratio, True)
+    with _recording() as launches:
+        output, _ = functions.pool(maps, rois, rule, size_hw)
+        functions.scatter(output, rois, rule, images, [h for h, _ in sizes_hw], [w for _, w in sizes_hw])
+        functions.correlate(output, maps, rois, rule)
+    return launches
+
+
+OPTIONS: dict[str, tuple[bool, ...]] = {
+    "roi_align_rotated": (True, False),
+    "roi_align_max": (False,),
+    "masked_roi_align": (False,),
+}
+"""Of the operators of `pooling.FUNCTIONS`, after scale, sampling ratio and `aligned`."""
+
+
+def record_operator(
+    name: str,
+    map_hw: tuple[int, int],
+    dtype: torch.dtype = torch.float32,
+    layout: torch.memory_format = torch.contiguous_format,
+    *,
+    images: int = 1,
+    channels: int = 256,
+    boxes: int = 1000,
+    size_hw: tuple[int, int] = (7, 7),
+    ratio: int = 2,
+    scale: float = 0.25,
+    options: tuple[bool, ...] = (),
+    mask_hw: tuple[int, int] = (28, 28),
+    mask_dtype: torch.dtype = torch.bool,
+) -> list[Launch]:
+    """The same of another operator."""
+    operator, of = OPERATORS[name], pooling.FUNCTIONS[name]
+    features = torch.empty(images, channels, *map_hw, dtype=dtype, device="meta").contiguous(memory_format=layout)
+    masks = (torch.empty(boxes, *mask_hw, dtype=mask_dtype, device="meta"),) if operator.beside else ()
+    rois = _rois(boxes, 1 + operator.form.columns, dtype)
+    arguments = Arguments(rois, masks, size_hw, (scale, ratio, False, *(options or OPTIONS[name])))
+    with _recording() as launches:
+        output, _ = of.pool(features, arguments)
+        of.scatter(output, arguments, (images, *map_hw), None if operator.is_linear else features)
+        of.correlate(output, features, arguments)
+    return launches
+
+
+def _rois(boxes: int, columns: int, dtype: torch.dtype) -> Tensor:
+    kind = torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.empty(boxes, columns, dtype=kind, device="meta")
+
+
+@contextmanager
+def _recording() -> Iterator[list[Launch]]:
     launches: list[Launch] = []
 
     def keep(self: Launcher, programs: int, form: Any, *arguments: Any) -> None:
         launches.append(Launch(self._kernel, form, arguments, self._num_warps))
 
-    maps = [torch.empty(images, channels, *size, dtype=dtype, device="meta") for size in sizes_hw]
-    maps = [one.contiguous(memory_format=layout) for one in maps]
-    rois = torch.empty(boxes, 5, dtype=torch.float64 if dtype == torch.float64 else torch.float32, device="meta")
-    cells = tuple(number for one in range(len(maps)) for number in (scale / 2**one, 0.0) * 2)
-    levels = torch.empty(boxes, dtype=torch.int64, device="meta") if len(maps) > 1 else None
-    rule = Rule(levels, cells, ratio, True)
     with mock.patch.object(Launcher, "__call__", keep):
-        output, _ = functions.pool(maps, rois, rule, size_hw)
-        functions.scatter(output, rois, rule, images, [h for h, _ in sizes_hw], [w for _, w in sizes_hw])
-        functions.correlate(output, maps, rois, rule)
-    return launches
+        yield launches

@@ -19,6 +19,15 @@ OPERATORS = (
     "multi_scale_roi_align",
     "multi_scale_roi_align_backward",
     "multi_scale_roi_align_backward_boxes",
+    "roi_align_rotated",
+    "roi_align_rotated_backward",
+    "roi_align_rotated_backward_boxes",
+    "roi_align_max",
+    "roi_align_max_backward",
+    "roi_align_max_backward_boxes",
+    "masked_roi_align",
+    "masked_roi_align_backward",
+    "masked_roi_align_backward_boxes",
 )
 
 CHOSEN_BY = "ROIALIGN_TRITON"
@@ -50,6 +59,6 @@ def _implementation(name: str) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         from roialign.ops.triton import operators
 
-        return getattr(operators, name)(*arguments)
+        return operators.IMPLEMENTATIONS[name](*arguments)
 
     return call

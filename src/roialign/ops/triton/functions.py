@@ -32,6 +32,7 @@ _correlate = Launcher(backward_boxes.correlate_kernel, num_warps=4)
 _to_channels_last = Launcher(layout.to_channels_last_kernel, num_warps=4)
 _list_boxes = Launcher(tiles.list_boxes_kernel, num_warps=4)
 _scatter = Launcher(backward.scatter_kernel, num_warps=2)
+_scatter_others = Launcher(backward.scatter_kernel, num_warps=8)  # what their boxes give takes more registers
 _add_splits = Launcher(backward.add_splits_kernel, num_warps=4)
 
 
@@ -56,7 +57,7 @@ class Reading(NamedTuple):
     arguments: tuple[Any, ...]
     """Maps, strides, heights, widths, cells, images, channels."""
     constants: tuple[Any, ...]
-    """Height and width in bins, sampling ratio, whether boxes are widened, type of indices, whether channels are last."""
+    """Height and width in bins, sampling ratio, whether boxes widen, type of indices, whether channels are last."""
     form: tuple[Any, ...]
     """What Triton compiles for of both."""
 
@@ -107,7 +108,8 @@ class Tiles(NamedTuple):
     heights: tuple[int, ...]
     widths: tuple[int, ...]
     first_tiles: tuple[int, ...]
-    count: int
+    number: int
+    """Of all tiles."""
     room: int
     images: int
 
@@ -161,7 +163,7 @@ def add_boxes(
 
     They may be views of some of the channels of contiguous tensors.
     """
-    channels, boxes, count = grad.shape[1], len(rois), tiles.count
+    channels, boxes, count = grad.shape[1], len(rois), tiles.number
     block_c, block_bins, product = _scatter_blocks(grad, channels, giver.takes_products)
     blocks = blocks_of(channels, block_c)
     splits = _splits(count, channels, blocks, boxes)
@@ -175,7 +177,8 @@ def add_boxes(
     form = (constants, of_rule, giver.form, of_grads)
     maps = (tiles.heights, tiles.widths)
     with on_device_of(rois):
-        _scatter(
+        launch = _scatter if giver is UPRIGHT else _scatter_others
+        launch(
             *(count * splits * blocks, form, sums, tuple(grads), grad, grad.stride(), rois, rule.levels, giver.beside),
             *(tiles.listed, tiles.counts, boxes, tiles.images, channels, image_channels, *maps, cells),
             *(tiles.first_tiles, count, tiles.room, splits, *constants),

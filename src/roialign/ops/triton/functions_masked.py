@@ -48,7 +48,7 @@ def pool(input: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     return output, coverage
 
 
-def scatter(grad: Tensor, arguments: Arguments, size: Sequence[int]) -> Tensor:
+def scatter(grad: Tensor, arguments: Arguments, size: Sequence[int], _input: Tensor | None) -> Tensor:
     """The gradient [N, C, H, W] to the features, for `grad` [K, C, height, width]; `size` is N, H, W."""
     images, height, width = size
     grad_input = grad.new_empty((images, grad.shape[1], height, width))
@@ -77,13 +77,13 @@ def correlate(grad: Tensor, input: Tensor, arguments: Arguments) -> tuple[Tensor
         masks = _weighed(rois, rule, arguments, changes)
         upstream = (grad, grad.stride(), rois, masks.arguments)
         constants = (*maps.constants, *functions.correlate_blocks(grad, maps.channels_last, CORRELATED_VALUES))
-        form = (constants, maps.form, masks.form, functions.form_of_grad(grad), in_image)
+        of_arguments = (maps.form, masks.form, functions.form_of_grad(grad))
+        form = (constants, of_arguments, in_image)
         _correlate(len(rois), form, grad_rois, pulls, *upstream, changes, *maps.arguments, *constants)
         bins = min(power_of_two(prod(arguments.bins)), BINS_OF_TILE)
         constants = (*maps.constants, min(power_of_two(grad.shape[1]), CORRELATED_VALUES // bins), bins)
-        form = (constants, maps.form, masks.form, functions.form_of_grad(grad))
         programs = len(rois) * tiles_of_image(mask_hw[:1], mask_hw[1:])[0]
-        _correlate_masks(programs, form, grad_masks, pulls, *upstream, *maps.arguments, *constants)
+        _correlate_masks(programs, (constants, of_arguments), grad_masks, pulls, *upstream, *maps.arguments, *constants)
     return grad_rois, grad_masks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -29,13 +30,14 @@ def pool(input: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     return output, coverage
 
 
-def scatter(grad: Tensor, input: Tensor, arguments: Arguments) -> Tensor:
+def scatter(grad: Tensor, arguments: Arguments, size: Sequence[int], input: Tensor) -> Tensor:
     """The gradient [N, C, H, W] to the features, for `grad` [K, C, height, width].
 
     The largest samples are found again, those of as many channels at once as there is room for.
     """
-    images, channels, height, width = input.shape
-    grad_input = grad.new_empty(input.shape)
+    images, height, width = size
+    channels = grad.shape[1]
+    grad_input = grad.new_empty((images, channels, height, width))
     boxes = len(arguments.rois)
     if boxes == 0:
         return grad_input.zero_()
@@ -53,7 +55,7 @@ def scatter(grad: Tensor, input: Tensor, arguments: Arguments) -> Tensor:
     return grad_input
 
 
-def correlate(grad: Tensor, input: Tensor, arguments: Arguments) -> Tensor:
+def correlate(grad: Tensor, input: Tensor, arguments: Arguments) -> tuple[Tensor]:
     """The gradient [K, 5] to the boxes, for `grad` [K, C, height, width]; the image index gets none."""
     rois = arguments.rois.contiguous()
     grad_rois = torch.empty_like(rois)
@@ -63,7 +65,7 @@ def correlate(grad: Tensor, input: Tensor, arguments: Arguments) -> Tensor:
         constants = (*maps.constants, arguments.options[-1], *blocks)
         form = (constants, maps.form, functions.form_of_grad(grad))
         _correlate(len(rois), form, grad_rois, grad, grad.stride(), rois, *maps.arguments, *constants)
-    return grad_rois
+    return (grad_rois,)
 
 
 def _search(

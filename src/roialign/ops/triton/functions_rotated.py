@@ -42,7 +42,7 @@ def pool(input: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     return output, coverage
 
 
-def scatter(grad: Tensor, arguments: Arguments, size: Sequence[int]) -> Tensor:
+def scatter(grad: Tensor, arguments: Arguments, size: Sequence[int], _input: Tensor | None) -> Tensor:
     """The gradient [N, C, H, W] to the features, for `grad` [K, C, height, width]; `size` is N, H, W."""
     images, height, width = size
     grad_input = grad.new_empty((images, grad.shape[1], height, width))
@@ -59,7 +59,7 @@ def scatter(grad: Tensor, arguments: Arguments, size: Sequence[int]) -> Tensor:
     return grad_input
 
 
-def correlate(grad: Tensor, input: Tensor, arguments: Arguments) -> Tensor:
+def correlate(grad: Tensor, input: Tensor, arguments: Arguments) -> tuple[Tensor]:
     """The gradient [K, 6] to the boxes, for `grad` [K, C, height, width]; the image index gets none."""
     rois, rule = arguments.rois.contiguous(), _rule(arguments)
     grad_rois = torch.empty_like(rois)
@@ -70,7 +70,7 @@ def correlate(grad: Tensor, input: Tensor, arguments: Arguments) -> Tensor:
         constants = (*maps.constants, *arguments.options[3:], *blocks)
         form = (constants, maps.form, functions.form_of_grad(grad))
         _correlate(len(rois), form, grad_rois, grad, grad.stride(), rois, turns, *maps.arguments, *constants)
-    return grad_rois
+    return (grad_rois,)
 
 
 def _rule(arguments: Arguments) -> Rule:

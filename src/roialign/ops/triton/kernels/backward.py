@@ -1,9 +1,9 @@
 """The kernel of the gradient to the features: a program owns a tile of a map and a block of channels.
 
-It goes through the boxes that read the tile in their order, adds up in registers, and stores once. What a box gives is
-for each operator to say, ADD_BOX with what it knows `beside`: mostly a small matrix product, [cells, bins] weights times
-[bins, channels] upstream gradient. With IS_SPLIT a program takes one share of a tile's boxes, and its sum goes to `sums`
-of [splits, all tiles' cells, channels].
+It goes through the boxes that read the tile in their order, adds up in registers, and stores once. What a box gives a
+tile is for each operator to say: ADD_BOX, which is told of what there is `beside`. Mostly that is a small matrix
+product, [cells, bins] weights times [bins, channels] upstream gradient. With IS_SPLIT a program takes one share of a
+tile's boxes, and its sum goes to `sums` of [splits, all tiles' cells, channels].
 """
 
 import triton

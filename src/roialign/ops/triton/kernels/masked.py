@@ -1,8 +1,8 @@
 """The kernels of `masked_roi_align`: a bin is sum(w f) / sum(w) over its samples, where w is the mask there.
 
 `masks` is a tuple: the masks [boxes, rows, columns], their strides, their rows and columns and whether they are of the
-image (numbers times 16, as those of maps), and the mean weights [boxes, bins] of all samples. Those factor into rows and
-columns of pixels, so that samples off the map, which count with f = 0, need not be looked at one by one.
+image (numbers times 16, as those of maps), and the mean weights [boxes, bins] of all samples. Those factor into rows
+and columns of pixels, so that samples off the map, which count with f = 0, need not be looked at one by one.
 """
 
 import triton
@@ -37,7 +37,7 @@ def on_mask(low, axis, scale, extent, in_image, POOLED: tl.constexpr):
 def box_of(
     rois, k, masks, cells, PH: tl.constexpr, PW: tl.constexpr, RATIO: tl.constexpr, WIDEN: tl.constexpr
 ):  # fmt: skip
-    """Rows and columns of the map, then of the mask (start, length of a bin, samples), and whether they can be sampled."""
+    """Rows and columns of the map, then of the mask (start, length of a bin, samples), and whether all is usable."""
     y_start, y_bin, y_grid, y_usable = rows_of_box(rois, k, cells, 0, PH, RATIO, WIDEN)
     x_start, x_bin, x_grid, x_usable = columns_of_box(rois, k, cells, 0, PW, RATIO, WIDEN)
     usable = y_usable & x_usable
@@ -90,8 +90,10 @@ def shares_of(masks, k, p, q, rows, columns, inside, PH: tl.constexpr, PW: tl.co
 
 @triton.jit
 def pixels_along(begin, axis, bins, extent, POOLED: tl.constexpr, RATIO: tl.constexpr):
-    """The sum of the weights [bins, TILE] of pixels from `begin` on in the samples of bins, and how it changes with where
-    the box begins and with its size."""
+    """The sum of the weights [bins, TILE] of pixels from `begin` on in the samples of bins.
+
+    Then how it changes with where the box begins, and with its size.
+    """
     pixel = begin + tl.arange(0, TILE)
     weight = tl.zeros([bins.shape[0], TILE], axis[0].dtype)
     by_start, by_size = weight, weight
@@ -130,8 +132,11 @@ def weigh_kernel(
     RATIO: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """The mean weight of a bin's samples, a program for each bin. Where they are asked for, also how it `changes` with
-    where the box begins and with its size, in pixels, along y and along x: [boxes, 4, bins]."""
+    """The mean weight of a bin's samples, a program for each bin.
+
+    Where `changes` [boxes, 4, bins] are asked for, also how it changes with where the box begins and with its size, in
+    pixels, along y and along x.
+    """
     k = (tl.program_id(0) // (PH * PW)).to(tl.int64)
     bin_index = tl.program_id(0) % (PH * PW)
     p, q = bin_index // PW, bin_index % PW

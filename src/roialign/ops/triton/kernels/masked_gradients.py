@@ -164,7 +164,7 @@ def correlate_masks_kernel(
     for first in range(0, count, BLOCK_BINS):
         r = first + tl.arange(0, BLOCK_BINS)
         p, q, inside = p_first + r // q_count, q_first + r % q_count, r < count
-        share, _ = shares_of(masks, k, p, q, rows, columns, inside, PH, PW)
+        share = shares_of(masks, k, p, q, rows, columns, inside, PH, PW)[0]
         y_first, y_count = run_in_both(rows, pixel_rows, p, height, y_begin, RATIO)
         x_first, x_count = run_in_both(columns, pixel_columns, q, width, x_begin, RATIO)
         for iy in range(y_count):
@@ -183,13 +183,13 @@ def correlate_masks_kernel(
                     upstream = load_upstream(grad, grad_strides, k, p, q, taken, c, channels).to(total.dtype)
                     corners = load_corners(values, channel, strides_yx, y, x, mask, upstream, CHANNELS_LAST)
                     value += tl.sum(surface(corners, y, x) * upstream, 0)
-                y_weight, _ = weights_at_tile(y_begin, y_pixel, taken, taken)
-                x_weight, _ = weights_at_tile(x_begin, x_pixel, taken, taken)
+                y_weight = weights_at_tile(y_begin, y_pixel, taken, taken)[0]
+                x_weight = weights_at_tile(x_begin, x_pixel, taken, taken)[0]
                 total += over_tile(y_weight, x_weight * (value * share)[:, None])
         pull = tl.load(pulls + k * (PH * PW) + p * PW + q, mask=inside, other=0.0)
         pull = divide(pull, pull * 0.0 + tl.maximum(rows[2] * columns[2], 1.0))
-        y_mean, _ = weights_along(y_begin, pixel_rows[0], pixel_rows[1], pixel_rows[2], p, mask_height, RATIO)
-        x_mean, _ = weights_along(x_begin, pixel_columns[0], pixel_columns[1], pixel_columns[2], q, mask_width, RATIO)
+        y_mean = weights_along(y_begin, pixel_rows[0], pixel_rows[1], pixel_rows[2], p, mask_height, RATIO)[0]
+        x_mean = weights_along(x_begin, pixel_columns[0], pixel_columns[1], pixel_columns[2], q, mask_width, RATIO)[0]
         total -= over_tile(y_mean, x_mean * pull[:, None])
 
     cell = tl.arange(0, TILE * TILE)

@@ -59,9 +59,7 @@ def search(
             x = bilinear(position(columns[0], columns[1], columns[2], q, x_sample, RATIO), width)
             on_map = y[0] & x[0] & (y_sample < rows[2]) & (x_sample < columns[2])
             read = mask & on_map[None, :]
-            corners = load_corners(
-                values, channel, strides_yx, across(y), across(x), read, largest, CHANNELS_LAST
-            )
+            corners = load_corners(values, channel, strides_yx, across(y), across(x), read, largest, CHANNELS_LAST)
             if CORNERS:
                 value, corner = largest_corner(corners, across(y), across(x))
             else:

@@ -62,8 +62,9 @@ def turn_of(angle, CLOCKWISE: tl.constexpr, RADIANS: tl.constexpr):
 
 
 @triton.jit
-def turn_of_box(turns, k):
-    return tl.load(turns + k * 2), tl.load(turns + k * 2 + 1)
+def turn_of_box(turns, k, usable):
+    """Cosine and sine; zeros for a box that cannot be sampled."""
+    return tl.where(usable, tl.load(turns + k * 2), 0.0), tl.where(usable, tl.load(turns + k * 2 + 1), 0.0)
 
 
 @triton.jit
@@ -114,7 +115,7 @@ def turn_kernel(
     RADIANS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Cosine and sine of each box, and, where they are asked for, the cells that it may read, as `tiles.py` has them."""
+    """Cosine and sine of each box and, where `bounds` are asked for, which cells it may read, as `tiles.py` has it."""
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     inside = k < boxes
     row = tl.minimum(k, boxes - 1).to(tl.int64)  # past the last box its neighbour is read
@@ -185,7 +186,7 @@ def pool_rotated_kernel(
     k, channel_block, bin_block = block_of_program(channels, PH * PW, BLOCK_C, BLOCK_BINS)
     image, image_exists = image_of_box(rois, k, images, COLUMNS)
     centre_yx, rows, columns, usable = box_of(rois, k, cells, PH, PW, RATIO, WIDEN)
-    turn = turn_of_box(turns, k)
+    turn = turn_of_box(turns, k, usable)
     usable = usable & image_exists
     height, width = heights[0] >> 4, widths[0] >> 4
     values = maps[0] + image * strides[0][0]
@@ -244,10 +245,8 @@ def add_rotated_box(
 ):
     """Add to `total` [channels, cells] what box k gives the tile, if it is `here`."""
     centre_yx, rows, columns, usable = box_of(rois, k, cells, PH, PW, RATIO, WIDEN)
-    turn = turn_of_box(turns, k)
-    near = in_own_axes(
-        centre_yx, turn, rows, columns, y_begin - 1.0, y_begin + TILE, x_begin - 1.0, x_begin + TILE
-    )
+    turn = turn_of_box(turns, k, usable)
+    near = in_own_axes(centre_yx, turn, rows, columns, y_begin - 1.0, y_begin + TILE, x_begin - 1.0, x_begin + TILE)
     p_first, p_count = bins_between(rows[0], rows[1], near[0], near[1], PH)
     q_first, q_count = bins_between(columns[0], columns[1], near[2], near[3], PW)
     bins = tl.where(here & usable, p_count * q_count, 0)
@@ -302,7 +301,7 @@ def correlate_rotated_kernel(
     k = tl.program_id(0).to(tl.int64)
     image, image_exists = image_of_box(rois, k, images, COLUMNS)
     centre_yx, rows, columns, usable = box_of(rois, k, cells, PH, PW, RATIO, WIDEN)
-    turn = turn_of_box(turns, k)
+    turn = turn_of_box(turns, k, usable)
     cos, sin = turn
     usable = usable & image_exists
     height, width = heights[0] >> 4, widths[0] >> 4
