@@ -26,6 +26,7 @@ from roialign.ops import backends
 
 from . import timing
 from .checks import all_checks
+from .other_checks import other_checks
 from .page import page
 from .timing import ATOMIC, DETERMINISTIC, ROIALIGN
 
@@ -83,7 +84,7 @@ def environment(commit: str) -> dict[str, str]:
 def verify(record: Record) -> bool:
     """Run the checks that have not passed yet; whether all have."""
     passed = True
-    for name, check in all_checks().items():
+    for name, check in (all_checks() | other_checks()).items():
         if record.has(kind="check", name=name):
             continue
         begin = time.monotonic()

@@ -44,7 +44,8 @@ def scatter(grad: Tensor, arguments: Arguments, size: Sequence[int], input: Tens
     if images * channels > 0:
         rois, rule = arguments.rois.contiguous(), _rule(arguments)
         tiles = functions.list_boxes(rois, rule, images, [height], [width], arguments.bins)
-        some = min(channels, max(1, PLACES // (boxes * prod(arguments.bins))))
+        fitting = PLACES // (boxes * prod(arguments.bins))
+        some = min(channels, 1 << max(fitting.bit_length() - 1, 0))  # a power of two: few kernels for all sizes
         places = rois.new_empty(boxes * some * prod(arguments.bins), dtype=torch.int64)
         giver = Giver(maxima.add_largest, places, form_of_tensors(places), takes_products=False)
         for first in range(0, channels, some):

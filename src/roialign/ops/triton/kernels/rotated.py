@@ -26,13 +26,14 @@ def box_of(rois, k, cells, PH: tl.constexpr, PW: tl.constexpr, RATIO: tl.constex
     x_scale, x_shift = from_bits(cells[2][0], x), from_bits(cells[3][0], x)
     centre_y, centre_x = y * y_scale - y_shift, x * x_scale - x_shift
     width, height = tl.load(rois + k * COLUMNS + 3) * x_scale, tl.load(rois + k * COLUMNS + 4) * y_scale
+    infinity = float("inf")
+    finite = (tl.abs(centre_y) < infinity) & (tl.abs(centre_x) < infinity)
+    finite = finite & (tl.abs(width) < infinity) & (tl.abs(height) < infinity)
     if WIDEN:
-        width, height = tl.where(width < 1.0, 1.0, width), tl.where(height < 1.0, 1.0, height)  # NaN stays
+        width, height = tl.where(width < 1.0, 1.0, width), tl.where(height < 1.0, 1.0, height)
     y_start, y_bin, y_grid, y_usable = axis_samples(-height / 2, height / 2, 1.0, 0.0, PH, RATIO, False)
     x_start, x_bin, x_grid, x_usable = axis_samples(-width / 2, width / 2, 1.0, 0.0, PW, RATIO, False)
-    infinity = float("inf")
-    usable = y_usable & x_usable & (tl.abs(centre_y) < infinity) & (tl.abs(centre_x) < infinity)
-    usable = usable & (tl.abs(tl.load(rois + k * COLUMNS + 5)) < infinity)
+    usable = y_usable & x_usable & finite & (tl.abs(tl.load(rois + k * COLUMNS + 5)) < infinity)
     centre_yx = (tl.where(usable, centre_y, 0.0), tl.where(usable, centre_x, 0.0))
     return centre_yx, (y_start, y_bin, y_grid), (x_start, x_bin, x_grid), usable
 
