@@ -264,25 +264,25 @@ def scatter_kernel(
         row = (split * tiles + slot).to(tl.int64) * (TILE * TILE) + cell
         tl.store(sums + row[None, :] * channels + c[:, None], total, mask=(c < channels)[:, None])
     else:
-        begin = image.to(tl.int64) * image_channels * (height * width)
-        store_tile(grad_maps, total, level, begin, y_cell, x_cell, c, channels, height, width, INDEX)
+        first_plane = image.to(tl.int64) * image_channels
+        store_tile(grad_maps, total, level, first_plane, y_cell, x_cell, c, channels, height, width, INDEX)
 
 
 @triton.jit
-def store_tile(grad_maps, total, level, begin, y_cell, x_cell, c, channels, height, width, INDEX: tl.constexpr):
-    """Store a tile [channels, cells] into the gradient of its map, whose planes follow one another from `begin` on."""
-    to = pick(grad_maps, level) + begin
+def store_tile(grad_maps, total, level, first_plane, y_cell, x_cell, c, channels, height, width, INDEX: tl.constexpr):
+    """Store a tile [channels, cells] into the gradient of its map, whose planes follow one another."""
+    to = pick(grad_maps, level)
     if width % TILE == 0:  # then the compiler sees that the rows of a tile can be stored at once
-        store_cells(to, total, y_cell, x_cell, c, channels, height, width // TILE * TILE, INDEX)
+        store_cells(to, total, first_plane, y_cell, x_cell, c, channels, height, width // TILE * TILE, INDEX)
     else:
-        store_cells(to, total, y_cell, x_cell, c, channels, height, width, INDEX)
+        store_cells(to, total, first_plane, y_cell, x_cell, c, channels, height, width, INDEX)
 
 
 @triton.jit
-def store_cells(to, total, y_cell, x_cell, c, channels, height, width, INDEX: tl.constexpr):
+def store_cells(to, total, first_plane, y_cell, x_cell, c, channels, height, width, INDEX: tl.constexpr):
     inside = (c < channels)[:, None] & ((y_cell < height) & (x_cell < width))[None, :]
     at = c.to(INDEX)[:, None] * (height * width).to(INDEX) + (y_cell.to(INDEX) * width + x_cell)[None, :]
-    tl.store(to + at, total.to(to.dtype.element_ty), mask=inside)
+    tl.store(to + first_plane * (height * width) + at, total.to(to.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["image_channels", "tiles", "splits"])
@@ -314,5 +314,5 @@ def add_splits_kernel(
     for split in range(splits):
         row = (split * tiles + slot).to(tl.int64) * (TILE * TILE) + cell
         total += tl.load(sums + row[None, :] * channels + c[:, None], mask=(c < channels)[:, None], other=0.0)
-    begin = image.to(tl.int64) * image_channels * (height * width)
-    store_tile(grad_maps, total, level, begin, y_cell, x_cell, c, channels, height, width, INDEX)
+    first_plane = image.to(tl.int64) * image_channels
+    store_tile(grad_maps, total, level, first_plane, y_cell, x_cell, c, channels, height, width, INDEX)

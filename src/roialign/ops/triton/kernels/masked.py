@@ -47,6 +47,7 @@ def box_of(
     rows, columns = (y_start, y_bin, y_grid), (x_start, x_bin, x_grid)
     height, width, in_image = masks[2][0] >> 4, masks[2][1] >> 4, masks[2][2] >> 4
     x_low, y_low = tl.load(rois + k * 5 + 1), tl.load(rois + k * 5 + 2)
+    x_low, y_low = tl.where(usable, x_low, 0.0), tl.where(usable, y_low, 0.0)
     pixel_rows = on_mask(y_low, rows, from_bits(cells[0][0], y_low), height, in_image, PH)
     pixel_columns = on_mask(x_low, columns, from_bits(cells[2][0], x_low), width, in_image, PW)
     return rows, columns, pixel_rows, pixel_columns, usable
