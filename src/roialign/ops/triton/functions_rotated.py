@@ -12,7 +12,7 @@ from roialign.ops.reference import Arguments
 from roialign.ops.registered.checks import size_of
 from roialign.ops.triton import functions
 from roialign.ops.triton.functions import Giver
-from roialign.ops.triton.kernels import rotated
+from roialign.ops.triton.kernels import rotated, rotated_gradients
 from roialign.ops.triton.launch import Launcher, blocks_of, form_of_strided, on_device_of
 from roialign.ops.triton.lists import list_spans, spans_for
 from roialign.ops.triton.maps import Rule, cells_of_boxes, rule_of_scale, uniform
@@ -23,7 +23,7 @@ COLUMNS = 6
 
 _turn = Launcher(rotated.turn_kernel, num_warps=4)
 _pool = Launcher(rotated.pool_rotated_kernel, num_warps=4)
-_correlate = Launcher(rotated.correlate_rotated_kernel, num_warps=4)
+_correlate = Launcher(rotated_gradients.correlate_rotated_kernel, num_warps=4)
 
 
 def pool(input: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:

@@ -58,7 +58,7 @@ def _of_taps(rule_of: Callable[..., TapRule]) -> Functions:
         return functions_taps.pool(input, arguments.rois, rule_of(*arguments.options), arguments.bins)
 
     def scatter(grad: Tensor, arguments: Arguments, size: Sequence[int], _input: None) -> Tensor:
-        return functions_taps.scatter(grad, arguments.rois, rule_of(*arguments.options), size)
+        return functions_taps.scatter(grad, arguments.rois, rule_of(*arguments.options), tuple(size))
 
     def correlate(grad: Tensor, input: Tensor, arguments: Arguments) -> tuple[Tensor]:
         return (functions_taps.correlate(grad, input, arguments.rois, rule_of(*arguments.options)),)
