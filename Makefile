@@ -32,7 +32,7 @@ help:
 	@echo
 	@echo "make test-rare        further cases of what make test tests: 1 minute"
 	@echo "make sanitize         the kernels under ASan and UBSan: 4 minutes"
-	@echo "make check-triton     the kernels for GPUs without a GPU: interpreted, compiled: 10 minutes"
+	@echo "make check-triton     the kernels for GPUs without a GPU: interpreted, compiled: 20 minutes"
 	@echo "make compare-mmcv     the presets of mmcv against mmcv's kernels: 2 minutes"
 	@echo "make bench            roi_align and pyramids, verified and timed: 30 minutes"
 	@echo "make bench-operators  all the other operators, likewise: 30 minutes"

@@ -17,7 +17,8 @@ from unittest import mock
 
 import torch
 import triton
-from tests.ops.triton_launches import POOLING, TYPE_NAMES, Launch, record, record_pooling
+from tests.ops.triton_calls import CALLS
+from tests.ops.triton_launches import TYPE_NAMES, Launch, record, record_call
 from triton.backends.compiler import GPUTarget
 
 REPORT = Path(__file__).parent / "results/triton_resources.md"
@@ -43,27 +44,44 @@ class Row(NamedTuple):
     wide_loads: int
 
 
+OTHERS = (  # type and layout in which the other operators are compiled, and the calls that are left out of it
+    (torch.float32, torch.contiguous_format, "adaptive"),
+    (torch.float32, torch.channels_last, "ratio 2"),
+    (torch.bfloat16, torch.channels_last, "adaptive"),
+    (torch.float64, torch.contiguous_format, "ratio 2"),
+)
+
+
 def rows(target: str) -> Iterator[Row]:
-    for dtype in (torch.float32, torch.bfloat16, torch.float64):  # float16 is compiled as bfloat16 is
-        for layout in (torch.channels_last, torch.contiguous_format):
-            for sampling, launches in recorded(dtype, layout, target):
-                for launch in launches:
-                    options = {"num_warps": launch.num_warps, "enable_fp_fusion": False}
-                    compiled = triton.compile(launch.source(), target=TARGETS[target], options=options)
-                    name = "channels_last" if layout == torch.channels_last else "NCHW"
-                    yield Row(launch.name, TYPE_NAMES[dtype], name, sampling, target, *resources(compiled, target))
+    compiled = set()
+    for sampling, dtype, layout, launches in recorded(target):
+        for launch in launches:
+            if (launch.name, launch.form) in compiled:
+                continue
+            compiled.add((launch.name, launch.form))
+            options = {"num_warps": launch.num_warps, "enable_fp_fusion": False}
+            found = triton.compile(launch.source(), target=TARGETS[target], options=options)
+            name = "channels_last" if layout == torch.channels_last else "NCHW"
+            yield Row(launch.name, TYPE_NAMES[dtype], name, sampling, target, *resources(found, target))
 
 
-def recorded(dtype: torch.dtype, layout: torch.memory_format, target: str) -> Iterator[tuple[str, list[Launch]]]:
-    """What is launched, by how boxes are sampled or by operator."""
-    channels_last = layout == torch.channels_last
-    for ratio, sizes_hw in ((2, PYRAMID[:1]), (0, PYRAMID)):
-        boxes = 1000 if channels_last else 1  # contiguous maps are read in place for few boxes
-        with mock.patch.object(torch.version, "hip", "7" if target.startswith("gfx") else None):
-            launches = record(sizes_hw, dtype, layout, ratio=ratio, boxes=boxes)
-        yield "ratio 2, 1 map" if ratio else "adaptive, 4 maps", launches
-    for sampling, pooling in POOLING.items():
-        yield sampling, record_pooling(pooling, dtype, channels_last=channels_last)
+def recorded(target: str) -> Iterator[tuple[str, torch.dtype, torch.memory_format, list[Launch]]]:
+    """What is launched, by operator and how it samples, type and layout."""
+    with mock.patch.object(torch.version, "hip", "7" if target.startswith("gfx") else None):
+        for dtype in (torch.float32, torch.bfloat16, torch.float64):  # float16 is compiled as bfloat16 is
+            for layout in (torch.channels_last, torch.contiguous_format):
+                for ratio, sizes_hw in ((2, PYRAMID[:1]), (0, PYRAMID)):
+                    sampling = "ratio 2, 1 map" if ratio else "adaptive, 4 maps"
+                    yield sampling, dtype, layout, record(sizes_hw, dtype, layout, ratio=ratio, boxes=_boxes(layout))
+        for sampling, call in CALLS.items():
+            for dtype, layout, left_out in OTHERS:
+                if not sampling.endswith(left_out):
+                    last = layout == torch.channels_last
+                    yield sampling, dtype, layout, record_call(call, dtype, channels_last=last, boxes=_boxes(layout))
+
+
+def _boxes(layout: torch.memory_format) -> int:
+    return 1000 if layout == torch.channels_last else 1  # contiguous maps are read in place for few boxes
 
 
 def resources(compiled: Any, target: str) -> tuple[int, int, int, int]:
@@ -91,7 +109,7 @@ def _number(pattern: str, text: str) -> int:
 
 def reads_channels(row: Row) -> bool:
     """Whether the kernel reads neighbouring channels of one cell."""
-    return row.kernel in ("pool", "largest", "pool_taps") and not row.sampling.startswith("ps_")
+    return ("pool" in row.kernel or row.kernel == "largest") and not row.sampling.startswith("ps_")
 
 
 def report(found: list[Row]) -> str:

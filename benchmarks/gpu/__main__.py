@@ -26,7 +26,8 @@ from roialign.ops import backends
 
 from . import timing
 from .checks import all_checks
-from .checks_pooling import pooling_checks
+from .checks_sampled import checks_of_samples
+from .checks_taps import checks_of_taps
 from .page import page
 from .timing import ATOMIC, DETERMINISTIC, ROIALIGN
 
@@ -84,7 +85,7 @@ def environment(commit: str) -> dict[str, str]:
 def verify(record: Record) -> bool:
     """Run the checks that have not passed yet; whether all have."""
     passed = True
-    for name, check in (all_checks() | pooling_checks()).items():
+    for name, check in (all_checks() | checks_of_taps() | checks_of_samples()).items():
         if record.has(kind="check", name=name):
             continue
         begin = time.monotonic()

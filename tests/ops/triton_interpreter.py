@@ -1,24 +1,20 @@
 """The kernels in Triton's interpreter: `TRITON_INTERPRET=1 python -m tests.ops.triton_interpreter [COUNT]`.
 
-COUNT cases of each operator are run, all without it; it exits with 0 if they are right. Those of `roi_align` and
-pyramids stand here, the others in `triton_pooling.py`. `test_triton.py` runs this in a
-child process, for the interpreter is chosen when the kernels are imported.
+COUNT of the cases of each operator are run, all without it; it exits with 0 if they are right. Those of `roi_align` and
+pyramids stand here, the others in `triton_taps.py` and `triton_sampled.py`. `test_triton.py` runs this in a child
+process, for the interpreter is chosen when the kernels are imported.
 """
 
 import sys
 
 import torch
 
-from roialign.ops.triton import functions, operators
-from tests.ops import tolerances, triton_pooling
+from roialign.ops.triton import functions, lists, operators
+from tests.ops import tolerances, triton_sampled, triton_taps
 from tests.ops.served import reference
+from tests.ops.triton_taps import ROWS, USABLE
 
 NAN, INF = float("nan"), float("inf")
-ROWS = (
-    *([0, 3, 5, 40, 31], [1, -20, -10, 30, 90], [1, 10, 10, 3, 2], [0, 200, 200, 300, 300], [1, 0, 0, 76, 52]),
-    *([0, 8, 8, 8, 8], [0, NAN, 1, 9, 9], [1, 1, 1, -INF, 9], [2, 1, 1, 9, 9], [-1, 1, 1, 9, 9], [0.5, 1, 1, 9, 9]),
-)
-USABLE = slice(0, 6)
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 PLANES, CHANNELS = torch.contiguous_format, torch.channels_last
 CASES = (  # type, layout, width, sampling_ratio, aligned, whether maps may be copied
@@ -91,9 +87,9 @@ def check_special() -> None:
     tolerances.assert_same_kinds(found, expected)
     grad = torch.randn(2, 1, 2, 2)
     roomy = operators.roi_align_backward(grad, *arguments)
-    functions.LISTED_BOXES = 1
+    lists.LISTED_BOXES = 1
     assert torch.equal(operators.roi_align_backward(grad, *arguments), roomy), "other bits without room"
-    functions.LISTED_BOXES = 1 << 23
+    lists.LISTED_BOXES = 1 << 23
     many = torch.cat([rois, rois + 0.5] * 20)
     grad, split = torch.randn(len(many), 1, 1, 1), (many[many[:, 0] == 0], 1, 8, 8, 0.25, 1, True)
     grad = grad[many[:, 0] == 0]
@@ -107,7 +103,8 @@ def main() -> None:
         check(*case)
     check_levels()
     check_special()
-    triton_pooling.main(count)
+    triton_taps.main(count)
+    triton_sampled.main(count)
 
 
 if __name__ == "__main__":

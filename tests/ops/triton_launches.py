@@ -6,20 +6,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor
 from triton.compiler import ASTSource
 
-from roialign.ops.operators import OPERATORS, ROI_POOL
-from roialign.ops.triton import functions, pooling
-from roialign.ops.triton.functions import Rule
+from roialign.ops.triton import functions, operators
 from roialign.ops.triton.launch import Launcher
+from roialign.ops.triton.maps import Rule
+from tests.ops.triton_calls import Call, results
 
 TYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
-TYPE_NAMES |= {torch.int32: "i32", torch.int64: "i64"}
+TYPE_NAMES |= {torch.int32: "i32", torch.int64: "i64", torch.bool: "i1"}
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,6 @@ def _type_of(argument: Any, path: tuple[int, ...], looks: bool, constants: Any, 
     return "i32" if -(1 << 31) <= argument < 1 << 31 else "i64"
 
 
-@contextmanager
-def _recording() -> Iterator[list[Launch]]:
-    """Launches in this context are recorded instead."""
-    launches: list[Launch] = []
-
-    def keep(self: Launcher, programs: int, form: Any, *arguments: Any) -> None:
-        launches.append(Launch(self._kernel, form, arguments, self._num_warps))
-
-    with mock.patch.object(Launcher, "__call__", keep):
-        yield launches
-
-
 def record(
     sizes_hw: Sequence[tuple[int, int]],
     dtype: torch.dtype = torch.float32,
@@ -92,7 +81,7 @@ def record(
     """All that a forward pass and both gradients launch, of one map or of several."""
     maps = [torch.empty(images, channels, *size, dtype=dtype, device="meta") for size in sizes_hw]
     maps = [one.contiguous(memory_format=layout) for one in maps]
-    rois = torch.empty(boxes, 5, dtype=torch.float64 if dtype == torch.float64 else torch.float32, device="meta")
+    rois = _rois(boxes, 5, dtype)
     cells = tuple(number for one in range(len(maps)) for number in (scale / 2**one, 0.0) * 2)
     levels = torch.empty(boxes, dtype=torch.int64, device="meta") if len(maps) > 1 else None
     rule = Rule(levels, cells, ratio, True)
@@ -103,28 +92,8 @@ def record(
     return launches
 
 
-class PoolingCall(NamedTuple):
-    """A call of an operator of the table, or of `roi_pool`."""
-
-    name: str
-    options: tuple[Any, ...]
-    cells: tuple[int, ...] = (50, 84)
-    bins: tuple[int, ...] = (7, 7)
-
-
-POOLING = {
-    "ps_roi_align, ratio 2": PoolingCall("ps_roi_align", (0.0625, 2, False)),
-    "ps_roi_align, adaptive": PoolingCall("ps_roi_align", (0.0625, 0, True)),
-    "ps_roi_pool": PoolingCall("ps_roi_pool", (0.0625, False, True)),
-    "prroi_pool": PoolingCall("prroi_pool", (0.0625,)),
-    "roi_align_3d, ratio 2": PoolingCall("roi_align_3d", (0.25, 0.25, 0.25, 2, True), (16, 32, 32), (4, 4, 4)),
-    "roi_align_3d, adaptive": PoolingCall("roi_align_3d", (0.25, 0.25, 0.25, 0, False), (16, 32, 32), (4, 4, 4)),
-    "roi_pool": PoolingCall("roi_pool", (0.0625, True)),
-}
-
-
-def record_pooling(
-    call: PoolingCall,
+def record_call(
+    call: Call,
     dtype: torch.dtype = torch.float32,
     *,
     channels_last: bool = False,
@@ -132,22 +101,30 @@ def record_pooling(
     channels: int = 256,
     boxes: int = 1000,
 ) -> list[Launch]:
-    """As `record`; `channels` are those of the output."""
-    (name, options, cells, bins), run = call, pooling.IMPLEMENTATIONS
-    operator = OPERATORS.get(name, ROI_POOL)
-    own = prod(bins) if operator.definition.own_channels else 1
-    features = torch.empty(images, *cells, channels * own, dtype=dtype, device="meta").movedim(-1, 1)
+    """The same of another operator; `channels` are those of the output."""
+    operator = call.operator
+    own = prod(call.bins) if operator.definition.own_channels else 1
+    features = torch.empty(images, *call.cells, channels * own, dtype=dtype, device="meta").movedim(-1, 1)
     features = features if channels_last else features.contiguous()
-    of_boxes = torch.float64 if dtype == torch.float64 else torch.float32
-    rois = torch.empty(boxes, 1 + 2 * len(bins), dtype=of_boxes, device="meta")
+    rois = _rois(boxes, 1 + operator.form.columns, dtype)
+    masks = (torch.empty(boxes, *call.mask_hw, dtype=call.mask_dtype, device="meta"),) if operator.beside else ()
+    grad = torch.empty(boxes, channels, *call.bins, dtype=dtype, device="meta")
     with _recording() as launches:
-        if operator is ROI_POOL:
-            output, _, maxima = run[name](features, rois, *bins, *options, True)
-            run[operator.gradient](output, maxima, rois, images, *cells)
-            return launches
-        output, _ = run[name](features, rois, *bins, *options)
-        of_gradient = operator.to_gradient(*options)
-        run[operator.gradient](output, rois, images, *cells, *of_gradient)
-        if operator.moves_boxes:
-            run[operator.gradient_to_boxes](output, features, rois, *of_gradient)
+        results(SimpleNamespace(**operators.IMPLEMENTATIONS), call.name, features, (rois, *masks), grad, call.options)
     return launches
+
+
+def _rois(boxes: int, columns: int, dtype: torch.dtype) -> Tensor:
+    kind = torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.empty(boxes, columns, dtype=kind, device="meta")
+
+
+@contextmanager
+def _recording() -> Iterator[list[Launch]]:
+    launches: list[Launch] = []
+
+    def keep(self: Launcher, programs: int, form: Any, *arguments: Any) -> None:
+        launches.append(Launch(self._kernel, form, arguments, self._num_warps))
+
+    with mock.patch.object(Launcher, "__call__", keep):
+        yield launches

@@ -60,3 +60,12 @@ def check_grad(grad: Tensor, rois: Tensor, bins: Sequence[str]) -> None:
             f"RA306: expected a gradient [K, C, {', '.join(bins)}] with one entry for each of {len(rois)} boxes; got "
             f"{describe(grad)}. It is made by autograd; call the public function of this operator."
         )
+
+
+def check_grad_of(grad: Tensor, input: Tensor) -> None:
+    """Raise unless `grad` is of the type and has the channels of the features."""
+    if grad.shape[1] != input.shape[1] or grad.dtype != input.dtype or grad.device != input.device:
+        raise FeatureMapError(
+            f"RA306: expected a gradient of the type and with the channels of the features {describe(input)}; got "
+            f"{describe(grad)}. It is made by autograd; call the public function of this operator."
+        )

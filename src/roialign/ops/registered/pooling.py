@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -22,20 +22,35 @@ Gradients = tuple[Tensor | None, ...]
 
 
 class Pooling:
-    """The implementations of one operator, with their arguments in the order of the schemas."""
+    """The implementations of one operator, with their arguments in the order of the schemas.
+
+    The reference serves. A backend that has functions of the same kind puts them in the place of `pool`, `scatter` and
+    `correlate`, and its own `check` of the arguments in the place of the one that waits for the values of boxes.
+    """
+
+    check = staticmethod(check_arguments)
 
     def __init__(self, operator: Operator) -> None:
         self.operator = operator
         self.axes = len(operator.bins)
         self.tensors = 2 if operator.beside else 1  # beside the features: rois, and what belongs to them
 
-    def forward(self, input: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        arguments = self._of_forward(rest)
-        check_arguments(self.operator, input, size_of(input), arguments)
-        if self.operator.definition.own_channels:
-            check_own_channels(input, arguments.bins)
+    def pool(self, input: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
         output, coverage = reference.forward(self.operator.definition, input, arguments)
         return output, coverage
+
+    def scatter(self, grad: Tensor, arguments: Arguments, size: Sequence[int], input: Tensor | None) -> Tensor:
+        return reference.gradient_to_features(self.operator.definition, grad, arguments, size, input)
+
+    def correlate(self, grad: Tensor, input: Tensor, arguments: Arguments) -> tuple[Tensor, ...]:
+        return reference.gradient_to_boxes(self.operator.definition, grad, input, arguments)
+
+    def forward(self, input: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        arguments = self._of_forward(rest)
+        self.check(self.operator, input, size_of(input), arguments)
+        if self.operator.definition.own_channels:
+            check_own_channels(input, arguments.bins)
+        return self.pool(input, arguments)
 
     def backward(self, grad: Tensor, *rest: Any) -> Tensor:
         if not self.operator.is_linear:
@@ -43,20 +58,20 @@ class Pooling:
         tensors, rest = rest[: self.tensors], rest[self.tensors :]
         size, options = rest[: 1 + self.axes], rest[1 + self.axes :]
         arguments = self._of_gradient(grad, tensors, options)
-        check_arguments(self.operator, grad, size, arguments)
-        return reference.gradient_to_features(self.operator.definition, grad, arguments, size)
+        self.check(self.operator, grad, size, arguments)
+        return self.scatter(grad, arguments, size, None)
 
     def _backward_at(self, grad: Tensor, input: Tensor, *rest: Any) -> Tensor:
         arguments = self._of_gradient(grad, rest[: self.tensors], rest[self.tensors :])
-        check_arguments(self.operator, input, size_of(input), arguments)
-        return reference.gradient_to_features(self.operator.definition, grad, arguments, size_of(input), input)
+        self.check(self.operator, input, size_of(input), arguments)
+        return self.scatter(grad, arguments, size_of(input), input)
 
     def backward_boxes(self, grad: Tensor, input: Tensor, *rest: Any) -> Any:
         arguments = self._of_gradient(grad, rest[: self.tensors], rest[self.tensors :])
-        check_arguments(self.operator, input, size_of(input), arguments)
+        self.check(self.operator, input, size_of(input), arguments)
         if self.operator.definition.own_channels:
             check_own_channels(input, arguments.bins, grad)
-        found = reference.gradient_to_boxes(self.operator.definition, grad, input, arguments)
+        found = self.correlate(grad, input, arguments)
         return found if self.operator.beside else found[0]
 
     def fake_forward(self, input: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:

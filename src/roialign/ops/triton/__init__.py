@@ -32,6 +32,15 @@ OPERATORS = (
     "roi_align_3d_backward_boxes",
     "roi_pool",
     "roi_pool_backward",
+    "roi_align_rotated",
+    "roi_align_rotated_backward",
+    "roi_align_rotated_backward_boxes",
+    "roi_align_max",
+    "roi_align_max_backward",
+    "roi_align_max_backward_boxes",
+    "masked_roi_align",
+    "masked_roi_align_backward",
+    "masked_roi_align_backward_boxes",
 )
 
 CHOSEN_BY = "ROIALIGN_TRITON"
@@ -61,8 +70,8 @@ def _implementation(name: str) -> Callable[..., Any]:
     """The function that computes this operator, which imports Triton when it is first called."""
 
     def call(*arguments: Any) -> Any:
-        from roialign.ops.triton import operators, pooling
+        from roialign.ops.triton import operators
 
-        return (pooling.IMPLEMENTATIONS.get(name) or getattr(operators, name))(*arguments)
+        return operators.IMPLEMENTATIONS[name](*arguments)
 
     return call

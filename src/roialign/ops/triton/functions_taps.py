@@ -11,29 +11,29 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from roialign.ops.triton.functions import BOXES_OF_LIST, LISTED_BOXES, TILES_OF_LIST
-from roialign.ops.triton.kernels import correlate_taps, largest, pool_taps, scatter_taps, spans
+from roialign.ops.triton.functions import pool_blocks
+from roialign.ops.triton.kernels import correlate_taps, largest, pool_taps, scatter_taps
 from roialign.ops.triton.launch import (
     INTEGER_LIMIT,
     Launcher,
     blocks_of,
     form_of_numbers,
+    form_of_strided,
     form_of_tensors,
     index_type,
     on_device_of,
     power_of_two,
 )
-from roialign.ops.triton.maps import bits_of, tiles_of_image
+from roialign.ops.triton.lists import list_spans, spans_for
+from roialign.ops.triton.maps import bits_of, is_wide
 
-POOLED_VALUES, POOLED_BINS, POOLED_BINS_OF_PLANES = 1024, 8, 64  # of one program
 SCATTERED_CHANNELS, SCATTERED_COLUMNS, SCATTERED_MAXIMA = 16, 8, 8
 SPANNED_BOXES, SPANNED_MAXIMA = 128, 1024
 
 _pool = Launcher(pool_taps.pool_taps_kernel, num_warps=4)
 _correlate = Launcher(correlate_taps.correlate_taps_kernel, num_warps=4)
 _scatter = Launcher(scatter_taps.scatter_taps_kernel, num_warps=2)
-_span_taps = Launcher(spans.span_taps_kernel, num_warps=4)
-_list_spans = Launcher(spans.list_spans_kernel, num_warps=4)
+_span_taps = Launcher(scatter_taps.span_taps_kernel, num_warps=4)
 _largest = Launcher(largest.largest_kernel, num_warps=4)
 _span_maxima = Launcher(largest.span_maxima_kernel, num_warps=4)
 _scatter_maxima = Launcher(largest.scatter_maxima_kernel, num_warps=4)
@@ -68,15 +68,15 @@ def pool(features: Tensor, rois: Tensor, rule: TapRule, bins: tuple[int, ...]) -
     output = features.new_empty((rois.shape[0], channels, *bins))
     coverage = rois.new_empty(rois.shape[0])
     channels_last = volume.stride(1) == 1
-    block_c, block_bins, programs = _blocks_of_boxes(rois, channels, prod(bins), channels_last)
+    block_c, block_bins, blocks = pool_blocks(channels, prod(bins), channels_last, rois.dtype)
     scales, of_rule = _scales(rois, rule)
     constants = (*_bins_of_volume(bins), rule.axes, rule.take, rule.ratio, rule.widen, rule.left_out, rule.own)
-    constants = (*constants, rule.nan_if_empty, index_type(_is_wide(volume)), channels_last)
+    constants = (*constants, rule.nan_if_empty, index_type(is_wide(volume.shape, volume.stride())), channels_last)
     constants = (*constants, block_c, block_bins, power_of_two(max(bins)))
-    form = (constants, of_rule, _form_of_strided(volume), form_of_numbers((channels,)))
+    form = (constants, of_rule, form_of_strided(volume), form_of_numbers((channels,)))
     with on_device_of(rois):
         _pool(
-            *(programs, form, output, coverage, rois, scales, volume, volume.stride()),
+            *(len(rois) * blocks, form, output, coverage, rois, scales, volume, volume.stride()),
             *(images, channels, *size, *constants),
         )
     return output, coverage
@@ -98,16 +98,16 @@ def scatter(grad: Tensor, rois: Tensor, rule: TapRule, size: tuple[int, ...]) ->
     constants = (*options, rule.own, index_type(channels * prod(cells) >= INTEGER_LIMIT), block_c)
     constants = (*constants, min(power_of_two(bins[-1]), SCATTERED_COLUMNS))
     with on_device_of(rois):
-        spans_of_boxes = rois.new_empty((6, boxes), dtype=torch.int32)
+        spans_of_boxes = spans_for(rois)
         _span_taps(
             *(blocks_of(boxes, SPANNED_BOXES), (options, of_rule), spans_of_boxes, rois, scales),
             *(boxes, images, depth, height, width, *options, SPANNED_BOXES),
         )
-        listed, counts, room = _list(spans_of_boxes, images * depth, height, width)
+        tiles = list_spans(spans_of_boxes, images * depth, height, width)
         _scatter(
-            *(counts.shape[0] * blocks_of(channels, block_c), (constants, of_rule, _form_of_strided(of_volume))),
-            *(grad_features, of_volume, of_volume.stride(), rois, scales, listed, counts),
-            *(boxes, images, channels, depth, height, width, room, *constants),
+            *(tiles.number * blocks_of(channels, block_c), (constants, of_rule, form_of_strided(of_volume))),
+            *(grad_features, of_volume, of_volume.stride(), rois, scales, tiles.listed, tiles.counts),
+            *(boxes, images, channels, depth, height, width, tiles.room, *constants),
         )
     return grad_features
 
@@ -119,11 +119,11 @@ def correlate(grad: Tensor, features: Tensor, rois: Tensor, rule: TapRule) -> Te
     channels, bins = grad.shape[1], grad.shape[2:]
     grad_rois = torch.empty_like(rois)
     channels_last = volume.stride(1) == 1
-    block_c, block_bins, _ = _blocks_of_boxes(rois, channels, prod(bins), channels_last)
+    block_c, block_bins, _ = pool_blocks(channels, prod(bins), channels_last, rois.dtype)
     scales, of_rule = _scales(rois, rule)
     constants = (*_bins_of_volume(bins), rule.axes, rule.take, rule.ratio, rule.widen, rule.own)
-    constants = (*constants, index_type(_is_wide(volume)), channels_last, block_c, block_bins)
-    form = (constants, of_rule, _form_of_strided(volume), _form_of_strided(of_volume), form_of_numbers((channels,)))
+    constants = (*constants, index_type(is_wide(volume.shape, volume.stride())), channels_last, block_c, block_bins)
+    form = (constants, of_rule, form_of_strided(volume), form_of_strided(of_volume), form_of_numbers((channels,)))
     with on_device_of(rois):
         _correlate(
             *(rois.shape[0], form, grad_rois, of_volume, of_volume.stride(), rois, scales, volume, volume.stride()),
@@ -142,14 +142,14 @@ def pool_largest(
     coverage = rois.new_empty(rois.shape[0])
     maxima = features.new_empty((rois.shape[0] if with_maxima else 0, channels, *bins), dtype=torch.int32)
     channels_last = features.stride(1) == 1
-    block_c, block_bins, programs = _blocks_of_boxes(rois, channels, prod(bins), channels_last)
+    block_c, block_bins, blocks = pool_blocks(channels, prod(bins), channels_last, rois.dtype)
     scales, of_rule = _scales(rois, TapRule("cells", (scale, 0.0) * 2))
-    wide = _is_wide(features) or height * width >= INTEGER_LIMIT
+    wide = is_wide(features.shape, features.stride()) or height * width >= INTEGER_LIMIT
     constants = (*bins, legacy, with_maxima, index_type(wide), channels_last, block_c, block_bins)
-    form = (constants, of_rule, _form_of_strided(features), form_of_numbers((channels,)))
+    form = (constants, of_rule, form_of_strided(features), form_of_numbers((channels,)))
     with on_device_of(rois):
         _largest(
-            *(programs, form, output, coverage, maxima, rois, scales, features, features.stride()),
+            *(len(rois) * blocks, form, output, coverage, maxima, rois, scales, features, features.stride()),
             *(images, channels, height, width, *constants),
         )
     return output, coverage, maxima
@@ -168,39 +168,18 @@ def scatter_largest(grad: Tensor, maxima: Tensor, rois: Tensor, size: tuple[int,
     constants = (*constants, min(power_of_two(prod(bins)), SCATTERED_MAXIMA))
     of_boxes = (rois.get_device(), form_of_tensors(rois, maxima))
     with on_device_of(rois):
-        spans_of_boxes = rois.new_empty((6, boxes), dtype=torch.int32)
+        spans_of_boxes = spans_for(rois)
         _span_maxima(
             *(boxes, of_boxes, spans_of_boxes, rois, maxima),
             *(boxes, images, channels * prod(bins), height, width, SPANNED_MAXIMA),
         )
-        listed, counts, room = _list(spans_of_boxes, images, height, width)
+        tiles = list_spans(spans_of_boxes, images, height, width)
         _scatter_maxima(
-            *(counts.shape[0] * blocks_of(channels, block_c), (constants, of_boxes, _form_of_strided(grad))),
-            *(grad_features, grad, grad.stride(), rois, maxima, listed, counts),
-            *(boxes, images, channels, height, width, room, *constants),
+            *(tiles.number * blocks_of(channels, block_c), (constants, of_boxes, form_of_strided(grad))),
+            *(grad_features, grad, grad.stride(), rois, maxima, tiles.listed, tiles.counts),
+            *(boxes, images, channels, height, width, tiles.room, *constants),
         )
     return grad_features
-
-
-def _list(spans_of_boxes: Tensor, planes: int, height: int, width: int) -> tuple[Tensor, Tensor, int]:
-    """The boxes of each tile, how many they are, and for how many there is room."""
-    boxes, (tiles,) = spans_of_boxes.shape[1], tiles_of_image([height], [width])
-    room = max(1, min(boxes, LISTED_BOXES // (planes * tiles)))
-    listed = spans_of_boxes.new_empty(planes * tiles * room)
-    counts = spans_of_boxes.new_empty(planes * tiles)
-    _list_spans(
-        *(planes * blocks_of(tiles, TILES_OF_LIST), (spans_of_boxes.get_device(),), listed, counts, spans_of_boxes),
-        *(boxes, height, width, room, TILES_OF_LIST, BOXES_OF_LIST),
-    )
-    return listed, counts, room
-
-
-def _blocks_of_boxes(rois: Tensor, channels: int, bins: int, channels_last: bool) -> tuple[int, int, int]:
-    """Channels and bins that a program takes at once, and how many programs take all boxes."""
-    block_bins = min(power_of_two(bins), POOLED_BINS if channels_last else POOLED_BINS_OF_PLANES)
-    values = POOLED_VALUES * 4 // rois.element_size()
-    block_c = min(power_of_two(channels), values // block_bins)
-    return block_c, block_bins, rois.shape[0] * blocks_of(bins, block_bins) * max(blocks_of(channels, block_c), 1)
 
 
 def _scales(rois: Tensor, rule: TapRule) -> tuple[tuple[int, ...], tuple[Any, ...]]:
@@ -215,14 +194,3 @@ def _as_volume(features: Tensor) -> Tensor:
 
 def _bins_of_volume(bins: tuple[int, ...]) -> tuple[int, ...]:
     return (1, *bins)[-3:]
-
-
-def _is_wide(features: Tensor) -> bool:
-    """Whether an image's cells are too many for 32 bits."""
-    extents = zip(features.shape[1:], features.stride()[1:], strict=True)
-    return sum((extent - 1) * step for extent, step in extents) >= INTEGER_LIMIT
-
-
-def _form_of_strided(tensor: Tensor) -> tuple[Any, ...]:
-    """What Triton compiles for of a tensor that comes with its strides."""
-    return form_of_numbers(tensor.stride()), form_of_tensors(tensor)

@@ -45,6 +45,11 @@ def form_of_tensors(*tensors: Tensor) -> tuple[Any, ...]:
     return tuple((one.dtype, one.data_ptr() % 16 == 0) for one in tensors)
 
 
+def form_of_strided(tensor: Tensor) -> tuple[Any, ...]:
+    """What Triton compiles for of a tensor that comes with its strides."""
+    return form_of_tensors(tensor), form_of_numbers(tensor.stride())
+
+
 def on_device_of(tensor: Tensor) -> Any:
     """Makes the tensor's device the current one while the context is open."""
     if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from roialign.ops.operators import ROI_ALIGN
 from roialign.ops.reference import Arguments
-from roialign.ops.registered.checks import check_form, check_grad, size_of
+from roialign.ops.registered.checks import check_form, check_grad, check_grad_of, size_of
 from roialign.ops.registered.multi_scale_roi_align import check_form as check_form_of_levels
-from roialign.ops.triton import functions
-from roialign.ops.triton.functions import Rule
+from roialign.ops.triton import functions, pooling
+from roialign.ops.triton.maps import Rule, rule_of_scale
 from roialign.ops.validate import check_levels
 
 _MOST_REMEMBERED = 4096
@@ -27,7 +27,7 @@ def roi_align(
     if (*form, ratio) not in _checked:
         check_form(ROI_ALIGN, input, size_of(input), Arguments(rois, (), (ph, pw), (scale, ratio, aligned)))
         _remember((*form, ratio))
-    return functions.pool([input], rois, _rule(scale, ratio, aligned), (ph, pw))
+    return functions.pool([input], rois, rule_of_scale(scale, ratio, aligned), (ph, pw))
 
 
 def roi_align_backward(
@@ -35,14 +35,15 @@ def roi_align_backward(
 ) -> Tensor:
     arguments = _of_gradient(grad, rois, scale, ratio, aligned)
     check_form(ROI_ALIGN, grad, (images, height, width), arguments)
-    return functions.scatter(grad, rois, _rule(scale, ratio, aligned), images, [height], [width])[0]
+    return functions.scatter(grad, rois, rule_of_scale(scale, ratio, aligned), images, [height], [width])[0]
 
 
 def roi_align_backward_boxes(
     grad: Tensor, input: Tensor, rois: Tensor, scale: float, ratio: int, aligned: bool
 ) -> Tensor:
     check_form(ROI_ALIGN, input, size_of(input), _of_gradient(grad, rois, scale, ratio, aligned))
-    return functions.correlate(grad, [input], rois, _rule(scale, ratio, aligned))
+    check_grad_of(grad, input)
+    return functions.correlate(grad, [input], rois, rule_of_scale(scale, ratio, aligned))
 
 
 def multi_scale_roi_align(
@@ -88,7 +89,20 @@ def multi_scale_roi_align_backward_boxes(
 ) -> Tensor:
     check_grad(grad, rois, ROI_ALIGN.bins)
     _check(inputs, [size_of(one) for one in inputs], rois, levels, grad.shape[2:], cells, ratio)
+    check_grad_of(grad, inputs[0])
     return functions.correlate(grad, inputs, rois, Rule(levels.contiguous(), tuple(cells), ratio, widen))
+
+
+IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
+    "roi_align": roi_align,
+    "roi_align_backward": roi_align_backward,
+    "roi_align_backward_boxes": roi_align_backward_boxes,
+    "multi_scale_roi_align": multi_scale_roi_align,
+    "multi_scale_roi_align_backward": multi_scale_roi_align_backward,
+    "multi_scale_roi_align_backward_boxes": multi_scale_roi_align_backward_boxes,
+    **pooling.IMPLEMENTATIONS,
+}
+"""By the names of the operators and their gradients."""
 
 
 def _of_gradient(grad: Tensor, rois: Tensor, *options: Any) -> Arguments:
@@ -100,11 +114,6 @@ def _remember(form: tuple[Any, ...]) -> None:
     if len(_checked) >= _MOST_REMEMBERED:
         _checked.clear()
     _checked.add(form)
-
-
-def _rule(scale: float, ratio: int, aligned: bool) -> Rule:
-    shift = 0.5 if aligned else 0.0
-    return Rule(None, (scale, shift, scale, shift), ratio, not aligned)
 
 
 def _check(

@@ -1,51 +1,69 @@
-"""The operators of the table on a GPU: arguments are checked as everywhere, values of boxes by the kernels."""
+"""The other operators on a GPU: arguments are checked as everywhere, values of boxes by the kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from roialign.errors import FeatureMapError
 from roialign.ops.operators import OPERATORS, Operator
-from roialign.ops.registered.checks import check_form, check_grad, size_of
+from roialign.ops.reference import Arguments
+from roialign.ops.registered.checks import check_form, check_grad, check_grad_of, size_of
 from roialign.ops.registered.pooling import Pooling
 from roialign.ops.registered.roi_pool import check_maxima
-from roialign.ops.triton import functions_taps
+from roialign.ops.triton import functions_masked, functions_maxima, functions_rotated, functions_taps
 from roialign.ops.triton.functions_taps import TapRule
-from roialign.ops.validate import check_operator, check_own_channels, check_scale, describe
+from roialign.ops.validate import check_operator, check_scale, describe
 
 _MOST_CELLS = 1 << 31  # that int32 can number
 
 
-class _OfTaps(Pooling):
-    """The implementations of one operator of which bins have taps. `rule_of` its options says which."""
+class Functions(NamedTuple):
+    """What kernels compute of one operator, as the methods of `Pooling` with these names do."""
 
-    def __init__(self, operator: Operator, rule_of: Callable[..., TapRule]) -> None:
+    pool: Callable[[Tensor, Arguments], tuple[Tensor, Tensor]]
+    scatter: Callable[..., Tensor]
+    correlate: Callable[[Tensor, Tensor, Arguments], tuple[Tensor, ...]]
+
+
+class _PoolingOnGpu(Pooling):
+    """The implementations of one operator of the table; they do not wait for the values of boxes."""
+
+    check = staticmethod(check_form)
+
+    def __init__(self, operator: Operator, functions: Functions) -> None:
         super().__init__(operator)
-        self._rule_of = rule_of
+        self._functions = functions
 
-    def forward(self, input: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        arguments = self._of_forward(rest)
-        check_form(self.operator, input, size_of(input), arguments)
-        if self.operator.definition.own_channels:
-            check_own_channels(input, arguments.bins)
-        return functions_taps.pool(input, arguments.rois, self._rule_of(*arguments.options), arguments.bins)
+    def pool(self, input: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
+        return self._functions.pool(input, arguments)
 
-    def backward(self, grad: Tensor, *rest: Any) -> Tensor:
-        tensors, rest = rest[: self.tensors], rest[self.tensors :]
-        size, options = rest[: 1 + self.axes], rest[1 + self.axes :]
-        arguments = self._of_gradient(grad, tensors, options)
-        check_form(self.operator, grad, size, arguments)
-        return functions_taps.scatter(grad, arguments.rois, self._rule_of(*arguments.options), size)
+    def scatter(self, grad: Tensor, arguments: Arguments, size: Sequence[int], input: Tensor | None) -> Tensor:
+        if input is not None:
+            check_grad_of(grad, input)
+        return self._functions.scatter(grad, arguments, size, input)
 
-    def backward_boxes(self, grad: Tensor, input: Tensor, *rest: Any) -> Tensor:
-        arguments = self._of_gradient(grad, rest[: self.tensors], rest[self.tensors :])
-        check_form(self.operator, input, size_of(input), arguments)
-        if self.operator.definition.own_channels:
-            check_own_channels(input, arguments.bins, grad)
-        return functions_taps.correlate(grad, input, arguments.rois, self._rule_of(*arguments.options))
+    def correlate(self, grad: Tensor, input: Tensor, arguments: Arguments) -> tuple[Tensor, ...]:
+        if not self.operator.definition.own_channels:  # whose gradients have other channels, and were looked at
+            check_grad_of(grad, input)
+        return self._functions.correlate(grad, input, arguments)
+
+
+def _of_taps(rule_of: Callable[..., TapRule]) -> Functions:
+    """Of an operator of which bins have taps; which, `rule_of` its options says."""
+
+    def pool(input: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
+        return functions_taps.pool(input, arguments.rois, rule_of(*arguments.options), arguments.bins)
+
+    def scatter(grad: Tensor, arguments: Arguments, size: Sequence[int], _input: None) -> Tensor:
+        return functions_taps.scatter(grad, arguments.rois, rule_of(*arguments.options), tuple(size))
+
+    def correlate(grad: Tensor, input: Tensor, arguments: Arguments) -> tuple[Tensor]:
+        return (functions_taps.correlate(grad, input, arguments.rois, rule_of(*arguments.options)),)
+
+    return Functions(pool, scatter, correlate)
 
 
 def _of_volumes(z: float, y: float, x: float, ratio: int, aligned: bool) -> TapRule:
@@ -61,11 +79,18 @@ def _of_own_cells(scale: float, with_last: bool, _in_gradient: bool) -> TapRule:
     return TapRule("cells", (scale, 0.0) * 2, left_out=0 if with_last else 1, own=True)
 
 
-_RULES: dict[str, Callable[..., TapRule]] = {
-    "ps_roi_align": _of_own_samples,
-    "ps_roi_pool": _of_own_cells,
-    "prroi_pool": lambda scale: TapRule("integral", (scale, 0.0) * 2),
-    "roi_align_3d": _of_volumes,
+def _of_integrals(scale: float) -> TapRule:
+    return TapRule("integral", (scale, 0.0) * 2)
+
+
+_FUNCTIONS = {
+    "ps_roi_align": _of_taps(_of_own_samples),
+    "ps_roi_pool": _of_taps(_of_own_cells),
+    "prroi_pool": _of_taps(_of_integrals),
+    "roi_align_3d": _of_taps(_of_volumes),
+    "roi_align_rotated": Functions(functions_rotated.pool, functions_rotated.scatter, functions_rotated.correlate),
+    "roi_align_max": Functions(functions_maxima.pool, functions_maxima.scatter, functions_maxima.correlate),
+    "masked_roi_align": Functions(functions_masked.pool, functions_masked.scatter, functions_masked.correlate),
 }
 
 
@@ -91,12 +116,12 @@ def _roi_pool_backward(grad: Tensor, maxima: Tensor, rois: Tensor, images: int, 
 
 def _implementations() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {"roi_pool": _roi_pool, "roi_pool_backward": _roi_pool_backward}
-    for name, rule_of in _RULES.items():
-        one = _OfTaps(OPERATORS[name], rule_of)
+    for name, functions in _FUNCTIONS.items():
+        one = _PoolingOnGpu(OPERATORS[name], functions)
         by_schema = (one.forward, one.backward, one.backward_boxes)
         found |= dict(zip(one.operator.schemas, by_schema, strict=False))  # not all have the last
     return found
 
 
 IMPLEMENTATIONS = _implementations()
-"""By name, as registered."""
+"""By the names of the operators and their gradients."""

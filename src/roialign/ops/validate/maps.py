@@ -99,7 +99,9 @@ def check_own_channels(input: Tensor, size_hw: Sequence[int], grad: Tensor | Non
             f"bin has channels of its own; got {describe(input)}. Use an output_size that divides {input.shape[1]}, or "
             "make the layer before it one of (channels of the output) * height * width channels."
         )
-    if grad is not None and (grad.shape[1] * bins != input.shape[1] or grad.dtype != input.dtype):
+    if grad is None:
+        return
+    if grad.shape[1] * bins != input.shape[1] or grad.dtype != input.dtype or grad.device != input.device:
         raise errors.FeatureMapError(
             f"RA306: expected a gradient of {input.shape[1] // bins} channels in the type of the features, "
             f"{describe(input)}; got {describe(grad)}. It is made by autograd; call the public function."

@@ -5,7 +5,8 @@ import triton.language as tl
 
 from roialign.ops.triton.kernels.axis import bilinear, divide, from_bits, position, run_between
 from roialign.ops.triton.kernels.boxes import columns_of_box, image_of_box, level_of_box, pick, pick_number, rows_of_box
-from roialign.ops.triton.kernels.rows import load_features, load_rows
+from roialign.ops.triton.kernels.corners import across, load_corners, slopes
+from roialign.ops.triton.kernels.rows import load_upstream
 
 
 @triton.jit
@@ -14,22 +15,10 @@ def add_slopes(sums, upstream, values, channel, strides_yx, y, x, y_share, x_sha
 
     `y` and `x` are what `bilinear` says of the samples, the shares how far along the box they lie.
     """
-    y_on_map, top, bottom, ly, y_free = y
-    x_on_map, left, right, lx, x_free = x
+    y, x = across(y), across(x)
     by_y_start, by_y_size, by_x_start, by_x_size = sums
-    read = mask & (y_on_map & x_on_map)[None, :]
-    index = channel.dtype
-    top, bottom = top.to(index) * strides_yx[0], bottom.to(index) * strides_yx[0]
-    left, right = left.to(index) * strides_yx[1], right.to(index) * strides_yx[1]
-    kind = upstream.dtype
-    top_left = load_features(values + channel[:, None] + (top + left)[None, :], read, CHANNELS_LAST).to(kind)
-    top_right = load_features(values + channel[:, None] + (top + right)[None, :], read, CHANNELS_LAST).to(kind)
-    bottom_left = load_features(values + channel[:, None] + (bottom + left)[None, :], read, CHANNELS_LAST).to(kind)
-    bottom_right = load_features(values + channel[:, None] + (bottom + right)[None, :], read, CHANNELS_LAST).to(kind)
-    on_left, on_right = (bottom_left - top_left) * upstream, (bottom_right - top_right) * upstream
-    on_top, on_bottom = (top_right - top_left) * upstream, (bottom_right - bottom_left) * upstream
-    by_y = tl.where((mask & y_free[None, :]), on_left + (on_right - on_left) * lx[None, :], 0.0)
-    by_x = tl.where((mask & x_free[None, :]), on_top + (on_bottom - on_top) * ly[None, :], 0.0)
+    corners = load_corners(values, channel, strides_yx, y, x, mask, upstream, CHANNELS_LAST)
+    by_y, by_x = slopes(corners, upstream, y, x, mask)
     return (
         by_y_start + by_y,
         by_y_size + by_y * y_share[None, :],
@@ -92,10 +81,9 @@ def correlate_kernel(
         for c_begin in range(0, channels, BLOCK_C):
             c = c_begin + tl.arange(0, BLOCK_C)
             channel = c.to(INDEX) * pick(strides[1], level)
-            mask = (c < channels)[:, None] & ((bins < PH * PW) & usable)[None, :]
-            at = k * grad_strides[0] + p * grad_strides[2] + q * grad_strides[3]
-            upstream = load_rows(grad + at[None, :] + c[:, None] * grad_strides[1], mask)
-            upstream = upstream.to(y_start.dtype)
+            inside = (bins < PH * PW) & usable
+            mask = (c < channels)[:, None] & inside[None, :]
+            upstream = load_upstream(grad, grad_strides, k, p, q, inside, c, channels).to(y_start.dtype)
             for iy in range(y_count):
                 y_sample = y_first + iy
                 y = bilinear(position(y_start, y_bin, y_grid, p, y_sample, RATIO), height)

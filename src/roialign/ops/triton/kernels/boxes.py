@@ -60,3 +60,12 @@ def columns_of_box(rois, k, cells, level, POOLED: tl.constexpr, RATIO: tl.conste
     low, high = tl.load(rois + k * 5 + 1), tl.load(rois + k * 5 + 3)
     scale, shift = from_bits(pick(cells[2], level), low), from_bits(pick(cells[3], level), low)
     return axis_samples(low, high, scale, shift, POOLED, RATIO, WIDEN)
+
+
+@triton.jit
+def block_of_program(channels, bins, BLOCK_C: tl.constexpr, BLOCK_BINS: tl.constexpr):
+    """The box, the block of channels and the block of bins of a program that takes one of each."""
+    channel_blocks = tl.maximum(tl.cdiv(channels, BLOCK_C), 1)  # without channels there is a coverage still
+    bin_blocks = tl.cdiv(bins, BLOCK_BINS)
+    number = tl.program_id(0) // channel_blocks
+    return (number // bin_blocks).to(tl.int64), tl.program_id(0) % channel_blocks, number % bin_blocks

@@ -8,12 +8,12 @@ from roialign.ops.triton.kernels.backward_boxes import total_of
 from roialign.ops.triton.kernels.boxes import image_of_box
 from roialign.ops.triton.kernels.pool_taps import channels_read
 from roialign.ops.triton.kernels.rows import load_features, load_rows
-from roialign.ops.triton.kernels.taps import axis_of_box, divisor, slopes, steps_of_bins, tap
+from roialign.ops.triton.kernels.taps import axis_of_box, divisor, slopes_of_tap, steps_of_bins, tap
 
 
 @triton.jit
 def add_slopes_of(sums, product, weight, by_start, by_size, mask):
-    """Add to `sums`, by where the box begins and by its size, what a tap gives by `slopes` along one axis."""
+    """Add to `sums`, by where the box begins and by its size, what a tap gives by `slopes_of_tap` along one axis."""
     given = tl.where(mask, product * weight[None, :], 0.0)
     return sums[0] + given * by_start[None, :], sums[1] + given * by_size[None, :]
 
@@ -94,11 +94,11 @@ def correlate_taps_kernel(
                 z_cell, z_weight, z_read = tap(z_axis, d, z_first, iz, depth, RATIO, along_z)
                 for iy in range(y_steps):
                     y_cell, y_weight, y_read = tap(y_axis, p, y_first, iy, height, RATIO, TAKE)
-                    y_by_start, y_by_size, y_moves = slopes(y_axis, p, y_first, iy, height, PH, RATIO, TAKE)
+                    y_by_start, y_by_size, y_moves = slopes_of_tap(y_axis, p, y_first, iy, height, PH, RATIO, TAKE)
                     row = z_cell.to(INDEX) * strides[2] + y_cell.to(INDEX) * strides[3]
                     for ix in range(x_steps):
                         x_cell, x_weight, x_read = tap(x_axis, q, x_first, ix, width, RATIO, TAKE)
-                        x_by_start, x_by_size, x_moves = slopes(x_axis, q, x_first, ix, width, PW, RATIO, TAKE)
+                        x_by_start, x_by_size, x_moves = slopes_of_tap(x_axis, q, x_first, ix, width, PW, RATIO, TAKE)
                         read = mask & (z_read & y_read & x_read)[None, :]
                         cell = (row + x_cell.to(INDEX) * strides[4])[None, :]
                         product = load_features(values + cell, read, CHANNELS_LAST).to(zeros.dtype) * upstream
@@ -107,7 +107,9 @@ def correlate_taps_kernel(
                         weight = z_weight * y_weight
                         of_x = add_slopes_of(of_x, product, weight, x_by_start, x_by_size, read & x_moves[None, :])
                         if AXES == 3:
-                            z_by_start, z_by_size, z_moves = slopes(z_axis, d, z_first, iz, depth, PZ, RATIO, TAKE)
+                            z_by_start, z_by_size, z_moves = slopes_of_tap(
+                                z_axis, d, z_first, iz, depth, PZ, RATIO, TAKE
+                            )
                             weight = y_weight * x_weight
                             of_z = add_slopes_of(of_z, product, weight, z_by_start, z_by_size, read & z_moves[None, :])
 

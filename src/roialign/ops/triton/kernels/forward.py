@@ -4,7 +4,15 @@ import triton
 import triton.language as tl
 
 from roialign.ops.triton.kernels.axis import bilinear, divide, position, run_between, share_on_map
-from roialign.ops.triton.kernels.boxes import columns_of_box, image_of_box, level_of_box, pick, pick_number, rows_of_box
+from roialign.ops.triton.kernels.boxes import (
+    block_of_program,
+    columns_of_box,
+    image_of_box,
+    level_of_box,
+    pick,
+    pick_number,
+    rows_of_box,
+)
 from roialign.ops.triton.kernels.rows import load_features
 
 
@@ -21,8 +29,9 @@ def add_sample(
     width,
     mask,
     CHANNELS_LAST: tl.constexpr,
+    share=1.0,
 ):
-    """Add to `total` [channels, bins] the value of one sample of each bin."""
+    """Add to `total` [channels, bins] the value of one sample of each bin, or a `share` [bins] of it."""
     y_on_map, top, bottom, ly, _ = bilinear(y_place, height)
     x_on_map, left, right, lx, _ = bilinear(x_place, width)
     read = mask & (y_on_map & x_on_map)[None, :]
@@ -32,7 +41,7 @@ def add_sample(
     for corner in tl.static_range(4):
         row = top if corner < 2 else bottom
         column = left if corner % 2 == 0 else right
-        weight = ((1.0 - ly) if corner < 2 else ly) * ((1.0 - lx) if corner % 2 == 0 else lx)
+        weight = ((1.0 - ly) if corner < 2 else ly) * ((1.0 - lx) if corner % 2 == 0 else lx) * share
         value = load_features(values + (channel[:, None] + (row + column)[None, :]), read, CHANNELS_LAST)
         total = tl.fma(value.to(total.dtype), tl.broadcast_to(weight[None, :], total.shape), total)
     return total
@@ -62,13 +71,7 @@ def pool_kernel(
     BLOCK_PH: tl.constexpr,
     BLOCK_PW: tl.constexpr,
 ):
-    program = tl.program_id(0)
-    channel_blocks = tl.maximum(tl.cdiv(channels, BLOCK_C), 1)  # without channels there is a coverage still
-    bin_blocks: tl.constexpr = (PH * PW + BLOCK_BINS - 1) // BLOCK_BINS
-    channel_block = program % channel_blocks
-    bin_block = program // channel_blocks % bin_blocks
-    k = (program // channel_blocks // bin_blocks).to(tl.int64)
-
+    k, channel_block, bin_block = block_of_program(channels, PH * PW, BLOCK_C, BLOCK_BINS)
     level, level_exists = level_of_box(levels, k, len(maps))
     image, image_exists = image_of_box(rois, k, images)
     y_start, y_bin, y_grid, y_usable = rows_of_box(rois, k, cells, level, PH, RATIO, WIDEN)

@@ -34,7 +34,7 @@ def on_map(place, extent):
 
 
 @triton.jit
-def cells_between(begin, end):
+def cells_under(begin, end):
     """The first cell that is read between two places of the map, and how many are."""
     first = tl.floor(begin).to(tl.int32)
     return first, tl.where(end > begin, tl.ceil(end).to(tl.int32) - first + 1, 0)

@@ -6,9 +6,9 @@ Largest cells are numbered row * width + column; -1 is none.
 import triton
 import triton.language as tl
 
-from roialign.ops.triton.kernels.boxes import image_of_box
+from roialign.ops.triton.kernels.boxes import block_of_program, image_of_box
 from roialign.ops.triton.kernels.pool_taps import channels_read
-from roialign.ops.triton.kernels.rows import load_features, load_rows
+from roialign.ops.triton.kernels.rows import load_features, load_rows, load_upstream
 from roialign.ops.triton.kernels.scatter_taps import store_tile
 from roialign.ops.triton.kernels.spans import store_span
 from roialign.ops.triton.kernels.taps import axis_of_box, coverage_along, steps_of_bins, tap
@@ -40,13 +40,7 @@ def largest_kernel(
     BLOCK_BINS: tl.constexpr,
 ):
     """A program takes one box, a block of its bins and one of channels. The rule: `ops/reference/whole_cells.py`."""
-    program = tl.program_id(0)
-    channel_blocks = tl.maximum(tl.cdiv(channels, BLOCK_C), 1)  # without channels there is a coverage still
-    bin_blocks: tl.constexpr = (PH * PW + BLOCK_BINS - 1) // BLOCK_BINS
-    channel_block = program % channel_blocks
-    bin_block = program // channel_blocks % bin_blocks
-    k = (program // channel_blocks // bin_blocks).to(tl.int64)
-
+    k, channel_block, bin_block = block_of_program(channels, PH * PW, BLOCK_C, BLOCK_BINS)
     image, image_exists = image_of_box(rois, k, images)
     y_axis, y_usable = axis_of_box(rois, k, scales, 1, 2, PH, 0, True, "cells")
     x_axis, x_usable = axis_of_box(rois, k, scales, 0, 2, PW, 0, True, "cells")
@@ -163,8 +157,8 @@ def scatter_maxima_kernel(
             at = (k * channels + c[:, None]) * (PH * PW) + bins[None, :]
             largest = load_rows(tl.broadcast_to(maxima + at, mask.shape), mask)
             largest = tl.where(mask, largest, -1)
-            at = grad + k * grad_strides[0] + (bins // PW * grad_strides[2] + bins % PW * grad_strides[3])[None, :]
-            upstream = load_rows(at + c[:, None] * grad_strides[1], mask).to(total.dtype)
+            upstream = load_upstream(grad, grad_strides, k, bins // PW, bins % PW, bins < PH * PW, c, channels)
+            upstream = upstream.to(total.dtype)
             here = largest[:, :, None] == cell[None, None, :]
             total += tl.sum(tl.where(here, tl.broadcast_to(upstream[:, :, None], here.shape), 0.0), 1)
 

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from roialign.ops.triton.kernels.axis import divide
-from roialign.ops.triton.kernels.boxes import image_of_box
+from roialign.ops.triton.kernels.boxes import block_of_program, image_of_box
 from roialign.ops.triton.kernels.rows import load_features
 from roialign.ops.triton.kernels.taps import axis_of_box, coverage_along, divisor, steps_of_bins, tap
 
@@ -51,15 +51,9 @@ def pool_taps_kernel(
     BLOCK_BINS: tl.constexpr,
     BLOCK_ALONG: tl.constexpr,
 ):
-    program = tl.program_id(0)
     count: tl.constexpr = PZ * PH * PW
     along_z: tl.constexpr = TAKE if AXES == 3 else "plane"
-    channel_blocks = tl.maximum(tl.cdiv(channels, BLOCK_C), 1)  # without channels there is a coverage still
-    bin_blocks: tl.constexpr = (count + BLOCK_BINS - 1) // BLOCK_BINS
-    channel_block = program % channel_blocks
-    bin_block = program // channel_blocks % bin_blocks
-    k = (program // channel_blocks // bin_blocks).to(tl.int64)
-
+    k, channel_block, bin_block = block_of_program(channels, count, BLOCK_C, BLOCK_BINS)
     image, image_exists = image_of_box(rois, k, images, 1 + 2 * AXES)
     z_axis, z_usable = axis_of_box(rois, k, scales, 2, AXES, PZ, RATIO, WIDEN, along_z)
     y_axis, y_usable = axis_of_box(rois, k, scales, 1, AXES, PH, RATIO, WIDEN, TAKE)

@@ -23,3 +23,11 @@ def load_features(pointers, mask, CHANNELS_LAST: tl.constexpr):
     else:
         values = load_rows(pointers, mask)
     return values
+
+
+@triton.jit
+def load_upstream(grad, grad_strides, k, p, q, inside_bins, c, channels):
+    """The upstream gradient [channels, bins] of bins of box k, zero where there are none."""
+    at = grad + k * grad_strides[0] + p * grad_strides[2] + q * grad_strides[3]
+    inside = (c < channels)[:, None] & inside_bins[None, :]
+    return load_rows(at[None, :] + c[:, None] * grad_strides[1], inside)

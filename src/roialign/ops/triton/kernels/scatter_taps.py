@@ -1,14 +1,56 @@
-"""The kernel of the gradient to the features of what bins have taps of: a program owns a tile and some channels.
+"""The kernels of the gradient to the features of what bins have taps of.
 
-It goes through the boxes that read the tile in their order, adds up in registers, and stores once.
+One says what each box may read, for the lists of tiles. Of the other a program owns a tile and some channels: it goes
+through the boxes that read the tile in their order, adds up in registers, and stores once.
 """
 
 import triton
 import triton.language as tl
 
+from roialign.ops.triton.kernels.backward import store_cells
 from roialign.ops.triton.kernels.boxes import image_of_box
-from roialign.ops.triton.kernels.taps import axis_of_box, bins_at, weights_at
+from roialign.ops.triton.kernels.spans import store_span
+from roialign.ops.triton.kernels.taps import axis_of_box, bins_at, cells_of_box, weights_at
 from roialign.ops.triton.kernels.tiles import TILE, tiles_along
+
+
+@triton.jit(do_not_specialize=["boxes", "images", "depth", "height", "width"])
+def span_taps_kernel(
+    spans,
+    rois,
+    scales,
+    boxes,
+    images,
+    depth,
+    height,
+    width,
+    PZ: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    AXES: tl.constexpr,
+    TAKE: tl.constexpr,
+    RATIO: tl.constexpr,
+    WIDEN: tl.constexpr,
+    LEFT_OUT: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """What boxes of which bins have taps may read."""
+    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
+    row = tl.minimum(k, boxes - 1).to(tl.int64)
+    image, exists = image_of_box(rois, row, images, 1 + 2 * AXES)
+    y_axis, y_usable = axis_of_box(rois, row, scales, 1, AXES, PH, RATIO, WIDEN, TAKE)
+    x_axis, x_usable = axis_of_box(rois, row, scales, 0, AXES, PW, RATIO, WIDEN, TAKE)
+    top, bottom = cells_of_box(y_axis, height - LEFT_OUT, PH, RATIO, TAKE)
+    left, right = cells_of_box(x_axis, width - LEFT_OUT, PW, RATIO, TAKE)
+    reads = exists & y_usable & x_usable & (bottom >= top) & (right >= left)
+    front, back = top * 0, top * 0
+    if AXES == 3:
+        z_axis, z_usable = axis_of_box(rois, row, scales, 2, AXES, PZ, RATIO, WIDEN, TAKE)
+        front, back = cells_of_box(z_axis, depth, PZ, RATIO, TAKE)
+        reads = reads & z_usable & (back >= front)
+    first_plane = image.to(tl.int32) * depth
+    last_plane = first_plane + back
+    store_span(spans, boxes, k, k < boxes, reads, first_plane + front, last_plane, top, bottom, left, right)
 
 
 @triton.jit
@@ -73,9 +115,9 @@ def add_bins(
     """Add what a box gives: rows of bins are spread over columns, and these over rows."""
     along_z: tl.constexpr = TAKE if AXES == 3 else "plane"
     one = tl.arange(0, 1)
-    d_first, d_count = bins_at(z_axis, z, PZ, along_z)
-    p_first, p_count = bins_at(y_axis, y_begin, PH, TAKE)
-    q_first, q_count = bins_at(x_axis, x_begin, PW, TAKE)
+    d_first, d_count = bins_at(z_axis, z, PZ, along_z, 1)
+    p_first, p_count = bins_at(y_axis, y_begin, PH, TAKE, TILE)
+    q_first, q_count = bins_at(x_axis, x_begin, PW, TAKE, TILE)
     for q_begin in range(q_first, q_first + q_count, BLOCK_Q):
         q = q_begin + tl.arange(0, BLOCK_Q)
         x_weight, x_read = weights_at(x_axis, x_begin, q, columns, RATIO, TAKE, TILE)
@@ -156,16 +198,17 @@ def scatter_taps_kernel(
                     depth, rows, columns, PZ, PH, PW, AXES, TAKE, RATIO, BLOCK_Q,
                 )  # fmt: skip
 
-    store_tile(grad_features, total, plane // depth, plane % depth, y_begin, x_begin, c, channels, depth, height, width,
-               INDEX)  # fmt: skip
+    store_tile(
+        *(grad_features, total, plane // depth, plane % depth, y_begin, x_begin, c, channels, depth, height, width),
+        INDEX,
+    )
 
 
 @triton.jit
 def store_tile(to, total, image, z, y_begin, x_begin, c, channels, depth, height, width, INDEX: tl.constexpr):
     """Store a tile [channels, TILE, TILE] of the gradient to features, which is contiguous."""
-    y, x = (y_begin + tl.arange(0, TILE))[None, :, None], (x_begin + tl.arange(0, TILE))[None, None, :]
-    channel = c[:, None, None]
-    plane_size = height.to(INDEX) * width
-    at = (channel.to(INDEX) * depth + z) * plane_size + y.to(INDEX) * width + x
-    begin = image.to(tl.int64) * channels * depth * plane_size
-    tl.store(to + begin + at, total.to(to.dtype.element_ty), mask=(channel < channels) & (y < height) & (x < width))
+    cell = tl.arange(0, TILE * TILE)
+    y, x = y_begin + cell // TILE, x_begin + cell % TILE
+    plane = (image.to(tl.int64) * channels) * depth + z
+    flat = tl.reshape(total, [total.shape[0], TILE * TILE])
+    store_cells(to, flat, plane, depth, y, x, c, channels, height, width, INDEX)

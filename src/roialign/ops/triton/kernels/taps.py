@@ -14,7 +14,7 @@ from roialign.ops.triton.kernels.backward import bins_at_tile, weights_along
 from roialign.ops.triton.kernels.backward_boxes import share_along
 from roialign.ops.triton.kernels.cells import cell_axis, cells_of_bin, share_of_cells
 from roialign.ops.triton.kernels.integral import (
-    cells_between,
+    cells_under,
     covered_share,
     edge,
     integral_axis,
@@ -68,7 +68,7 @@ def cells_of_box(axis, extent, POOLED: tl.constexpr, RATIO: tl.constexpr, TAKE: 
     elif TAKE == "integral":
         begin = axis[0].to(tl.float64)
         end = on_map(begin + axis[1].to(tl.float64) * POOLED, extent)
-        first, count = cells_between(on_map(begin, extent), end)
+        first, count = cells_under(on_map(begin, extent), end)
         last = tl.minimum(first + count, extent) - 1
         first = tl.maximum(first, 0)
     else:
@@ -87,7 +87,7 @@ def steps_of_bins(axis, bins, extent, RATIO: tl.constexpr, TAKE: tl.constexpr):
         steps = 2 * count
     elif TAKE == "integral":
         begin, end = edge(axis[0], axis[1], bins), edge(axis[0], axis[1], bins + 1)
-        first, count = cells_between(on_map(begin, extent), on_map(end, extent))
+        first, count = cells_under(on_map(begin, extent), on_map(end, extent))
         steps = tl.max(count, 0)
     elif TAKE == "cells":
         first, end = cells_of_bin(axis[0], axis[1], bins, extent)
@@ -120,7 +120,7 @@ def tap(axis, bins, first, step, extent, RATIO: tl.constexpr, TAKE: tl.constexpr
 
 
 @triton.jit
-def slopes(axis, bins, first, step, extent, POOLED: tl.constexpr, RATIO: tl.constexpr, TAKE: tl.constexpr):
+def slopes_of_tap(axis, bins, first, step, extent, POOLED: tl.constexpr, RATIO: tl.constexpr, TAKE: tl.constexpr):
     """How the weight of a tap changes with where its box begins and with the box's size, and whether it can."""
     if TAKE == "samples":
         sample = first + step // 2
@@ -171,12 +171,12 @@ def coverage_along(axis, extent, POOLED: tl.constexpr, RATIO: tl.constexpr, TAKE
 
 
 @triton.jit
-def bins_at(axis, tile_begin, POOLED: tl.constexpr, TAKE: tl.constexpr):
-    """The first bin that may read cells of the tile along an axis, and how many may."""
+def bins_at(axis, tile_begin, POOLED: tl.constexpr, TAKE: tl.constexpr, SIDE: tl.constexpr):
+    """The first bin that may read cells of a tile along an axis, and how many may."""
     if TAKE == "plane":
         first, count = tile_begin * 0, tile_begin * 0 + 1
     else:
-        first, count = bins_at_tile(axis[0].to(axis[1].dtype), axis[1], tile_begin, POOLED)
+        first, count = bins_at_tile(axis[0].to(axis[1].dtype), axis[1], tile_begin, POOLED, SIDE)
     return first, count
 
 

@@ -1,7 +1,8 @@
 """The kernel that lists, for every tile of the maps, the boxes that read it, in their order.
 
 Tiles of TILE x TILE cells are numbered by level, image, row and column. A tile has room for `room` boxes in `listed`;
-`counts` says how many there are, also where they do not fit.
+`counts` says how many there are, also where they do not fit. These are upright boxes, of samples, on maps of any number
+of levels; for all others see `spans.py`.
 """
 
 import triton
@@ -33,13 +34,18 @@ def cells_read(start, bin_size, grid, extent, POOLED: tl.constexpr, RATIO: tl.co
     nought = (grid * 0.0).to(tl.int32)
     one_end = position(start, bin_size, grid, nought, nought, RATIO)
     other_end = position(start, bin_size, grid, nought + (POOLED - 1), tl.maximum(grid - 1.0, 0.0), RATIO)
-    rounding = 1e-6 * (tl.abs(one_end) + tl.abs(other_end))
-    low, high = tl.minimum(one_end, other_end) - rounding, tl.maximum(one_end, other_end) + rounding
+    return cells_between(tl.minimum(one_end, other_end), tl.maximum(one_end, other_end), extent, grid > 0.0)
+
+
+@triton.jit
+def cells_between(low, high, extent, reads):
+    """The first and the last cell that samples from `low` to `high` may read; the last is -1 where they read none."""
+    rounding = 1e-6 * (tl.abs(low) + tl.abs(high))
+    low, high = low - rounding, high + rounding
     last_cell = extent - 1.0
     first = tl.minimum(tl.maximum(tl.floor(low), 0.0), last_cell).to(tl.int32)
     last = tl.minimum(tl.maximum(tl.floor(high) + 1.0, 0.0), last_cell).to(tl.int32)
-    reads = (grid > 0.0) & (high >= -1.0) & (low <= extent)
-    return first, tl.where(reads, last, -1)
+    return first, tl.where(reads & (high >= -1.0) & (low <= extent), last, -1)
 
 
 @triton.jit

@@ -1,17 +1,22 @@
-"""Cases of the operators of the table in Triton's interpreter; `triton_interpreter.py` runs them."""
+"""The operators of which bins have taps, and `roi_pool`, in Triton's interpreter; `triton_interpreter.py` runs this."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from roialign.ops.operators import OPERATORS
-from roialign.ops.triton import functions_taps, pooling
+from roialign.ops.triton import functions_taps, lists, operators
 from tests.ops import tolerances
 from tests.ops.served import reference
+from tests.ops.triton_calls import results
+
+kernels = SimpleNamespace(**operators.IMPLEMENTATIONS)
 
 NAN, INF = float("nan"), float("inf")
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
@@ -89,28 +94,22 @@ def check(case: Case) -> None:
 
     In another type edges of bins may be rounded to other cells.
     """
-    features, rois, grad, size = values_of(case)
-    operator, run = OPERATORS[case.name], pooling.IMPLEMENTATIONS
-    of_gradient = operator.to_gradient(*case.options)
-    output, coverage = run[case.name](features, rois, *case.bins, *case.options)
-    grad_features = run[operator.gradient](grad, rois, *size, *of_gradient)
+    features, rois, grad, _ = values_of(case)
     exact, exact_rois, exact_grad = features.to(rois.dtype), rois[USABLE], grad[USABLE].to(rois.dtype)
-    expected, expected_coverage = getattr(reference, case.name)(exact, exact_rois, *case.bins, *case.options)
+    output, coverage, grad_features, *grad_rois = results(kernels, case.name, features, [rois], grad, case.options)
+    expected = results(reference, case.name, exact, [exact_rois], exact_grad, case.options)
     # the interpreter cuts bfloat16 off where a GPU rounds
     cut = 2 if case.dtype == BF16 else 1
-    assert torch.equal(output[USABLE].isnan(), expected.isnan()), "NaN where there is none, or the other way around"
-    tolerances.assert_close_where_finite(output[USABLE], expected, cut * expected)
-    tolerances.assert_close(coverage[USABLE], expected_coverage, torch.ones(1))
-    expected_grad = getattr(reference, operator.gradient)(exact_grad, exact_rois, *size, *of_gradient)
-    tolerances.assert_close(grad_features, expected_grad, cut * expected_grad)
+    assert torch.equal(output[USABLE].isnan(), expected[0].isnan()), "NaN where there is none, or the other way around"
+    tolerances.assert_close_where_finite(output[USABLE], expected[0], cut * expected[0])
+    tolerances.assert_close(coverage[USABLE], expected[1], torch.ones(1))
+    tolerances.assert_close(grad_features, expected[2], cut * expected[2])
     bad = slice(USABLE.stop, None)
     assert bool(output[bad].isnan().all()), "a bad box gives numbers"
     assert bool(coverage[bad].isnan().all()), "a bad box has a coverage"
-    if operator.moves_boxes:
-        grad_rois = run[operator.gradient_to_boxes](grad, features, rois, *of_gradient)
-        of_rois = getattr(reference, operator.gradient_to_boxes)(exact_grad, exact, exact_rois, *of_gradient)
-        tolerances.assert_close(grad_rois[USABLE], of_rois, of_rois)
-        assert not bool(grad_rois[bad].any()), "a bad box has a gradient"
+    for one, other in zip(grad_rois, expected[3:], strict=True):
+        tolerances.assert_close(one[USABLE], other, other)
+        assert not bool(one[bad].any()), "a bad box has a gradient"
 
 
 def check_largest(dtype: torch.dtype, channels_last: bool, legacy: bool) -> None:
@@ -121,7 +120,7 @@ def check_largest(dtype: torch.dtype, channels_last: bool, legacy: bool) -> None
     features[0, 0, 2, 2], features[0, 1, 2, 2] = NAN, -INF  # all that the last of the usable boxes reads
     options = (SCALE, legacy)
     grad = torch.cat([grad] * (features.shape[1] // grad.shape[1]), 1)
-    output, coverage, maxima = pooling.IMPLEMENTATIONS["roi_pool"](features, rois, *case.bins, *options, True)
+    output, coverage, maxima = kernels.roi_pool(features, rois, *case.bins, *options, True)
     exact, exact_rois = features.to(rois.dtype), rois[USABLE]
     expected = reference.roi_pool(exact, exact_rois, *case.bins, *options, True)
     assert torch.equal(output[USABLE].isnan(), expected[0].isnan()), "NaN in other places"
@@ -132,10 +131,10 @@ def check_largest(dtype: torch.dtype, channels_last: bool, legacy: bool) -> None
     assert bool(output[bad].isnan().all()), "a bad box gives numbers"
     assert bool(coverage[bad].isnan().all()), "a bad box has a coverage"
     assert bool((maxima[bad] == -1).all()), "a bad box has a largest cell"
-    found = pooling.IMPLEMENTATIONS["roi_pool_backward"](grad, maxima, rois, *size)
+    found = kernels.roi_pool_backward(grad, maxima, rois, *size)
     of_features = reference.roi_pool_backward(grad[USABLE].to(rois.dtype), expected[2], exact_rois, *size)
     tolerances.assert_close(found, of_features, (2 if dtype == BF16 else 1) * of_features)
-    assert pooling.IMPLEMENTATIONS["roi_pool"](features, rois[:1], 1, 1, *options, False)[2].numel() == 0
+    assert kernels.roi_pool(features, rois[:1], 1, 1, *options, False)[2].numel() == 0
 
 
 def check_special() -> None:
@@ -146,19 +145,20 @@ def check_special() -> None:
         rois, grad = rois[:3], grad[:3]
         check_gradient(operator.gradient, grad, (rois, *size, *operator.to_gradient(*case.options)))
         arguments = (features, rois, *case.bins, *case.options)
-        output = pooling.IMPLEMENTATIONS[case.name](*arguments)[0]
-        with mock.patch.object(functions_taps, "INTEGER_LIMIT", 1):
-            assert torch.equal(pooling.IMPLEMENTATIONS[case.name](*arguments)[0], output), f"{case.name}: other bits"
+        output = getattr(kernels, case.name)(*arguments)[0]
+        with mock.patch.object(functions_taps, "index_type", return_value=tl.int64):
+            assert torch.equal(getattr(kernels, case.name)(*arguments)[0], output), f"{case.name}: other bits"
     _, rois, grad, size = values_of(CASES[0])
     maxima = torch.arange(grad.numel(), dtype=torch.int32).view(grad.shape) - 5
     check_gradient("roi_pool_backward", grad[:3], (maxima[:3], rois[:3], *size))
 
 
 def check_gradient(name: str, grad: Tensor, arguments: tuple[Any, ...]) -> None:
-    run = pooling.IMPLEMENTATIONS[name]
+    run = getattr(kernels, name)
     usual = run(grad, *arguments)
-    for changed in ("LISTED_BOXES", "INTEGER_LIMIT"):
-        with mock.patch.object(functions_taps, changed, 1):
+    no_room = mock.patch.object(lists, "LISTED_BOXES", 1)
+    for changed in (no_room, mock.patch.object(functions_taps, "index_type", return_value=tl.int64)):
+        with changed:
             assert torch.equal(run(grad, *arguments), usual), f"{name}: other bits"
     ones = grad.new_ones(()).expand(grad.shape)
     assert torch.equal(run(ones, *arguments), run(ones.contiguous(), *arguments)), f"{name}: other bits"
