@@ -243,12 +243,26 @@ def test_the_largest_of_unknown_numbers_of_samples_is_refused():
         TRACED(call, {"features": FEATURES, "rois": ROIS}, {})
 
 
-def test_operator_sets_without_half_pixels_are_refused():
-    call = Calls({"one": lambda features, rois: roialign.roi_align(features, rois, 2, 1 / 4)})
+def test_operator_sets_without_half_pixels_are_those_of_aligned_false():
+    """torchvision's detectors are exported to operator set 11."""
+    inputs = {"features": FEATURES, "rois": ROIS}
+    call = Calls(
+        {
+            "align": lambda features, rois: roialign.roi_align(features, rois, 2, 1 / 4, 2),
+            "pool": lambda features, rois: roialign.roi_pool(features, rois, 2, 1 / 4),
+        }
+    )
+    model = Exporter(False, 11)(call, inputs, {})
+    for actual, wanted in zip(run(model, inputs), tensors_of(call(**inputs)), strict=True):
+        assert_close(actual, wanted, wanted)
+    centred = Calls({"one": lambda features, rois: roialign.roi_align(features, rois, 2, 1 / 4, aligned=True)})
+    for opset, needed in ((15, 16), (10, 16)):
+        with pytest.raises(ExportError, match=rf"^RA601: expected opset_version of at least {needed}: .* got {opset}"):
+            Exporter(False, opset)(centred, inputs, {})
     with pytest.raises(
-        ExportError, match=r"^RA601: expected opset_version of at least 16, .* got 15\. Use torch\.onnx"
+        ExportError, match=r"^RA601: expected opset_version of at least 11: .* got 10\. Use torch\.onnx"
     ):
-        Exporter(False, 15)(call, {"features": FEATURES, "rois": ROIS}, {})
+        Exporter(False, 10)(call, inputs, {})
 
 
 def test_nothing_is_looked_at_while_a_model_is_exported():

@@ -31,8 +31,8 @@ def levels_by_size(
     asked_for = canonical_level + torch.log2(sizes / canonical_size) + 1e-6  # torchvision's margin
     order = ascending(steps)
     rising = torch.tensor([steps[level] for level in order], dtype=asked_for.dtype, device=asked_for.device)
-    rank = (asked_for[:, None] >= rising).sum(1) - 1
-    return torch.tensor(order, device=rank.device)[rank.clamp(min=0)]
+    rank = (asked_for[:, None] >= rising[1:]).sum(1)
+    return torch.tensor(order, device=rank.device)[rank]
 
 
 def scripted_multi_scale_roi_align(

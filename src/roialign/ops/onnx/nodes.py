@@ -10,8 +10,9 @@ from torch import Tensor
 
 from roialign.errors import ExportError
 
-_OLDEST_OPSET = 16
-"""The first in which RoiAlign says where cells are centred."""
+_CENTRES, _CORNERS = "coordinate_transformation_mode", "output_half_pixel"
+_OLDEST, _OLDEST_CENTRED = 11, 16
+"""The first operator sets that are written at all, and in which RoiAlign says where cells are centred."""
 
 
 class Node(NamedTuple):
@@ -25,7 +26,7 @@ class Node(NamedTuple):
     def roi_align(cls, bins: tuple[int, int], scale: float, ratio: int, aligned: bool, mode: str = "avg") -> Node:
         """RoiAlign, in the words of `roialign.roi_align`."""
         attributes = {
-            "coordinate_transformation_mode": "half_pixel" if aligned else "output_half_pixel",
+            _CENTRES: "half_pixel" if aligned else _CORNERS,
             "mode": mode,
             "output_height": bins[0],
             "output_width": bins[1],
@@ -67,12 +68,17 @@ class _Traced(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, node: Node, *tensors: Any) -> Any:
-        if g.opset < _OLDEST_OPSET:
+        attributes = dict(node.attributes)
+        needed = _OLDEST
+        if g.opset < _OLDEST_CENTRED and attributes.pop(_CENTRES, _CORNERS) != _CORNERS:
+            needed = _OLDEST_CENTRED
+        if g.opset < needed:
             raise ExportError(
-                f"RA601: expected opset_version of at least {_OLDEST_OPSET}, in which ONNX's RoiAlign says where cells "
-                f"are centred; got {g.opset}. Use torch.onnx.export(..., opset_version=20)."
+                f"RA601: expected opset_version of at least {needed}: before {_OLDEST_CENTRED} ONNX's RoiAlign is that "
+                f"of aligned=False, and before {_OLDEST} it is not written; got {g.opset}. Use "
+                "torch.onnx.export(..., opset_version=20)."
             )
-        return g.op(node.name, *tensors, **{_typed(name, value): value for name, value in node.attributes.items()})
+        return g.op(node.name, *tensors, **{_typed(name, value): value for name, value in attributes.items()})
 
 
 def _typed(name: str, value: str | int | float | Sequence[int]) -> str:

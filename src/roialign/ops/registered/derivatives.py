@@ -173,4 +173,8 @@ def _nested(lengths: Sequence[int | None], flat: Sequence[Any]) -> Parts:
 
 
 def _is_list(argument: Any) -> bool:
-    return isinstance(argument, (list, tuple)) and len(argument) > 0 and (argument[0] is None or isinstance(argument[0], Tensor))
+    return (
+        isinstance(argument, (list, tuple))
+        and len(argument) > 0
+        and (argument[0] is None or isinstance(argument[0], Tensor))
+    )
