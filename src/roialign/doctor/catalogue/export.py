@@ -11,7 +11,7 @@ ENTRIES = (
         "error",
         "ONNX pools regions with RoiAlign and MaxRoiPool: upright boxes on maps of two axes, the mean of samples or "
         "the largest value. Rotated boxes, masks, exact integrals, position-sensitive channels and volumes are none "
-        "of it, nor is the largest of samples whose number depends on the box, nor aligned=True before operator set 16.",
+        "of it, nor is the largest of samples whose number depends on the box, nor, before set 16, aligned=True.",
         "Pool with an operator that ONNX has, in training too; or export what comes before and after the pooling, and "
         "pool between them in Python.",
         f"import io\n{STRIDE_16}\nrois = torch.tensor([[0.0, 300.0, 300.0, 400.0, 400.0]])",
