@@ -20,6 +20,7 @@ PLACES = 1 << 22  # of largest samples, at once: 32 MB
 CORRELATED_VALUES = 512
 
 _pool = Launcher(maxima.pool_maxima_kernel, num_warps=4)
+_pool_halves = Launcher(maxima.pool_maxima_kernel, num_warps=2)  # so that a thread reads 16 bytes of few channels, too
 _correlate = Launcher(maxima.correlate_maxima_kernel, num_warps=4)
 
 
@@ -86,4 +87,5 @@ def _search(
         block_c, block_bins, blocks = functions.pool_blocks(channels, prod(pooled_hw), maps.channels_last, rois.dtype)
         constants = (*maps.constants, arguments.options[-1], block_c, block_bins, *map(power_of_two, pooled_hw))
         form = (constants, maps.form, places is None)
-        _pool(len(rois) * blocks, form, output, coverage, places, rois, *maps.arguments, *constants)
+        launch = _pool_halves if input.element_size() == 2 else _pool
+        launch(len(rois) * blocks, form, output, coverage, places, rois, *maps.arguments, *constants)
