@@ -30,7 +30,7 @@ help:
 	@echo "make docs             build the documentation into site/"
 	@echo "make clean            remove what was made, .venv included"
 	@echo
-	@echo "make test-rare        further cases of what make test tests: 1 minute"
+	@echo "make test-rare        further cases of what make test tests: 5 minutes"
 	@echo "make sanitize         the kernels under ASan and UBSan: 4 minutes"
 	@echo "make check-triton     the kernels for GPUs without a GPU: interpreted, compiled: 20 minutes"
 	@echo "make compare-mmcv     the presets of mmcv against mmcv's kernels: 2 minutes"

@@ -15,9 +15,12 @@ OF_NAME = {subject.name: subject for subject in SUBJECTS}
 CELLS = list(written())
 
 
+TESTED_ELSEWHERE = ("torch.compile", "torch.export", "ONNX", "ONNX, dynamo=False")
+"""Questions that take long, and that tests of their own ask in `make test`."""
+
+
 def _is_rare(subject: str, question: str) -> bool:
-    """What takes long, and what is torchvision's."""
-    return subject.startswith(TORCHVISION) or question == "ONNX"
+    return subject.startswith(TORCHVISION) or question in TESTED_ELSEWHERE
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,11 @@ MORE_KERNELS = {
 }
 
 
-def test_the_interpreter_gives_the_references_results() -> None:
-    command = [sys.executable, "-m", "tests.ops.triton_interpreter", "1"]
+@pytest.mark.parametrize(
+    "family", ["boxes", pytest.param("taps", marks=pytest.mark.rare), pytest.param("sampled", marks=pytest.mark.rare)]
+)
+def test_the_interpreter_gives_the_references_results(family: str) -> None:
+    command = [sys.executable, "-m", "tests.ops.triton_interpreter", "1", family]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, check=True, timeout=300)
 
 

@@ -1,8 +1,8 @@
-"""The kernels in Triton's interpreter: `TRITON_INTERPRET=1 python -m tests.ops.triton_interpreter [COUNT]`.
+"""The kernels in Triton's interpreter: `TRITON_INTERPRET=1 python -m tests.ops.triton_interpreter [COUNT FAMILY]`.
 
-COUNT of the cases of each operator are run, all without it; it exits with 0 if they are right. Those of `roi_align` and
-pyramids stand here, the others in `triton_taps.py` and `triton_sampled.py`. `test_triton.py` runs this in a child
-process, for the interpreter is chosen when the kernels are imported.
+COUNT of the cases of each operator of a family are run, all of all families without it; it exits with 0 if they are
+right. Those of `roi_align` and pyramids stand here, the others in `triton_taps.py` and `triton_sampled.py`.
+`test_triton.py` runs this in a child process, for the interpreter is chosen when the kernels are imported.
 """
 
 import sys
@@ -97,16 +97,22 @@ def check_special() -> None:
     tolerances.assert_close(operators.roi_align_backward(grad, *split), expected, expected)
 
 
-def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else None
+def check_boxes(count: int | None) -> None:
     for case in CASES[:count]:
         check(*case)
     check_levels()
     check_special()
-    triton_taps.main(count)
-    triton_sampled.main(count)
+
+
+FAMILIES = {"boxes": check_boxes, "taps": triton_taps.main, "sampled": triton_sampled.main}
+
+
+def main(count: str | None = None, family: str | None = None) -> None:
+    for name, check_family in FAMILIES.items():
+        if family in (None, name):
+            check_family(None if count is None else int(count))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    main(*sys.argv[1:])
