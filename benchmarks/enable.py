@@ -41,8 +41,8 @@ _ROI_OPERATORS = ("roi_align", "_roi_align_backward")
 _INFERENCE, _STEP = "inference", "training step"
 _NOTES = """\
 Milliseconds of the whole model in float32: median (first to third quartile). Both in turn, in one process; the share is
-that of torchvision's RoI operators, forward and backward, in a run of the model. Before the times the results of both
-were held against each other: what the first pooling gives, the losses of a training step, the output of an encoder.
+that of torchvision's RoI operators, forward and backward, in a run of the model. Before timing, the results of both
+were compared: the features of the first pooling, the losses of a training step, the output of an encoder.
 """
 
 

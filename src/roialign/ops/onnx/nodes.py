@@ -55,7 +55,7 @@ class Node(NamedTuple):
 
 
 def _to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in this type; a trace would note that there is nothing to do."""
+    """The tensor in this type; without a cast where it has it, for a trace would record one."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 

@@ -24,8 +24,8 @@ Gradients = tuple[Tensor | None, ...]
 class Pooling:
     """The implementations of one operator, with their arguments in the order of the schemas.
 
-    The reference serves. A backend that has functions of the same kind puts them in the place of `pool`, `scatter` and
-    `correlate`, and its own `check` of the arguments in the place of the one that waits for the values of boxes.
+    By default they run the reference. A backend overrides `pool`, `scatter` and `correlate`, and overrides `check` where
+    it must not wait for the values of boxes.
     """
 
     check = staticmethod(check_arguments)
