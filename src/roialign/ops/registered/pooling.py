@@ -24,8 +24,8 @@ Gradients = tuple[Tensor | None, ...]
 class Pooling:
     """The implementations of one operator, with their arguments in the order of the schemas.
 
-    By default they run the reference. A backend overrides `pool`, `scatter` and `correlate`, and overrides `check` where
-    it must not wait for the values of boxes.
+    By default they run the reference. A backend overrides `pool`, `scatter` and `correlate`, and `check` where it must
+    not wait for the values of boxes.
     """
 
     check = staticmethod(check_arguments)
