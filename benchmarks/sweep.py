@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 import torchvision
+from rich.console import Console
+from rich.markdown import Markdown
 from tests.ops import tolerances
 
 import roialign
@@ -118,7 +120,7 @@ def summary(rows: Sequence[SweepRow]) -> str:
 
 def table(rows: Sequence[SweepRow]) -> str:
     """The slowest calls, as Markdown."""
-    lines = ["| to torchvision | roialign | torchvision | map | boxes | bins | samples | pass |", "|---|" + "---|" * 7]
+    lines = ["| ratio | roialign | torchvision | map | boxes | bins | samples | pass |", "|---|" + "---|" * 7]
     for row in sorted(rows, key=lambda row: row.ratio)[:25]:
         one = row.call
         layout = "channels_last " if one.channels_last else ""
@@ -160,7 +162,8 @@ def main() -> None:
             rows.append(measure(drawn))
             print(f"\rsweep: seed {seed}, {drawn.number + 1} of {arguments.calls}", end="", flush=True)
     where["cpus_used_by_others"] = f"{neighbours.cpus():.2f}"
-    print(f"\r{summary(rows)}\n{table(rows)}")
+    print(f"\r{summary(rows)}")
+    Console().print(Markdown(table(rows)))
     if (tuple(arguments.seeds), arguments.calls) == (SEEDS, CALLS):
         records = as_csv(rows, where)
         write_all(RESULTS, {"sweep.csv": records.encode(), "sweep.md": page(rows, where).encode()})
