@@ -10,47 +10,23 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from roialign.errors import FrameError
 from roialign.geometry import html
+from roialign.geometry.maps import SAME, AxisMap, ExactMap
 
 Rounding = Literal["floor", "round", "half_up"]  # "round" is Python's: halves to even
-_Line = tuple[Fraction, Fraction]  # scale and shift along one axis: exact, so that no chain of steps rounds
-_Lines = tuple[_Line, _Line]  # along y, along x
-_SAME: _Lines = ((Fraction(1), Fraction(0)), (Fraction(1), Fraction(0)))
-
-
-@dataclass(frozen=True)
-class AxisMap:
-    """The map from one frame to another, along each axis on its own: `scale_yx * source + shift_yx`.
-
-    Convention: pairs are (y, x), in pixels of the frames; a negative scale is a flip. The numbers are the
-    exact map of the whole chain of steps, rounded once to float64.
-
-    Example:
-        >>> photo = Frame.image((480, 640))
-        >>> photo.map_to(photo.resize((240, 320)).pad(left=8, top=0, right=0, bottom=0))
-        AxisMap(scale_yx=(0.5, 0.5), shift_yx=(0.0, 8.0))
-    """
-
-    scale_yx: tuple[float, float]
-    shift_yx: tuple[float, float]
-
-    def boxes(self, boxes_xyxy: Tensor) -> Tensor:
-        """Boxes [N, 4] of the source frame in the target frame: computed in float64, returned in their own type.
-
-        A flip swaps the edges, so that x1 <= x2 and y1 <= y2 stay true. Differentiable; deterministic.
-        """
-        (scale_y, scale_x), (shift_y, shift_x) = self.scale_yx, self.shift_yx
-        wide = torch.float32 if boxes_xyxy.device.type == "mps" else torch.float64  # MPS has no float64
-        scale = torch.tensor([scale_x, scale_y] * 2, dtype=wide, device=boxes_xyxy.device)
-        shift = torch.tensor([shift_x, shift_y] * 2, dtype=wide, device=boxes_xyxy.device)
-        mapped = boxes_xyxy.to(wide) * scale + shift
-        if scale_x < 0 or scale_y < 0:
-            left, top = 2 * (scale_x < 0), 1 + 2 * (scale_y < 0)
-            mapped = mapped[..., [left, top, 2 - left, 4 - top]]
-        return mapped.to(boxes_xyxy.dtype)
+# The EXIF orientations: whether the axes are exchanged, and then which are flipped, y and x.
+_EXIF = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,7 +53,7 @@ class Frame:
     name: str = field(default="image", compare=False)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     parent: Frame | None = None
-    _lines: _Lines = _SAME  # from the parent to this frame
+    _step: ExactMap = SAME  # from the parent to this frame
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size_hw", _size(self.size_hw, f"for {self.name!r}"))
@@ -130,19 +106,18 @@ class Frame:
         """
         if not self.is_connected(other):
             raise FrameError(_no_path(self, other))
-        down: dict[Frame, _Lines] = {}
-        lines = _SAME
+        down: dict[Frame, ExactMap] = {}
+        way = SAME
         for frame in other._upwards():
-            down[frame] = lines
-            lines = _both(frame._lines, lines)
-        lines = _SAME
+            down[frame] = way
+            way = frame._step.then(way)
+        way = SAME
         for frame in self._upwards():
             if frame in down:
-                lines = _both(lines, down[frame])
+                way = way.then(down[frame])
                 break
-            lines = _both(lines, _inverse(frame._lines))
-        (scale_y, shift_y), (scale_x, shift_x) = lines
-        return AxisMap((float(scale_y), float(scale_x)), (float(shift_y), float(shift_x)))
+            way = way.then(frame._step.inverse())
+        return way.rounded()
 
     def resize(self, size_hw: tuple[int, int]) -> Frame:
         """Stretched to `size_hw`: x becomes x * new width / old width.
@@ -236,6 +211,45 @@ class Frame:
         """Top and bottom exchanged: y becomes height - y."""
         return self.affine(self.size_hw, (-1, 1), (self.size_hw[0], 0), name="flip vertically")
 
+    def transpose(self) -> Frame:
+        """x and y exchanged, as in a transposed matrix: the first row of pixels becomes the first column."""
+        height, width = self.size_hw
+        return self._stepped((width, height), (1, 1), (0, 0), "transpose", transposed=True)
+
+    def exif_transpose(self, orientation: int) -> Frame:
+        """The upright picture of an image that is stored otherwise, as `PIL.ImageOps.exif_transpose` turns it.
+
+        Args:
+            orientation: EXIF's, `image.getexif().get(0x0112, 1)`. 1: upright, which is this frame itself;
+                2: flipped horizontally; 3: turned by 180 degrees; 4: flipped vertically; 5: transposed; 6: to be
+                turned by 90 degrees clockwise; 7: transposed along the other diagonal; 8: to be turned by 90
+                degrees anticlockwise. The axes are exchanged from 5 on.
+
+        Raises:
+            FrameError: RA107, for any other number.
+
+        Example:
+            >>> stored = Frame.image((480, 640), name="stored")
+            >>> upright = stored.exif_transpose(6)
+            >>> upright
+            Frame(stored 480x640 > exif orientation 6 640x480)
+            >>> stored.map_to(upright).boxes(torch.tensor([[0.0, 0.0, 10.0, 20.0]]))
+            tensor([[460.,   0., 480.,  10.]])
+        """
+        if isinstance(orientation, bool) or orientation not in range(1, 9):
+            raise FrameError(
+                f"RA107: expected an EXIF orientation, a whole number from 1 to 8; got {orientation!r}. Where an image "
+                "has none take 1: image.getexif().get(0x0112, 1)."
+            )
+        if orientation == 1:
+            return self
+        transposed, *flipped = _EXIF[orientation]
+        size_hw = self.size_hw[::-1] if transposed else self.size_hw
+        height, width = ((-1 if flip else 1, side if flip else 0) for flip, side in zip(flipped, size_hw, strict=True))
+        return self._stepped(
+            size_hw, (height[0], width[0]), (height[1], width[1]), f"exif orientation {orientation}", transposed
+        )
+
     def normalise(self) -> Frame:
         """Coordinates as fractions of the height and the width: the whole frame is (0, 0, 1, 1)."""
         height, width = self.size_hw
@@ -264,16 +278,7 @@ class Frame:
             >>> Frame.image((480, 640)).affine((96, 96), scale_yx=(0.2, 0.15), shift_yx=(0.0, 0.0)).size_hw
             (96, 96)
         """
-        try:
-            (scale_y, scale_x), (shift_y, shift_x) = (map(_exact, pair) for pair in (scale_yx, shift_yx))
-        except (ValueError, OverflowError):
-            scale_y = scale_x = shift_y = shift_x = Fraction(0)
-        if not scale_y or not scale_x:
-            raise FrameError(
-                f"RA107: expected finite scales other than zero and finite shifts; got scale_yx={tuple(scale_yx)} and "
-                f"shift_yx={tuple(shift_yx)}. Pass scale_yx=(new height / old height, new width / old width)."
-            )
-        return Frame(_size(size_hw, f"after {name}"), name, self.id, self, ((scale_y, shift_y), (scale_x, shift_x)))
+        return self._stepped(size_hw, scale_yx, shift_yx, name)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain numbers and strings, for JSON; `from_dict` reads it back, and the frames are equal."""
@@ -286,8 +291,9 @@ class Frame:
                 {
                     "name": step.name,
                     "size_hw": list(step.size_hw),
-                    "scale_yx": [str(scale) for scale, _ in step._lines],
-                    "shift_yx": [str(shift) for _, shift in step._lines],
+                    "scale_yx": [str(step._step.y[0]), str(step._step.x[0])],
+                    "shift_yx": [str(step._step.y[1]), str(step._step.x[1])],
+                    "transposed": step._step.transposed,
                 }
                 for step in steps
             ],
@@ -305,7 +311,9 @@ class Frame:
         frame = cls.image(record["size_hw"], name=record["name"], id=record["id"])
         for step in record["steps"]:
             (scale_y, scale_x), (shift_y, shift_x) = (map(Fraction, step[key]) for key in ("scale_yx", "shift_yx"))
-            frame = frame.affine(step["size_hw"], (scale_y, scale_x), (shift_y, shift_x), name=step["name"])
+            frame = frame._stepped(
+                step["size_hw"], (scale_y, scale_x), (shift_y, shift_x), step["name"], step.get("transposed", False)
+            )
         return frame
 
     def __str__(self) -> str:
@@ -330,6 +338,26 @@ class Frame:
         said = html.line(f"This frame, and in orange all of {self.root.name}:")
         return html.block(table, said, html.outlines(self.size_hw, image_xyxy.tolist()))
 
+    def _stepped(
+        self,
+        size_hw: tuple[int, int],
+        scale_yx: tuple[float | Fraction, float | Fraction],
+        shift_yx: tuple[float | Fraction, float | Fraction],
+        name: str,
+        transposed: bool = False,
+    ) -> Frame:
+        try:
+            (scale_y, scale_x), (shift_y, shift_x) = (map(_exact, pair) for pair in (scale_yx, shift_yx))
+        except (ValueError, OverflowError):
+            scale_y = scale_x = shift_y = shift_x = Fraction(0)
+        if not scale_y or not scale_x:
+            raise FrameError(
+                f"RA107: expected finite scales other than zero and finite shifts; got scale_yx={tuple(scale_yx)} and "
+                f"shift_yx={tuple(shift_yx)}. Pass scale_yx=(new height / old height, new width / old width)."
+            )
+        step = ExactMap((scale_y, shift_y), (scale_x, shift_x), transposed)
+        return Frame(_size(size_hw, f"after {name}"), name, self.id, self, step)
+
     def _upwards(self) -> Iterator[Frame]:
         frame: Frame | None = self
         while frame is not None:
@@ -341,8 +369,8 @@ def _words(frame: Frame, axis: int) -> str:
     """What the step to this frame does to a coordinate."""
     if frame.parent is None:
         return ""
-    scale, shift = map(float, frame._lines[axis])
-    name = "yx"[axis]
+    scale, shift = map(float, frame._step[:2][axis])
+    name = "xy"[axis] if frame._step.transposed else "yx"[axis]
     scaled = {1.0: name, -1.0: f"-{name}"}.get(scale, f"{scale:.6g} {name}")
     if scale < 0 and shift:
         return f"{shift:.6g} - {scaled.lstrip('-')}"
@@ -351,19 +379,6 @@ def _words(frame: Frame, axis: int) -> str:
 
 def _exact(value: float | Fraction) -> Fraction:
     return value if isinstance(value, Fraction) else Fraction(float(value))
-
-
-def _then(first: _Line, second: _Line) -> _Line:
-    return first[0] * second[0], first[1] * second[0] + second[1]
-
-
-def _both(first: _Lines, second: _Lines) -> _Lines:
-    return _then(first[0], second[0]), _then(first[1], second[1])
-
-
-def _inverse(lines: _Lines) -> _Lines:
-    (scale_y, shift_y), (scale_x, shift_x) = lines
-    return (1 / scale_y, -shift_y / scale_y), (1 / scale_x, -shift_x / scale_x)
 
 
 def _round(value: Fraction, rounding: Rounding) -> int:
