@@ -41,7 +41,7 @@ def _scaled(size_hw: tuple[int, int], ratio: Fraction, rounding: Rounding) -> tu
 
 
 def _rounded(value: Fraction, rounding: Rounding) -> int:
-    if rounding not in get_args(Rounding):
+    if not isinstance(rounding, str) or rounding not in get_args(Rounding):
         known = ", ".join(f'"{one}"' for one in get_args(Rounding))
         raise FrameError(f"RA107: expected rounding, one of {known}; got {values.shown(rounding)}. torchvision floors.")
     if rounding == "round":

@@ -56,7 +56,8 @@ class Frame:
                     f"RA107: expected {what}, a str; got {values.shown(getattr(self, what))}. Use str(...)."
                 )
         keep = object.__setattr__
-        keep(self, "size_hw", values.frame_size(self.size_hw, f"for {self.name!r}"))
+        where = f"for {self.name!r}" if self.parent is None else f"after {self.name}"
+        keep(self, "size_hw", values.frame_size(self.size_hw, where))
         if self.parent is None:
             keep(self, "_from_image", SAME)
         else:
@@ -344,7 +345,7 @@ class Frame:
         return html.block(table, said, html.outlines(self.size_hw, image_xyxy.tolist()))
 
     def _stepped(self, size_hw: tuple[int, int], step: ExactMap, name: str) -> Frame:
-        return Frame(values.frame_size(size_hw, f"after {name}"), name, self.id, self, step)
+        return Frame(size_hw, name, self.id, self, step)
 
     def _way(self) -> ExactMap:
         """The map from the image to this frame, composed when it is first asked for, onto what is known."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 import torch
@@ -36,10 +38,15 @@ def whole(value: Any) -> int | None:
 
 def wholes(values: Any, count: int) -> tuple[int, ...] | None:
     """So many whole numbers."""
-    listed = _listed(values, count)
-    found = [whole(value) for value in listed or ()]
+    found = [whole(value) for value in listed(values, count) or ()]
     kept = tuple(value for value in found if value is not None)
     return kept if len(kept) == count else None
+
+
+def count(value: Any) -> Any:
+    """A whole number from one up, and a compiler's symbol as it is."""
+    known = value if _is_symbol(value) else whole(value)
+    return known if known is not None and known >= 1 else None
 
 
 def size_of(size_hw: Any) -> tuple[int, int] | None:
@@ -90,17 +97,41 @@ def exact(value: Any) -> Fraction | None:
     return found if max(found.numerator.bit_length(), found.denominator.bit_length()) <= _MOST_BITS else None
 
 
-def exact_pair(values: Any) -> tuple[Fraction, Fraction] | None:
-    """Two finite numbers, as they are."""
-    first, second = (exact(value) for value in _listed(values, 2) or (None, None))
+def real_pair(values: Any) -> tuple[float, float] | None:
+    """Two finite numbers in float64, and a compiler's symbols as they are."""
+    first, second = (_real(value) for value in listed(values, 2) or (None, None))
     return None if first is None or second is None else (first, second)
 
 
-def _listed(values: Any, count: int) -> list[Any] | None:
+def exact_pair(values: Any) -> tuple[Fraction, Fraction] | None:
+    """Two finite numbers, as they are."""
+    first, second = (exact(value) for value in listed(values, 2) or (None, None))
+    return None if first is None or second is None else (first, second)
+
+
+def listed(values: Any, count: int) -> list[Any] | None:
+    """So many values of any kind of list."""
     if isinstance(values, (str, bytes, dict, set)):
         return None
     try:
-        listed = list(values)
+        found = list(islice(values, count + 1))
     except (TypeError, ValueError, RuntimeError):
         return None
-    return listed if len(listed) == count else None
+    return found if len(found) == count else None
+
+
+def _real(value: Any) -> Any:
+    if _is_symbol(value):
+        return value
+    if isinstance(value, (str, bytes, bool)):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_symbol(value: Any) -> bool:
+    """Whether a compiler or a tracer stands behind a number, which must not be asked for its value."""
+    return isinstance(value, (torch.SymInt, torch.SymFloat)) or torch.compiler.is_compiling() or torch.jit.is_tracing()
