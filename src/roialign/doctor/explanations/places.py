@@ -155,7 +155,8 @@ def _partly_resized(scene: Scene, lattice: Lattice, content: Tensor) -> Iterator
     chain = frames[0].chain
     if any(frame.map_to(frame.chain[0]) != frames[0].map_to(chain[0]) for frame in frames):
         return
-    for start in range(len(chain) - 1):
+    turns = [index for index, (a, b) in enumerate(pairwise(chain), 1) if a.map_to(b).transposed]
+    for start in range(turns[-1] if turns else 0, len(chain) - 1):
         steps = [_resized(chain[index], chain[index + 1]) for index in range(start, len(chain) - 1)]
         steps = [step for step in steps if step != (1.0, 1.0)]
         whole = (math.prod(step[0] for step in steps), math.prod(step[1] for step in steps))
@@ -171,7 +172,7 @@ def _partly_resized(scene: Scene, lattice: Lattice, content: Tensor) -> Iterator
 
 def _in_proportion(scene: Scene, lattice: Lattice, content: Tensor) -> Iterator[Place]:
     """The photograph's boxes by one ratio for both sides, or as if all of it had been squeezed into what entered."""
-    frames, (_, maps) = scene.known.frames, scene.maps[0]
+    frames, (index, maps) = scene.known.frames, scene.maps[0]
     whole = [_from_fractions(frame.chain[0], frame) for frame in frames]
     if any(map(moves, whole)):
         yield replace(
@@ -182,13 +183,14 @@ def _in_proportion(scene: Scene, lattice: Lattice, content: Tensor) -> Iterator[
         for ratio in (scale_y, scale_x):
             left = [AxisMap((one.scale_yx[0] / ratio, one.scale_yx[1] / ratio), one.shift_yx) for one in maps]
             place = _mapped(scene, lattice, left, content)
-            yield replace(place, name="one ratio for both", share=table.IN_PROPORTION, frame=frames[0].chain[0])
+            yield replace(place, name="one ratio for both", share=table.IN_PROPORTION, frame=frames[0].chain[index])
 
 
 def _from_fractions(photograph: Frame, entered: Frame) -> AxisMap:
     """From pixels of `entered`, had the photograph been squeezed into it, to where they are."""
     done = photograph.map_to(entered)
-    pairs = list(zip(photograph.size_hw, entered.size_hw, done.scale_yx, strict=True))
+    upright_hw = photograph.size_hw[::-1] if done.transposed else photograph.size_hw
+    pairs = list(zip(upright_hw, entered.size_hw, done.scale_yx, strict=True))
     scale_y, scale_x = (scale * old / new for old, new, scale in pairs)
     return AxisMap((scale_y, scale_x), done.shift_yx)
 
@@ -196,8 +198,11 @@ def _from_fractions(photograph: Frame, entered: Frame) -> AxisMap:
 def _is_on_its_side(scene: Scene) -> bool:
     """Whether a resize was seen to turn a landscape into a portrait, or a portrait into a landscape."""
     frames = scene.known.frames
-    sizes = [frame.size_hw for frame in frames[0].chain] if frames else []
-    return any((a[0] - a[1]) * (b[0] - b[1]) < 0 for a, b in pairwise(sizes))
+    steps = pairwise(frames[0].chain) if frames else ()
+    return any(
+        (a.size_hw[0] - a.size_hw[1]) * (b.size_hw[0] - b.size_hw[1]) < 0 and not a.map_to(b).transposed
+        for a, b in steps
+    )
 
 
 def _resized(before: Frame, after: Frame) -> tuple[float, float]:

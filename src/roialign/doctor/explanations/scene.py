@@ -138,13 +138,18 @@ class Scene:
 
     @cached_property
     def maps(self) -> list[tuple[int, list[AxisMap]]]:
-        """Of each frame before the one that entered, how it leads there, for every image."""
+        """Of each frame before the one that entered, how it leads there, for every image; not of those on their side.
+
+        Boxes of a picture on its side are weighed as an order of the numbers.
+        """
         frames = self.known.frames
         depth = len(frames[0].chain) if frames else 0
         if not frames or any(len(frame.chain) != depth for frame in frames):
             return []
         maps = [(index, [frame.chain[index].map_to(frame) for frame in frames]) for index in range(depth - 1)]
-        return [(index, some) for index, some in maps if any(map(moves, some))]
+        return [
+            (index, some) for index, some in maps if any(map(moves, some)) and not any(one.transposed for one in some)
+        ]
 
 
 def in_order(boxes: Tensor, scale: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from roialign.doctor.surroundings import Mosaic
 from roialign.geometry import Frame
 
-_FLIPS_OF_PIL = {0: (False, True), 1: (True, False), 3: (True, True)}  # FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM, ROTATE_180
+_ORIENTATIONS = (2, 4, 8, 3, 6, 5, 7)  # EXIF's that PIL.Image.Transpose undoes: FLIP_LEFT_RIGHT = 0, and so on
 _AVG_POOL = ("kernel_size", "stride", "padding", "ceil_mode")
 
 
@@ -91,8 +91,7 @@ def after_pil(
         shift_yx = (-Fraction(top) * scale_yx[0], -Fraction(left) * scale_yx[1])
         return Known(frame.affine(size_hw, scale_yx, shift_yx, name="resize"))
     if deed == "transpose":
-        flips = _FLIPS_OF_PIL.get(int(args[0] if args else kwargs["method"]))
-        return UNKNOWN if flips is None else Known(_mirrored(frame, *flips))
+        return Known(frame.exif_transpose(_ORIENTATIONS[int(args[0] if args else kwargs["method"])]))
     return UNKNOWN
 
 
@@ -142,12 +141,8 @@ def _flipped(known: Known, dims: int, options: tuple[Any, ...], kwargs: dict[str
     flipped = {dim % dims - dims for dim in (given if isinstance(given, (list, tuple)) else [given])}
     if known.frame is None or -4 in flipped:
         return UNKNOWN
-    return Known(_mirrored(known.frame, -2 in flipped, -1 in flipped))
-
-
-def _mirrored(frame: Frame, vertically: bool, horizontally: bool) -> Frame:
-    frame = frame.flip_vertical() if vertically else frame
-    return frame.flip_horizontal() if horizontally else frame
+    frame = known.frame.flip_vertical() if -2 in flipped else known.frame
+    return Known(frame.flip_horizontal() if -1 in flipped else frame)
 
 
 def _joined(output: Tensor, inputs: Sequence[Tensor], known: Sequence[Sequence[Known]], dim: int) -> list[Known] | None:
