@@ -1,5 +1,9 @@
 """The errors and the warning that roialign raises; each message starts with its RA code."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 
 class RoIError(ValueError):
     """A call of an RoI operator that cannot be right: what was wanted, what came, the usual fix.
@@ -40,7 +44,12 @@ class MaskError(RoIError):
 
 
 class TraceError(RoIError):
-    """A backbone whose grids cannot be found: what failed in it, and what to do."""
+    """A backbone whose grids cannot be found: what failed in it, and what to do.
+
+    `scrambled` has the maps whose cells are not in the order of the image, by name (RA311).
+    """
+
+    scrambled: Mapping[str, Any] = MappingProxyType({})
 
 
 class ScaleError(RoIError):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from roialign.backbones.layers import LayerStep
 from roialign.backbones.layout import Layout
+from roialign.backbones.scrambled import Scrambled
 from roialign.geometry import html
 from roialign.geometry.grid import FeatureGrid, OffsetKind
 
@@ -41,6 +42,7 @@ class BackboneTrace(Mapping[str, FeatureGrid]):
         left_out: outputs that are no map of the image, and why.
         layers: the accumulation layer by layer.
         offset: which offset the grids use.
+        scrambled: maps whose cells are not in the order of the image, which are left out, and how to put them in order.
 
     Example:
         >>> from torch import nn
@@ -63,6 +65,7 @@ class BackboneTrace(Mapping[str, FeatureGrid]):
     left_out: Mapping[str, str] | None = None
     layers: tuple[LayerStep, ...] = ()
     offset: OffsetKind = "convention"
+    scrambled: Mapping[str, Scrambled] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> FeatureGrid:
         try:

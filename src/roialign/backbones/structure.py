@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from roialign.backbones.fields import CENTRE, ROWS, SIZE, Field, Term, Unsupport
 from roialign.backbones.fit import AxisStructure, extents, fit
 from roialign.backbones.layers import Layers, LayerStep
 from roialign.backbones.layout import Layout, Path, named_outputs
+from roialign.backbones.order import Disorder, disorder, is_in_order, raster
 from roialign.backbones.propagate import Propagation
 from roialign.backbones.record import Ref, record
 from roialign.backbones.rules.views import one_term
@@ -44,10 +46,20 @@ class Level:
 
 
 @dataclass(frozen=True)
+class OutOfOrder:
+    """A map whose cells are not in the order of the image; `in_order` is the map with its cells permuted."""
+
+    layout: Layout
+    disorder: Disorder
+    in_order: Level | None
+
+
+@dataclass(frozen=True)
 class Structure:
     """What the operators say: the maps, the outputs that are none and why, and the way there layer by layer."""
 
     levels: dict[str, Level]
+    out_of_order: dict[str, OutOfOrder]
     left_out: dict[str, str]
     layers: tuple[LayerStep, ...]
 
@@ -64,6 +76,7 @@ def structure_in(sandbox: Sandbox, image_hw: tuple[int, int], channels: int, lay
     steps = Layers()
     fields = Propagation(tape, steps if layers else None)
     levels: dict[str, Level] = {}
+    out_of_order: dict[str, OutOfOrder] = {}
     left_out: dict[str, str] = {}
     for name, path, leaf in named_outputs(tape.outputs):
         if not isinstance(leaf, Tensor):
@@ -72,12 +85,16 @@ def structure_in(sandbox: Sandbox, image_hw: tuple[int, int], channels: int, lay
         found = _level(fields.field(Ref(id(leaf), tuple(leaf.shape))), tuple(leaf.shape), path, image_hw)
         if isinstance(found, Level):
             levels[name] = found
+        elif isinstance(found, OutOfOrder):
+            out_of_order[name] = found
         else:
             left_out[name] = found
-    return Structure(levels, left_out, tuple(steps.steps))
+    return Structure(levels, out_of_order, left_out, tuple(steps.steps))
 
 
-def _level(field: Field | None, shape: tuple[int, ...], path: Path, image_hw: tuple[int, int]) -> Level | str:
+def _level(
+    field: Field | None, shape: tuple[int, ...], path: Path, image_hw: tuple[int, int]
+) -> Level | OutOfOrder | str:
     """The map in an output, or why it is none."""
     if field is None:
         return "it does not depend on the image"
@@ -92,21 +109,68 @@ def _level(field: Field | None, shape: tuple[int, ...], path: Path, image_hw: tu
     except UnsupportedError as reason:
         return str(reason)
     dim_y, dim_x = _dims(y, x, shape)
+    if len(shape) == 4 and (found := _out_of_order(field, shape, path, image_hw, (dim_y, dim_x))):
+        return found
     if dim_y is None or dim_x is None:
         return f"its cells of shape {_shown(shape)} have no place of their own: the whole image was mixed"
     if dim_y == dim_x:
         return _token_level(field, shape, path, image_hw, dim_y)
+    flat = _over_others(field, dim_y, dim_x)
+    y, x = one_term(flat, 0), one_term(flat, 1)
+    rows = _positions(y, dim_y, dim_x), _positions(x, dim_y, dim_x)
+    along_y = fit(_line(rows[0], 1), y.steps[dim_y], y.stride)
+    along_x = fit(_line(rows[1], 2), x.steps[dim_x], x.stride)
+    return _fitted(_layout(path, shape, dim_y, dim_x), along_y, along_x, rows, image_hw)
+
+
+def _layout(path: Path, shape: tuple[int, ...], dim_y: int, dim_x: int) -> Layout:
     others = [d for d in range(1, len(shape)) if d not in (dim_y, dim_x)]
     letters = {0: "N", dim_y: "H", dim_x: "W", **dict.fromkeys(others, "C")}
     kind = "".join(letters[d] for d in range(len(shape)))
-    layout = Layout(path, kind, (shape[dim_y], shape[dim_x]), shape[others[0]] if others else 1)
-    flat = reduced(field, [0, *others], keepdim=True)
-    y, x = one_term(flat, 0), one_term(flat, 1)
-    order = [0, dim_y + 1, dim_x + 1, *[d + 1 for d in range(len(shape)) if d not in (dim_y, dim_x)]]
-    rows = tuple(t.values.permute(order).flatten(3)[..., 0] for t in (y, x))
-    along_y = fit(_line(rows[0], 1), y.steps[dim_y], y.stride)
-    along_x = fit(_line(rows[1], 2), x.steps[dim_x], x.stride)
-    return _fitted(layout, along_y, along_x, (rows[0], rows[1]), image_hw)
+    return Layout(path, kind, (shape[dim_y], shape[dim_x]), shape[others[0]] if others else 1)
+
+
+def _over_others(field: Field, dim_y: int, dim_x: int) -> Field:
+    """The field of each cell, over all channels."""
+    return reduced(field, [d for d in range(len(field.shape)) if d not in (dim_y, dim_x)], keepdim=True)
+
+
+def _positions(term: Term, dim_y: int, dim_x: int) -> Tensor:
+    """[ROWS, H, W] of a term that is the same in all other dimensions; H or W is 1 where nothing changes along it."""
+    order = [0, dim_y + 1, dim_x + 1, *[d + 1 for d in range(len(term.steps)) if d not in (dim_y, dim_x)]]
+    return term.values.permute(order).flatten(3)[..., 0]
+
+
+def _out_of_order(
+    field: Field, shape: tuple[int, ...], path: Path, image_hw: tuple[int, int], dims: tuple[int | None, int | None]
+) -> OutOfOrder | None:
+    """The map [N, C, H, W] or [N, H, W, C] in an output, if its cells are not in the order of the image."""
+    both = sorted({d for d in dims if d is not None})
+    both = both if len(both) == 2 else _spread(field)
+    if len(both) != 2:
+        return None
+    dim_y, dim_x = both
+    flat = _over_others(field, dim_y, dim_x)
+    terms = one_term(flat, 0), one_term(flat, 1)
+    strides = terms[0].stride, terms[1].stride
+    y, x = (_positions(term, dim_y, dim_x) for term in terms)
+    if is_in_order(y.mT, x.mT, strides) or not (wrong := disorder(y, x, strides, image_hw)):
+        return None
+    layout = _layout(path, shape, dim_y, dim_x)
+    if wrong.index is None:
+        return OutOfOrder(layout, wrong, None)
+    cells = [rows.expand(ROWS, *layout.size_hw).flatten(1) for rows in (y, x)]
+    in_order = _gridded(replace(layout, size_hw=wrong.size_hw), terms, cells, wrong.index, image_hw)
+    return OutOfOrder(layout, wrong, in_order if isinstance(in_order, Level) else None)
+
+
+def _spread(field: Field) -> list[int]:
+    """The dimensions that places change along, where no axis lies along one of them alone."""
+    return [
+        d
+        for d in range(1, len(field.shape))
+        if any(term.steps[d] and term.values.shape[d + 1] > 1 for axis in field.axes for term in axis)
+    ]
 
 
 def _fitted(
@@ -173,7 +237,7 @@ def _token_level(field: Field, shape: tuple[int, ...], path: Path, image_hw: tup
     height, width = len(tops.unique()), len(lefts.unique())
     if height * width != count - prefix:
         return f"its {count - prefix} tokens are no grid of rows and columns"
-    order = _raster(tops, lefts)
+    order = raster(tops, lefts)
     layout = Layout(
         path,
         "tokens",
@@ -183,16 +247,17 @@ def _token_level(field: Field, shape: tuple[int, ...], path: Path, image_hw: tup
         dim,
         None if _is_sorted(order) else tuple(order.tolist()),
     )
-    grid = [rows[:, prefix:][:, order].unflatten(1, (height, width)) for rows in (rows_y, rows_x)]
-    along_y = fit(_line(grid[0], 1), _spacing(grid[0][CENTRE, :, 0]), y.stride)
-    along_x = fit(_line(grid[1], 2), _spacing(grid[1][CENTRE, 0]), x.stride)
-    return _fitted(layout, along_y, along_x, (grid[0], grid[1]), image_hw)
+    return _gridded(layout, (y, x), [rows_y[:, prefix:], rows_x[:, prefix:]], order, image_hw)
 
 
-def _raster(tops: Tensor, lefts: Tensor) -> Tensor:
-    """Tokens by rows, then columns."""
-    by_column = lefts.argsort(stable=True)
-    return by_column[tops[by_column].argsort(stable=True)]
+def _gridded(
+    layout: Layout, terms: tuple[Term, Term], cells: Sequence[Tensor], order: Tensor, image_hw: tuple[int, int]
+) -> Level | str:
+    """The map of cells in one dimension, [ROWS, cells] each for y and x, once they are put in `order`."""
+    y, x = (rows[:, order].unflatten(1, layout.size_hw) for rows in cells)
+    along_y = fit(_line(y, 1), _spacing(y[CENTRE, :, 0]), terms[0].stride)
+    along_x = fit(_line(x, 2), _spacing(x[CENTRE, 0]), terms[1].stride)
+    return _fitted(layout, along_y, along_x, (y, x), image_hw)
 
 
 def _is_sorted(order: Tensor) -> bool:

@@ -11,9 +11,10 @@ from roialign.backbones import notes
 from roialign.backbones.layout import Layout
 from roialign.backbones.result import BackboneTrace, Method
 from roialign.backbones.sandbox import Sandbox, attributes_kept, first_line
+from roialign.backbones.scrambled import Scrambled
 from roialign.backbones.shapes import mean_strides
 from roialign.backbones.sizes import depends_on_size
-from roialign.backbones.structure import Level, Structure, structure_in
+from roialign.backbones.structure import Level, OutOfOrder, Structure, structure_in
 from roialign.errors import TraceError
 from roialign.geometry.grid import FeatureGrid, OffsetKind
 
@@ -48,10 +49,12 @@ def trace(
 
     Returns:
         A mapping from the name of each map to its FeatureGrid, in the backbone's order. Outputs that are no map
-        of the image are in `left_out`.
+        of the image are in `left_out`, as are maps whose cells are not in the order of the image, which are in
+        `scrambled`, too.
 
     Raises:
-        TraceError: if the backbone does not run on such an image, or none of its outputs is a map.
+        TraceError: if the backbone does not run on such an image, or none of its outputs is a map whose cells are in
+            the order of the image.
         FeatureMapError: if there is no offset of the kind that was asked for.
 
     Source: Araujo et al., "Computing Receptive Fields of Convolutional Neural Networks", Distill, 2019, for
@@ -162,6 +165,10 @@ def _assembled(
             left_out[key] = grid
         else:
             grids[key], methods[key] = grid, all_methods
+    scrambled = {key: _scrambled(one, image_hw) for key, one in found.out_of_order.items()}
+    left_out |= {key: f"RA311: {one.reason}" for key, one in scrambled.items()}
+    if not grids and scrambled:
+        raise _none_in_order(name, scrambled)
     if not grids:
         reasons = "; ".join(f"{key}: {reason}" for key, reason in left_out.items()) or "it returns nothing"
         raise TraceError(
@@ -173,8 +180,27 @@ def _assembled(
     whole = {key: _whole(level) for key, level in levels.items()}
     return BackboneTrace(
         name, image_hw, grids, {key: level.layout for key, level in levels.items()}, whole, methods, said,
-        left_out, found.layers,
+        left_out, found.layers, scrambled=scrambled,
     )  # fmt: skip
+
+
+def _scrambled(found: OutOfOrder, image_hw: tuple[int, int]) -> Scrambled:
+    grid = None if found.in_order is None else _structural_grid(found.in_order, image_hw)
+    return Scrambled(found.layout, found.disorder.where, None if grid is None else found.disorder.index, grid)
+
+
+def _none_in_order(name: str, scrambled: Mapping[str, Scrambled]) -> TraceError:
+    reasons = "; ".join(f"{key}: {one.reason}" for key, one in scrambled.items())
+    mended = next((one for one in scrambled.values() if one.grid is not None), None)
+    fix = "This is the backbone's fault; there is no line that mends it"
+    if mended is not None:
+        line = f", as does: {mended.line}" if mended.line else ""
+        fix = f"This is the backbone's fault; `scrambled` of this error can put a map in order{line}"
+    error = TraceError(
+        f"RA311: expected maps whose cells are in the order of the image; got from {name}: {reasons}. {fix}."
+    )
+    error.scrambled = scrambled
+    return error
 
 
 def _methods(level: Level, stride_yx: tuple[float, float] | str, measured: Any) -> dict[str, Method]:
@@ -194,15 +220,22 @@ def _methods(level: Level, stride_yx: tuple[float, float] | str, measured: Any) 
 
 
 def _grid(level: Level, methods: Mapping[str, Method], image_hw: tuple[int, int]) -> FeatureGrid | str:
-    layout = level.layout
-    if level.y is None or level.x is None:
+    grid = _structural_grid(level, image_hw)
+    if grid is None:
+        layout = level.layout
         known = next((m for m in (methods.get("measured"), methods["shapes"]) if isinstance(m, dict)), None)
         if known is None:
             return f"its structure is unknown: {level.unknown}"
         return FeatureGrid(
             layout.size_hw, known["stride_yx"], structural_offset_yx=known.get("offset_yx"), channels=layout.channels
         )
-    y, x = level.y, level.x
+    return grid
+
+
+def _structural_grid(level: Level, image_hw: tuple[int, int]) -> FeatureGrid | None:
+    y, x, layout = level.y, level.x, level.layout
+    if y is None or x is None:
+        return None
     field_hw = tuple(size if a.extent is None else round(a.extent) for a, size in zip((y, x), image_hw, strict=True))
     return FeatureGrid(
         layout.size_hw,

@@ -1,0 +1,178 @@
+"""Whether the cells of a map lie in the order of the image, and the permutation that puts them there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roialign.backbones.fields import CENTRE, CENTRE_MAX, CENTRE_MIN, FIRST, LAST, SIZE
+
+_SAME_SIZE = 1.05
+_OUT_OF_ORDER = 0.5  # cells
+_COVERED = 0.75  # of the image, by cells that are each in one place
+_DECIMALS = 4
+
+
+@dataclass(frozen=True)
+class Disorder:
+    """Cells out of order.
+
+    Args:
+        where: which cell lies where, as the end of a sentence.
+        index: int64 [cells], which cell of the map, counted by rows, each cell of the map in order is; None where no
+            permutation mends it.
+        size_hw: of the map in order.
+    """
+
+    where: str
+    index: Tensor | None = None
+    size_hw: tuple[int, int] = (0, 0)
+
+
+def disorder(y: Tensor, x: Tensor, stride_yx: tuple[float, float], image_hw: tuple[int, int]) -> Disorder | None:
+    """What is out of order in a map of cells whose positions are `y` and `x`, [ROWS, H, W] each; None if nothing is.
+
+    An axis that runs backwards is in order, and so are cells that lie unevenly.
+    """
+    wrong = [(axis, pair) for axis in (0, 1) if (pair := _pair((y, x)[axis], axis, stride_yx[axis]))]
+    if not wrong:
+        return None
+    centres = torch.stack(torch.broadcast_tensors(y[CENTRE], x[CENTRE]))
+    found = _permutation(centres, image_hw)
+    if found is None:
+        axis, (first, second) = wrong[0]
+        named = " and ".join(_named(cell, {"yx"[axis]: float(centres[axis][cell])}) for cell in (first, second))
+        return Disorder(f"{named}, and no permutation of the cells mends it")
+    index, size_hw = found
+    return Disorder(_elsewhere(centres, index, size_hw), index, size_hw)
+
+
+def is_in_order(y: Tensor, x: Tensor, stride_yx: tuple[float, float]) -> bool:
+    """Whether nothing is out of order."""
+    return not any(_pair((y, x)[axis], axis, stride_yx[axis]) for axis in (0, 1))
+
+
+_Cell = tuple[int, int]
+
+
+def _pair(rows: Tensor, axis: int, stride: float) -> tuple[_Cell, _Cell] | None:
+    """Two cells of which the one that should lie further along `axis`, or as far, lies further back."""
+    centre, asked = rows[CENTRE], _with_a_place(rows)
+    if not bool(asked.any()):
+        return None
+    known = centre[asked]
+    spread, steps = float(known.max() - known.min()), centre.shape[axis] - 1
+    apart = spread / steps if steps else stride
+    if not apart > 0:  # all in one place; NaN where there is no stride either
+        return None
+    first, backwards = (_ordered(rows, asked, axis, _OUT_OF_ORDER * apart, flip) for flip in (False, True))
+    return None if backwards is None else first
+
+
+def _with_a_place(rows: Tensor) -> Tensor:
+    """The cells that lie where their centres do, not between the two ends of the image, which circular padding joins.
+
+    Those see no more than others; where most see more than a few do, all that do not see both ends.
+    """
+    finite, size = rows[CENTRE].isfinite(), rows[SIZE]
+    smallest = finite & (size <= size.amin() * _SAME_SIZE)
+    if 2 * int(smallest.sum()) >= int(finite.sum()):
+        return smallest
+    return finite & ~((rows[FIRST] <= rows[FIRST].amin()) & (rows[LAST] >= rows[LAST].amax()))
+
+
+def _ordered(rows: Tensor, asked: Tensor, axis: int, tolerance: float, flip: bool) -> tuple[_Cell, _Cell] | None:
+    """As of `_pair`, for an axis that runs with the image, or against it."""
+    least = torch.where(rows[CENTRE_MIN].isfinite(), rows[CENTRE_MIN], rows[CENTRE])
+    most = torch.where(rows[CENTRE_MAX].isfinite(), rows[CENTRE_MAX], rows[CENTRE])
+    if flip:
+        least, most = -most, -least
+    begin, end = torch.where(asked, least, -math.inf), torch.where(asked, most, math.inf)
+    across = 1 - axis
+    (furthest, at), (nearest, there) = begin.max(across), end.min(across)
+    reached, by = furthest.cummax(0)
+    late = (reached - nearest > tolerance).nonzero().flatten()
+    if not len(late):
+        return None
+    line = int(late[0])
+    earlier = int(by[line])
+    pair = ((earlier, int(at[earlier])), (line, int(there[line])))
+    return pair if axis == 0 else ((pair[0][1], pair[0][0]), (pair[1][1], pair[1][0]))
+
+
+def _permutation(centres: Tensor, image_hw: tuple[int, int]) -> tuple[Tensor, tuple[int, int]] | None:
+    """The cells by rows, then columns, and how many of each there are, if they make up a grid over the image."""
+    if not bool(centres.isfinite().all()):
+        return None
+    tops, lefts = centres.flatten(1).round(decimals=_DECIMALS)
+    lines = tops.unique(), lefts.unique()
+    height, width = len(lines[0]), len(lines[1])
+    if height * width != len(tops):
+        return None
+    index = raster(tops, lefts)
+    rows = torch.stack([tops[index], lefts[index]]).unflatten(1, (height, width))
+    if not (rows[0] == lines[0][:, None]).all() or not (rows[1] == lines[1]).all():
+        return None
+    for line, size in zip(lines, image_hw, strict=True):
+        covered = float(line[-1] - line[0]) * len(line) / max(1, len(line) - 1)
+        if len(line) > 1 and covered < _COVERED * size:
+            return None  # cells that each see several places, whose centres happen to make up a grid
+    return index, (height, width)
+
+
+def lines(index: Tensor, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+    """The permutations of rows and of columns that `index` consists of; None if cells of a row part."""
+    height, width = size_hw
+    rows, columns = index.view(height, width)[:, 0] // width, index[:width] % width
+    return (rows, columns) if torch.equal((rows[:, None] * width + columns).flatten(), index) else None
+
+
+def rolled_by(order: Tensor) -> int | None:
+    """By how many places to roll what is in another `order`, the shorter way round; None if that does not mend it."""
+    count, first = len(order), int(order[0])
+    if not torch.equal(order, (torch.arange(count) + first) % count):
+        return None
+    return min(-first, count - first, key=abs)
+
+
+def raster(tops: Tensor, lefts: Tensor) -> Tensor:
+    """The order of cells by rows, then columns."""
+    by_column = lefts.argsort(stable=True)
+    return by_column[tops[by_column].argsort(stable=True)]
+
+
+def _elsewhere(centres: Tensor, index: Tensor, size_hw: tuple[int, int]) -> str:
+    """The first cell that lies where another should."""
+    height, width = centres.shape[1:]
+    places = centres.flatten(1)
+    if size_hw != (height, width):
+        return f"its {height} x {width} cells are those of a map of {size_hw[0]} x {size_hw[1]}"
+    moved = (index != torch.arange(len(index))).nonzero().flatten()
+    cell = int(moved[0])
+    is_at, expected = places[:, cell].tolist(), places[:, int(index[cell])].tolist()
+    named = _named(divmod(cell, width), dict(zip("yx", is_at, strict=True)))
+    others = f", and {len(moved) - 1} more lie where others should" if len(moved) > 1 else ""
+    what = _in_words(index, size_hw)
+    return f"{what}{named} where y {expected[0]:.6g}, x {expected[1]:.6g} is expected{others}"
+
+
+def _in_words(index: Tensor, size_hw: tuple[int, int]) -> str:
+    """What was done to rows and columns, to begin a sentence with; empty where cells of a row part."""
+    moved = lines(index, size_hw)
+    said = []
+    for order, name, axis in zip(moved or (), ("rows", "columns"), "yx", strict=False):
+        by = rolled_by(order)
+        if by is None:
+            said.append(f"its {name} are permuted")
+        elif by and 2 * abs(by) == len(order):
+            said.append(f"its halves along {axis} are exchanged")
+        elif by:
+            said.append(f"it is rolled by {-by} {name}")
+    return " and ".join(said) + ": " if said else ""
+
+
+def _named(cell: _Cell, place: dict[str, float]) -> str:
+    return f"cell {cell} lies at {', '.join(f'{axis} {value:.6g}' for axis, value in place.items())}"
