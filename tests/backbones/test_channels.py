@@ -58,9 +58,7 @@ def test_timm_models_with_space_to_depth(name, strides):
 
 def test_the_command_takes_channels(tmp_path):
     path = tmp_path / "nets.py"
-    path.write_text(
-        "from torch.nn import *\ndef net(): return Sequential(PixelUnshuffle(4), Conv2d(16, 8, 1))\n"
-    )
+    path.write_text("from torch.nn import *\ndef net(): return Sequential(PixelUnshuffle(4), Conv2d(16, 8, 1))\n")
     arguments = ["trace", f"{path}:net", "--size", "64x96"]
     refused = CliRunner().invoke(app, arguments)
     assert refused.exit_code == 2

@@ -12,7 +12,7 @@ from roialign.backbones.layout import Layout
 from roialign.backbones.result import BackboneTrace, Method
 from roialign.backbones.sandbox import Sandbox, attributes_kept, first_line
 from roialign.backbones.shapes import mean_strides
-from roialign.backbones.sizes import depends_on_size
+from roialign.backbones.sizes import growths
 from roialign.backbones.structure import Level, Structure, structure_in
 from roialign.errors import TraceError
 from roialign.geometry.grid import FeatureGrid, OffsetKind
@@ -70,7 +70,7 @@ def trace(
     with Sandbox(backbone) as sandbox:
         found, wanted = _structure(sandbox, image_hw, [channels] if channels else _image_channels(backbone))
         strides = mean_strides(sandbox, image_hw, wanted, _layouts(found))
-        other = None if isinstance(strides, str) else _at_another_size(sandbox, image_hw, wanted, found)
+        other = None if isinstance(strides, str) else _otherwise(sandbox, image_hw, wanted, found)
     by_gradient = _measure(backbone, image_hw, wanted, _layouts(found)) if measured else {}
     result = _assembled(type(backbone).__name__, image_hw, found, strides, by_gradient, other)
     return result.with_offset(offset) if offset != "convention" else result
@@ -133,16 +133,19 @@ def _layouts(found: Structure) -> dict[str, Layout]:
     return {name: level.layout for name, level in found.levels.items()}
 
 
-def _at_another_size(
+def _otherwise(
     sandbox: Sandbox, image_hw: tuple[int, int], channels: int, found: Structure
-) -> dict[str, Level] | None:
-    """The structure at a size one pixel larger, where the size can change it."""
-    if not depends_on_size(found.layers):
-        return None
-    try:
-        return structure_in(sandbox, (image_hw[0] + 1, image_hw[1] + 1), channels, layers=False).levels
-    except Exception:  # the module's own, at a size that it does not take: there is nothing to compare then
-        return None
+) -> notes.OtherSize | None:
+    """The next larger size at which offsets are others, and the maps there."""
+    for growth in growths(found.layers):
+        size_hw = image_hw[0] + growth, image_hw[1] + growth
+        try:
+            levels = structure_in(sandbox, size_hw, channels, layers=False).levels
+        except Exception:  # the module's own, at a size that it does not take: there is nothing to compare then
+            continue
+        if any(notes.moved(level, levels.get(name)) for name, level in found.levels.items()):
+            return size_hw, levels
+    return None
 
 
 def _measure(
@@ -160,7 +163,7 @@ def _assembled(
     found: Structure,
     strides: dict[str, tuple[float, float]] | str,
     by_gradient: Mapping[str, Any],
-    other: dict[str, Level] | None,
+    other: notes.OtherSize | None,
 ) -> BackboneTrace:
     grids: dict[str, FeatureGrid] = {}
     methods: dict[str, dict[str, Method]] = {}
