@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -91,7 +92,8 @@ def test_messages(arguments, message, net):
     given = [argument.format(net=net, file=net.removesuffix(":net")) for argument in arguments]
     result = call(*given)
     assert result.exit_code == 2
-    assert pytest.importorskip("re").search(message, result.output), result.output
+    assert max(map(len, result.output.splitlines())) <= 80 or "/" in result.output  # paths are not broken
+    assert re.search(message, " ".join(result.output.split())), result.output
 
 
 @pytest.mark.parametrize(
