@@ -298,7 +298,7 @@ def test_only_boxes_are_put_together(parts):
         Boxes.cat(parts)
 
 
-@pytest.mark.parametrize("index", ["x", [None], ["a"], b"x", {}], ids=repr)
+@pytest.mark.parametrize("index", [b"x", {}, 1.5, 1j], ids=repr)
 def test_an_index_is_of_rows(index):
     with pytest.raises((BoxesShapeError, IndexError), match=r"index|indices"):
         Boxes([[0, 0, 1, 1]], PHOTO)[index]
