@@ -28,7 +28,7 @@ BY_HAND = {
     "crop outside": (PHOTO.crop(top=-40, left=-90, height=700, width=900), (700, 900), (190, 90, 390, 290)),
     "flip horizontally": (PHOTO.flip_horizontal(), (480, 640), (340, 50, 540, 250)),
     "flip vertically": (PHOTO.flip_vertical(), (480, 640), (100, 230, 300, 430)),
-    "normalise": (PHOTO.normalise(), (1, 1), (100 / 640, 50 / 480, 300 / 640, 250 / 480)),
+    "normalize": (PHOTO.normalize(), (1, 1), (100 / 640, 50 / 480, 300 / 640, 250 / 480)),
     "affine": (PHOTO.affine((9, 9), (-2.0, 0.5), (7.0, -1.0)), (9, 9), (49, -493, 149, -93)),
     "letterbox": (PHOTO.letterbox((320, 320)), (320, 320), (50, 65, 150, 165)),
     "letterbox, odd": (PHOTO.letterbox((321, 320)), (321, 320), (50, 65, 150, 165)),
@@ -136,7 +136,7 @@ def test_the_whole_frame_goes_with_a_resize_and_a_flip(data):
     frame = data.draw(chains.chains(Frame.image(data.draw(chains.SIZES)), longest=3))
     height, width = frame.size_hw
     whole = Boxes([[0, 0, width, height]], frame)
-    for after in (frame.resize((37, 53)), frame.flip_horizontal(), frame.flip_vertical(), frame.normalise()):
+    for after in (frame.resize((37, 53)), frame.flip_horizontal(), frame.flip_vertical(), frame.normalize()):
         expected = [0, 0, after.size_hw[1], after.size_hw[0]]
         assert whole.to(after).boxes_xyxy.tolist() == [expected]
 

@@ -113,7 +113,7 @@ class RegionExtractor(nn.Module):
         ) -> Pooled: ...
 
     def prepare(self, images: Images, frames: Sequence[Frame] | None = None) -> ImageBatch:
-        """Read, fit and normalise images, and put them into a batch; `.frames` are the frames that enter the backbone.
+        """Read, fit and normalize images, and put them into a batch; `.frames` are the frames that enter the backbone.
 
         Args:
             images: as `forward` takes them.
