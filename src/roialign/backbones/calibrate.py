@@ -74,7 +74,7 @@ def calibrate(
             of which at most 64 images are read. At least 4. Floating-point tensors are taken as they are; all others
             are RGB scaled to [0, 1].
         image_size: each image is resized to it, whatever its shape; the first image's if left out.
-        transform: applied to each image [C, H, W] after that: the normalisation that the backbone was trained with.
+        transform: applied to each image [C, H, W] after that: the normalization that the backbone was trained with.
         boxes_per_image: boxes that are drawn in each image, for each map.
         seed: of the boxes, and of the resampling that gives the intervals.
 

@@ -101,7 +101,7 @@ def _place(error: BaseException) -> str:
 
 
 class _NotNumbersError(ValueError):
-    """A normalisation that is not one number for each channel."""
+    """A normalization that is not one number for each channel."""
 
 
 def _calibrated(backbone: nn.Module, image_hw: tuple[int, int], images: Images) -> BackboneTrace:

@@ -239,10 +239,12 @@ class Frame:
             )
         return self if known == 1 else self._stepped(*upright(known, self.size_hw), f"exif orientation {known}")
 
-    def normalise(self) -> Frame:
+    def normalize(self) -> Frame:
         """Coordinates as fractions of the height and the width: the whole frame is (0, 0, 1, 1)."""
         height, width = self.size_hw
-        return self.affine((1, 1), (Fraction(1, height), Fraction(1, width)), (0, 0), name="normalise")
+        return self.affine((1, 1), (Fraction(1, height), Fraction(1, width)), (0, 0), name="normalize")
+
+    normalise = normalize  # the other spelling of the same
 
     def affine(
         self,

@@ -22,6 +22,7 @@ from roialign.ops.calls import unseen
 from roialign.regions import images as pixels_of
 from roialign.regions.images import Fit, ImageBatch, Images
 from roialign.regions.levels import FPNLevels, LevelRule
+from roialign.regions.normalization import channel_values, normalized
 from roialign.regions.pool import AnyBoxes, Pooled, pool, rois_of
 
 
@@ -40,9 +41,9 @@ class RegionExtractor(nn.Module):
         backbone: maps images [N, C, H, W] to one map or several, as `roialign.trace` takes it.
         output_size: bins (height, width), or one number for both.
         fit: what is done to each image: a function of the image's `Frame` that returns a frame made of it, such as
-            `lambda photo: photo.letterbox((640, 640))`. Bilinear, antialiased; padded with zeros after normalising.
+            `lambda photo: photo.letterbox((640, 640))`. Bilinear, antialiased; padded with zeros after normalizing.
             Left out, images enter as they are. Images of several sizes are padded at the bottom and on the right.
-        mean, std: of each channel, to normalise by; left out, the images enter as they are.
+        mean, std: of each channel, to normalize by; left out, the images enter as they are.
         maps: names of the maps to pool from, in the trace's words; all of them if left out.
         offset: which of the grids' offsets to use: "convention", "structural" or "calibrated".
         levels: which map each box is pooled from; see `pool_regions`.
@@ -78,8 +79,7 @@ class RegionExtractor(nn.Module):
         self.output_size, _, self.sampling_ratio = validate.check_options(output_size, 1.0, sampling_ratio)
         self.fit, self.maps, self.offset, self.levels = fit, maps, offset, levels
         for name, values in (("mean", mean), ("std", std)):
-            buffer = None if values is None else torch.tensor(values).view(-1, 1, 1)
-            self.register_buffer(name, buffer, persistent=False)
+            self.register_buffer(name, channel_values(name, values), persistent=False)
         self._families: list[SizeFamily] = []
 
     def forward(self, images: Images, boxes: AnyBoxes, frames: Frame | Sequence[Frame] | None = None) -> Pooled:
@@ -114,7 +114,7 @@ class RegionExtractor(nn.Module):
         ) -> Pooled: ...
 
     def prepare(self, images: Images, frames: Sequence[Frame] | None = None) -> ImageBatch:
-        """Read, fit and normalise images, and put them into a batch; `.frames` are the frames that enter the backbone.
+        """Read, fit and normalize images, and put them into a batch; `.frames` are the frames that enter the backbone.
 
         Args:
             images: as `forward` takes them.
@@ -130,9 +130,7 @@ class RegionExtractor(nn.Module):
         for index, picture in enumerate(pictures):
             photo = picture.frame_named(None if frames is None else frames[index], f"image {index}")
             target = self.fit(photo) if self.fit else photo
-            image = self._as_weights(picture.pixels_chw)
-            image = image if self.mean is None else image - self.mean.to(image)
-            image = image if self.std is None else image / self.std.to(image)
+            image = normalized(self._as_weights(picture.pixels_chw), self.mean, self.std)
             fitted.append(pixels_of.render(image, photo, target))
             targets.append(target)
         return pixels_of.batch(fitted, targets)

@@ -1,4 +1,4 @@
-"""Images as a backbone takes them: resized and padded as a frame says, normalised, put into one batch."""
+"""Images as a backbone takes them: resized and padded as a frame says, normalized, put into one batch."""
 
 from __future__ import annotations
 
