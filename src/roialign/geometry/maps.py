@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from math import gcd
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-Line = tuple[Fraction, Fraction]  # scale and shift along one axis: exact, so that no chain of steps rounds
+from roialign.errors import FrameError
+from roialign.geometry import values
+
+EXIF = {  # the orientations: whether the axes are exchanged, and then which are flipped, y and x
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+_MOST_REDUCED = 4096  # bits: larger numbers share no factors that are worth looking for
 
 
 @dataclass(frozen=True, repr=False)
@@ -21,6 +36,7 @@ class AxisMap:
     are the exact map of the whole chain of steps, rounded once to float64.
 
     Example:
+        >>> from roialign import Frame
         >>> photo = Frame.image((480, 640))
         >>> photo.map_to(photo.resize((240, 320)).pad(left=8, top=0, right=0, bottom=0))
         AxisMap(scale_yx=(0.5, 0.5), shift_yx=(0.0, 8.0))
@@ -53,8 +69,44 @@ class AxisMap:
         return f"AxisMap(scale_yx={self.scale_yx}, shift_yx={self.shift_yx}{turned})"
 
 
+class Line(NamedTuple):
+    """A map along one axis, exactly: (`scale` * old + `shift`) / `over`, whole numbers, `over` above zero."""
+
+    scale: int
+    shift: int
+    over: int
+
+    @classmethod
+    def of(cls, scale: Fraction, shift: Fraction) -> Line:
+        """scale * old + shift."""
+        over = scale.denominator * shift.denominator
+        return _reduced(scale.numerator * shift.denominator, shift.numerator * scale.denominator, over)
+
+    def then(self, second: Line) -> Line:
+        """This map and `second` after it."""
+        shift = second.scale * self.shift + second.shift * self.over
+        return _reduced(second.scale * self.scale, shift, second.over * self.over)
+
+    def inverse(self) -> Line:
+        """The way back."""
+        sign = 1 if self.scale > 0 else -1
+        return Line(sign * self.over, -sign * self.shift, sign * self.scale)
+
+    def words(self, name: str) -> str:
+        """What becomes of the coordinate `name`."""
+        scale, shift = self.scale / self.over, self.shift / self.over
+        scaled = {1.0: name, -1.0: f"-{name}"}.get(scale, f"{scale:.6g} {name}")
+        if scale < 0 and shift:
+            return f"{shift:.6g} - {scaled.lstrip('-')}"
+        return f"{scaled} {'-' if shift < 0 else '+'} {abs(shift):.6g}" if shift else scaled
+
+    def fractions(self) -> tuple[Fraction, Fraction]:
+        """Scale and shift."""
+        return Fraction(self.scale, self.over), Fraction(self.shift, self.over)
+
+
 class ExactMap(NamedTuple):
-    """An `AxisMap` in fractions."""
+    """An `AxisMap` in whole numbers, so that no chain of steps rounds."""
 
     y: Line
     x: Line
@@ -63,26 +115,67 @@ class ExactMap(NamedTuple):
     def then(self, second: ExactMap) -> ExactMap:
         """This map and `second` after it."""
         y, x = (self.x, self.y) if second.transposed else (self.y, self.x)
-        return ExactMap(_then(y, second.y), _then(x, second.x), self.transposed != second.transposed)
+        return ExactMap(y.then(second.y), x.then(second.x), self.transposed != second.transposed)
 
     def inverse(self) -> ExactMap:
         """The way back."""
-        y, x = _inverse(self.y), _inverse(self.x)
+        y, x = self.y.inverse(), self.x.inverse()
         return ExactMap(x, y, True) if self.transposed else ExactMap(y, x)
 
+    def words(self) -> tuple[str, str]:
+        """What x and y become."""
+        y, x = "xy" if self.transposed else "yx"
+        return self.x.words(x), self.y.words(y)
+
     def rounded(self) -> AxisMap:
-        """In float64."""
-        (scale_y, shift_y), (scale_x, shift_x) = self.y, self.x
-        return AxisMap((float(scale_y), float(scale_x)), (float(shift_y), float(shift_x)), self.transposed)
+        """Each number rounded once to float64; a number past its range raises OverflowError."""
+        lines = self.y, self.x
+        scale_y, scale_x = (line.scale / line.over for line in lines)
+        shift_y, shift_x = (line.shift / line.over for line in lines)
+        if not scale_y or not scale_x:
+            raise OverflowError("a scale below float64's range")
+        return AxisMap((scale_y, scale_x), (shift_y, shift_x), self.transposed)
 
 
-SAME = ExactMap((Fraction(1), Fraction(0)), (Fraction(1), Fraction(0)))
+SAME = ExactMap(Line(1, 0, 1), Line(1, 0, 1))
 
 
-def _then(first: Line, second: Line) -> Line:
-    return first[0] * second[0], first[1] * second[0] + second[1]
+def exact_map(scale_yx: Any, shift_yx: Any, transposed: bool = False) -> ExactMap:
+    """`scale_yx * source + shift_yx`, the axes of the source exchanged first where `transposed`.
+
+    Raises:
+        FrameError: RA107, unless these are two finite numbers each, and the scales are not zero.
+    """
+    scales, shifts = values.exact_pair(scale_yx), values.exact_pair(shift_yx)
+    if scales is None or shifts is None or not all(map(float, scales)):
+        raise FrameError(
+            f"RA107: expected finite scales other than zero and finite shifts; got "
+            f"scale_yx={values.shown(scale_yx)} and shift_yx={values.shown(shift_yx)}. Pass "
+            "scale_yx=(new height / old height, new width / old width)."
+        )
+    y, x = (Line.of(scale, shift) for scale, shift in zip(scales, shifts, strict=True))
+    return ExactMap(y, x, transposed)
 
 
-def _inverse(line: Line) -> Line:
-    scale, shift = line
-    return 1 / scale, -shift / scale
+def upright(orientation: int, size_hw: tuple[int, int]) -> tuple[tuple[int, int], ExactMap]:
+    """The size of an image of this size as its EXIF orientation says to show it, and the map there."""
+    transposed, flipped_y, flipped_x = EXIF[orientation]
+    height, width = size_hw[::-1] if transposed else size_hw
+    y = Line(-1, height, 1) if flipped_y else SAME.y
+    x = Line(-1, width, 1) if flipped_x else SAME.x
+    return (height, width), ExactMap(y, x, transposed)
+
+
+def composed(maps: Sequence[ExactMap]) -> ExactMap:
+    """All maps, the first one first: in pairs, for the numbers of a long chain may grow with its length."""
+    while len(maps) > 1:
+        pairs = [maps[place].then(maps[place + 1]) for place in range(0, len(maps) - 1, 2)]
+        maps = pairs + list(maps[len(pairs) * 2 :])
+    return maps[0]
+
+
+def _reduced(scale: int, shift: int, over: int) -> Line:
+    if over.bit_length() > _MOST_REDUCED:
+        return Line(scale, shift, over)
+    common = gcd(scale, shift, over)
+    return Line(scale // common, shift // common, over // common)
