@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from roialign.doctor.surroundings import Mosaic
+from roialign.doctor.surroundings import Mosaic, stored_turned
 from roialign.geometry import Frame
 
 _ORIENTATIONS = (2, 4, 8, 3, 6, 5, 7)  # EXIF's that PIL.Image.Transpose undoes: FLIP_LEFT_RIGHT = 0, and so on
+_EXIF_ORIENTATION = 0x0112
 _AVG_POOL = ("kernel_size", "stride", "padding", "ceil_mode")
 
 
@@ -74,6 +75,19 @@ def _dim(output: Tensor, options: tuple[Any, ...], kwargs: dict[str, Any]) -> in
     return dim % output.dim() - output.dim()
 
 
+def opened(image: Any) -> Known | None:
+    """What is known of an image that PIL opened; None where its file does not say that it is to be turned."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return None  # it would be read to its end to find out
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    if orientation not in range(2, 9):
+        return None
+    if image.format != "TIFF":
+        return Known(stored_turned((image.height, image.width), orientation))
+    size_hw = (image.width, image.height) if orientation >= 5 else (image.height, image.width)
+    return Known(stored_turned(size_hw, orientation).exif_transpose(orientation))  # by PIL, when it reads the pixels
+
+
 def after_pil(
     deed: str, size_hw: tuple[int, int], known: Known, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Known:
@@ -81,6 +95,8 @@ def after_pil(
     frame = known.frame
     if frame is None:
         return UNKNOWN
+    if deed in ("convert", "copy"):
+        return known
     if deed == "crop":
         left, top = (round(edge) for edge in (args[0] if args else kwargs["box"])[:2])
         return Known(frame.crop(top, left, *size_hw))
