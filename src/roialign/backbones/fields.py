@@ -190,7 +190,10 @@ def reduced_term(term: Term, dims: Sequence[int], mixing: bool = False) -> Term:
 
 
 def _shared_places(values: Tensor, along: Sequence[int]) -> list[Tensor]:
-    """CENTRE to CENTRE_MAX over `along`: the mean of the finest, which are one branch; the range of all branches."""
+    """CENTRE to CENTRE_MAX over `along`: the mean of the finest, and the range of all branches.
+
+    The finest are one branch, or several if they lie so far apart that there is something between them.
+    """
     dims = list(along)
     best = values[SIZE] <= values[SIZE].amin(dims, keepdim=True) + _EPSILON
     count = best.sum(dims, keepdim=True)
@@ -202,6 +205,10 @@ def _shared_places(values: Tensor, along: Sequence[int]) -> list[Tensor]:
     half = values[SIZE] / 2
     end = torch.where(best, values[CENTRE] + half, -math.inf).nan_to_num(nan=-math.inf).amax(dims, keepdim=True)
     start = torch.where(best, values[CENTRE] - half, math.inf).nan_to_num(nan=math.inf).amin(dims, keepdim=True)
+    smallest = values[SIZE].amin(dims, keepdim=True)
+    apart = end - start > count * smallest + _EPSILON
+    least = torch.where(apart, torch.minimum(least, start + smallest / 2), least)
+    most = torch.where(apart, torch.maximum(most, end - smallest / 2), most)
     size = torch.where((end - start).isfinite(), end - start, math.inf)
     return [centre, size, least, most]
 

@@ -13,6 +13,7 @@ from roialign.backbones.fields import CENTRE, CENTRE_MAX, CENTRE_MIN, FIRST, LAS
 _SAME_SIZE = 1.05
 _OUT_OF_ORDER = 0.5  # cells
 _COVERED = 0.75  # of the image, by cells that are each in one place
+_CROWDED = 0.5  # of the image, by cells that each see more places than one
 _DECIMALS = 4
 
 
@@ -37,8 +38,11 @@ def disorder(y: Tensor, x: Tensor, stride_yx: tuple[float, float], image_hw: tup
 
     An axis that runs backwards is in order, and so are cells that lie unevenly.
     """
-    wrong = [(axis, pair) for axis in (0, 1) if (pair := _pair((y, x)[axis], axis, stride_yx[axis]))]
-    if not wrong:
+    apart = [said for axis in (0, 1) if (said := _apart((y, x)[axis], axis, image_hw[axis]))]
+    if apart:
+        return Disorder(apart[0])
+    wrong = _pairs(y, x, stride_yx)
+    if not wrong or not _pairs(y.mT, x.mT, stride_yx):  # rows may lie along the second dimension
         return None
     centres = torch.stack(torch.broadcast_tensors(y[CENTRE], x[CENTRE]))
     found = _permutation(centres, image_hw)
@@ -50,12 +54,12 @@ def disorder(y: Tensor, x: Tensor, stride_yx: tuple[float, float], image_hw: tup
     return Disorder(_elsewhere(centres, index, size_hw), index, size_hw)
 
 
-def is_in_order(y: Tensor, x: Tensor, stride_yx: tuple[float, float]) -> bool:
-    """Whether nothing is out of order."""
-    return not any(_pair((y, x)[axis], axis, stride_yx[axis]) for axis in (0, 1))
-
-
 _Cell = tuple[int, int]
+
+
+def _pairs(y: Tensor, x: Tensor, stride_yx: tuple[float, float]) -> list[tuple[int, tuple[_Cell, _Cell]]]:
+    """The axes that are out of order, each with two cells that are."""
+    return [(axis, pair) for axis in (0, 1) if (pair := _pair((y, x)[axis], axis, stride_yx[axis]))]
 
 
 def _pair(rows: Tensor, axis: int, stride: float) -> tuple[_Cell, _Cell] | None:
@@ -101,6 +105,20 @@ def _ordered(rows: Tensor, asked: Tensor, axis: int, tolerance: float, flip: boo
     earlier = int(by[line])
     pair = ((earlier, int(at[earlier])), (line, int(there[line])))
     return pair if axis == 0 else ((pair[0][1], pair[0][0]), (pair[1][1], pair[1][0]))
+
+
+def _apart(rows: Tensor, axis: int, size: int) -> str | None:
+    """What cells are that see places from all over the image, whose means crowd in its middle; None if they do not."""
+    centre = rows[CENTRE]
+    steps = centre.shape[axis] - 1
+    if not steps or not bool(centre.isfinite().all()):
+        return None
+    covered = float(centre.max() - centre.min()) / steps * (steps + 1)
+    least, most = rows[CENTRE_MIN], rows[CENTRE_MAX]
+    if covered >= _CROWDED * size or not bool((most - least > covered).all()):
+        return None
+    first = f"{'yx'[axis]} {float(least[0, 0]):.6g} to {float(most[0, 0]):.6g}"
+    return f"each cell is made of places far apart, cell (0, 0) of {first}"
 
 
 def _permutation(centres: Tensor, image_hw: tuple[int, int]) -> tuple[Tensor, tuple[int, int]] | None:

@@ -14,7 +14,7 @@ from roialign.backbones.fields import CENTRE, ROWS, SIZE, Field, Term, Unsupport
 from roialign.backbones.fit import AxisStructure, extents, fit
 from roialign.backbones.layers import Layers, LayerStep
 from roialign.backbones.layout import Layout, Path, named_outputs
-from roialign.backbones.order import Disorder, disorder, is_in_order, raster
+from roialign.backbones.order import Disorder, disorder, raster
 from roialign.backbones.propagate import Propagation
 from roialign.backbones.record import Ref, record
 from roialign.backbones.rules.views import one_term
@@ -154,7 +154,8 @@ def _out_of_order(
     terms = one_term(flat, 0), one_term(flat, 1)
     strides = terms[0].stride, terms[1].stride
     y, x = (_positions(term, dim_y, dim_x) for term in terms)
-    if is_in_order(y.mT, x.mT, strides) or not (wrong := disorder(y, x, strides, image_hw)):
+    wrong = disorder(y, x, strides, image_hw)
+    if wrong is None:
         return None
     layout = _layout(path, shape, dim_y, dim_x)
     if wrong.index is None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.utils._pytree import tree_leaves
 
+from roialign.backbones.scrambled import Scrambled
 from roialign.doctor.checks.operators import is_of_an_image
 from roialign.doctor.model import ModelGrids
 from roialign.doctor.pyramid import Pyramid
@@ -102,6 +103,7 @@ class SeenImages:
             pyramid=self._pyramid_of(call),
             pooled_before=memory_key(call.input) in self._pooled,
             tokens=self._tokens.of(call.input),
+            scrambled=None if origin is None else self._scrambled(origin, call.input),
         )
         if source is not None:
             known = replace(
@@ -215,7 +217,7 @@ class SeenImages:
         if taken is not None:
             others = [one for one in args if is_image(one) and not same_memory(one, taken.images)]
             own = [leaf for leaf in leaves if not any(self._origins.is_made_of(leaf, other) for other in others)]
-            self._origins.remember(own, Origin.of(taken, module))
+            self._origins.remember(own, Origin.of(taken, module, is_output=True))
         else:
             self._pass_on(args, leaves)
         for leaf in leaves:
@@ -226,7 +228,7 @@ class SeenImages:
         """What the program's outermost modules make of a map is of the map's image."""
         for leaf in args:
             if is_plain(leaf) and leaf.dim() == 4 and (origin := self._origin(leaf)):
-                self._origins.remember(leaves, origin)
+                self._origins.remember(leaves, origin._replace(is_output=False))
                 return
 
     def _note_transformed(self, args: tuple[Any, ...], output: Any) -> None:
@@ -266,6 +268,13 @@ class SeenImages:
                 if grid is not None:
                     return grid
         return None
+
+    def _scrambled(self, origin: Origin, features: Tensor) -> Scrambled | None:
+        """What is out of order in a map that left a module as it is."""
+        if not origin.is_output:
+            return None
+        with unseen():
+            return self._grids.scrambled(origin.modules[0], origin.size_hw, origin.channels, features.shape)
 
     def _pyramid_of(self, call: RoICall) -> Pyramid | None:
         run = self._running.pooler

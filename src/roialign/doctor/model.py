@@ -13,13 +13,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from roialign.backbones.result import BackboneTrace
+from roialign.backbones.layout import Layout
+from roialign.backbones.scrambled import Scrambled
 from roialign.backbones.trace import trace
+from roialign.errors import TraceError
 from roialign.geometry import FeatureGrid
 
 _MOST_TRACES = 8  # of one module, each at another image size
@@ -39,7 +41,7 @@ class ModelGrids:
         self._names = {id(module): name.replace("_orig_mod.", "") for name, module in modules}
         self._model = model
         self._lock = threading.RLock()
-        self._traces: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, int], BackboneTrace | None]]
+        self._traces: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, int], _Traced | None]]
         self._traces = weakref.WeakKeyDictionary()
 
     def name_of(self, module: nn.Module) -> str | None:
@@ -59,25 +61,54 @@ class ModelGrids:
             traces = self._traces.setdefault(module, {})
             if image_size_hw not in traces:
                 for traced in traces.values():
-                    grid = None if traced is None else _at_another_size(traced, image_size_hw, shape)
+                    grid = None if traced is None else _at_another_size(traced.grids, image_size_hw, shape)
                     if grid is not None:
                         return grid
-                if len(traces) < _MOST_TRACES and None not in traces.values():
-                    traces[image_size_hw] = _traced(module, image_size_hw, channels)
-            found = traces.get(image_size_hw)
-        return None if found is None else _matching(found, shape)
+            found = self._traced(module, image_size_hw, channels)
+        return None if found is None else _matching(found.grids, shape)
+
+    def scrambled(
+        self, module: nn.Module, image_size_hw: tuple[int, int], channels: int, shape: Sequence[int]
+    ) -> Scrambled | None:
+        """What is out of order in the map of this shape that `module` made of such an image, if it has a fault."""
+        if self.of(module, image_size_hw, channels, shape) is not None:
+            return None
+        with self._lock:
+            found = self._traced(module, image_size_hw, channels)
+        alike = [one for one in found.scrambled if _is_of_shape(one.layout, shape)] if found is not None else []
+        return alike[0] if alike else None
+
+    def _traced(self, module: nn.Module, image_size_hw: tuple[int, int], channels: int) -> _Traced | None:
+        traces = self._traces.setdefault(module, {})
+        if image_size_hw not in traces and len(traces) < _MOST_TRACES and None not in traces.values():
+            traces[image_size_hw] = _traced(module, image_size_hw, channels)
+        return traces.get(image_size_hw)
 
 
-def _matching(traced: BackboneTrace, shape: Sequence[int]) -> FeatureGrid | None:
+class _Traced(NamedTuple):
+    """What a trace found."""
+
+    grids: Sequence[FeatureGrid]
+    scrambled: Sequence[Scrambled] = ()
+
+
+def _is_of_shape(layout: Layout, shape: Sequence[int]) -> bool:
+    """Whether a map [N, C, H, W] of this shape may be the one of this layout as it was returned."""
+    return layout.kind == "NCHW" and (layout.channels, *layout.size_hw) == tuple(shape[1:])
+
+
+def _matching(grids: Sequence[FeatureGrid], shape: Sequence[int]) -> FeatureGrid | None:
     """The grid of the map [N, C, H, W] of this shape; of one whose axes are in another order, where none fits."""
     _, axis_1, axis_2, axis_3 = shape
-    as_it_is = [grid for grid in traced.values() if grid.size_hw == (axis_2, axis_3)]
-    channels_last = [g for g in traced.values() if g.size_hw == (axis_1, axis_2) and g.channels == axis_3]
-    swapped = [g for g in traced.values() if g.size_hw == (axis_3, axis_2) and g.channels == axis_1]
+    as_it_is = [grid for grid in grids if grid.size_hw == (axis_2, axis_3)]
+    channels_last = [g for g in grids if g.size_hw == (axis_1, axis_2) and g.channels == axis_3]
+    swapped = [g for g in grids if g.size_hw == (axis_3, axis_2) and g.channels == axis_1]
     return _only(as_it_is, axis_1) or _only(channels_last, axis_3) or _only(swapped, axis_1)
 
 
-def _at_another_size(traced: BackboneTrace, image_size_hw: tuple[int, int], shape: Sequence[int]) -> FeatureGrid | None:
+def _at_another_size(
+    traced: Sequence[FeatureGrid], image_size_hw: tuple[int, int], shape: Sequence[int]
+) -> FeatureGrid | None:
     """The grid at an image size that was not traced, if the strides of a map that was explain the size of this."""
     size_hw = (shape[2], shape[3])
 
@@ -85,7 +116,7 @@ def _at_another_size(traced: BackboneTrace, image_size_hw: tuple[int, int], shap
         pairs = zip(image_size_hw, size_hw, grid.stride_yx, strict=True)
         return all(abs(image / stride - cells) < 1 for image, cells, stride in pairs)
 
-    grids = [replace(grid, size_hw=size_hw) for grid in traced.values() if explains(grid)]
+    grids = [replace(grid, size_hw=size_hw) for grid in traced if explains(grid)]
     return _only(grids, shape[1], channels_matter=True)
 
 
@@ -96,7 +127,7 @@ def _only(grids: list[FeatureGrid], channels: int, channels_matter: bool = False
     return candidates[0] if len({grid.stride_yx for grid in candidates}) == 1 else None
 
 
-def _traced(module: nn.Module, image_size_hw: tuple[int, int], channels: int) -> BackboneTrace | None:
+def _traced(module: nn.Module, image_size_hw: tuple[int, int], channels: int) -> _Traced | None:
     if isinstance(module, torch.jit.ScriptModule) or _is_distributed(module):
         return None
     twin = _twin(getattr(module, "_orig_mod", module), {})
@@ -108,7 +139,10 @@ def _traced(module: nn.Module, image_size_hw: tuple[int, int], channels: int) ->
             _without_foreign_hooks(twin),
         ):
             warnings.simplefilter("ignore")
-            return trace(twin, image_size_hw, channels=channels, measured=False)
+            found = trace(twin, image_size_hw, channels=channels, measured=False)
+            return _Traced(tuple(found.values()), tuple(found.scrambled.values()))
+    except TraceError as error:
+        return _Traced((), tuple(error.scrambled.values())) if error.scrambled else None
     except Exception:  # what cannot be traced is watched without its grids
         return None
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from roialign.backbones.scrambled import Scrambled
 from roialign.doctor.bars import Picture
 from roialign.doctor.pyramid import Pyramid
 from roialign.geometry import Frame
@@ -95,3 +96,5 @@ class Surroundings:
     pooled_before: bool = False
     """Whether the features are the output of an earlier RoI operator."""
     tokens: Tokens | None = None
+    scrambled: Scrambled | None = None
+    """The map as the module that made it was traced, where its cells are not in the order of the image."""

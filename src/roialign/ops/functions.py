@@ -54,7 +54,7 @@ FUNCTIONS = {
     "mmcv.ops.RoIPool": Function(never=("RA108", "RA501"), empty_boxes=_ROUNDED_TO_ONE_CELL),
     "ps_roi_pool": Function(never=("RA108", "RA501"), rounds_boxes=True),
     "roi_align_rotated": Function(
-        only=(*_OF_ANY_SCALE, "RA102", "RA106", "RA209", "RA303", "RA304", "RA305", "RA502"),
+        only=(*_OF_ANY_SCALE, "RA102", "RA106", "RA209", "RA303", "RA304", "RA305", "RA311", "RA502"),
     ),
     "roi_align_1d": Function(
         only=_OF_ANY_SCALE, tensors="features, segments", aligned_by_default=False, is_of_an_image=False

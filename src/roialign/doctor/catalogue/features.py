@@ -124,4 +124,22 @@ ENTRIES = (
         AT_16,
         watched=True,
     ),
+    Entry(
+        "RA311",
+        "the features of the backbone are not in the order of the image",
+        "error",
+        "A cell of the map holds what another cell should: the module's windows were not put back where they were, its "
+        "rows are permuted, its halves exchanged. No spatial_scale is right for such a map, and every box reads "
+        "features from other places. roialign.trace refuses the map and says which cell lies where.",
+        "Put the cells in order with the line of the finding, or with `scrambled` of the trace or its error: "
+        "scrambled[name].in_order(features). The fault is the backbone's: report it.",
+        "class Exchanged(torch.nn.Conv2d):\n"
+        "    def forward(self, image):\n"
+        "        return super().forward(image).roll(2, dims=3)  # its halves\n\n"
+        "backbone = Exchanged(3, 8, 16, stride=16)\n"
+        "boxes = [torch.tensor([[4.0, 4.0, 40.0, 30.0]])]",
+        "roi_align(backbone(torch.rand(1, 3, 64, 64)), boxes, 7, spatial_scale=1 / 16)",
+        "roi_align(backbone(torch.rand(1, 3, 64, 64)).roll(2, dims=3), boxes, 7, spatial_scale=1 / 16)",
+        watched=True,
+    ),
 )

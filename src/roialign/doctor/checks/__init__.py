@@ -27,6 +27,7 @@ PYRAMID_BOX_CHECK, PYRAMID_CHECK = levels.boxes_without_a_size, levels.fault
 SEEN_CHECKS: tuple[Check, ...] = (
     features.pooled_before,
     features.other_tokens,
+    features.scrambled,
     layout.channels_last,
     layout.transposed,
     layout.tokens,

@@ -1,4 +1,4 @@
-"""Checks of the feature map by what is seen of it: RA301, RA302, RA305 and RA310.
+"""Checks of the feature map by what is seen of it: RA301, RA302, RA305, RA310 and RA311.
 
 Each is a pure function of the evidence.
 """
@@ -9,7 +9,7 @@ from math import prod
 
 import torch
 
-from roialign.doctor.evidence import Evidence, number, rows_where
+from roialign.doctor.evidence import Evidence, call_line, number, rows_where
 from roialign.doctor.findings import Finding
 
 _MOST_EXTRA_TOKENS = 16  # class, distillation and register tokens, which come first; others, as of YOLOS, come last
@@ -93,6 +93,27 @@ def other_tokens(known: Evidence) -> Finding | None:
     line = f"features = t[:, {extra}:].transpose(1, 2).unflatten(2, ({height}, {width}))"
     decide = f"Of the module's tokens t [N, {tokens.count}, C]: {line}"
     return Finding("RA305", evidence.strip(), tuple(range(len(known.call.rois))), decide=decide)
+
+
+def scrambled(known: Evidence) -> Finding | None:
+    """RA311: a map whose cells are not in the order of the image, as the module that made it was traced."""
+    found = known.around.scrambled if known.around is not None else None
+    if found is None:
+        return None
+    height, width = known.call.map_size_hw
+    evidence = f"The module that made the map of {height} x {width} was traced: {found.reason}."
+    rows = tuple(range(len(known.call.rois)))
+    if found.grid is None:
+        decide = "No permutation mends this map: look at how the module orders its cells, or take another one."
+        return Finding("RA311", evidence, rows, decide=decide)
+    if found.line is None:
+        decide = (
+            "roialign.trace(module, image_size) has the permutation that mends it, in `scrambled` of the trace or of "
+            "the error: features = scrambled[name].in_order(features)"
+        )
+        return Finding("RA311", evidence, rows, decide=decide)
+    call = known.call.with_(input=found.in_order(known.call.input))
+    return Finding("RA311", evidence, rows, known.fix("input", None, f"{found.line}\n{call_line(call)}", call))
 
 
 def _reads(known: Evidence, cells: torch.Tensor) -> torch.Tensor:

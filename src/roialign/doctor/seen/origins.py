@@ -42,16 +42,20 @@ class Source:
 
 
 class Origin(NamedTuple):
-    """What a feature map was made of, and the modules that took it, the outermost first."""
+    """What a feature map was made of, and the modules that took it, the outermost first.
+
+    is_output: whether the map left the first of them as it is, and was not made of what left it.
+    """
 
     size_hw: Size
     channels: int
     source: Source | None
     modules: tuple[nn.Module, ...]
+    is_output: bool = False
 
     @classmethod
-    def of(cls, source: Source, *modules: nn.Module) -> Origin:
-        return cls(source.size_hw, source.images.shape[1], source, modules)
+    def of(cls, source: Source, *modules: nn.Module, is_output: bool = False) -> Origin:
+        return cls(source.size_hw, source.images.shape[1], source, modules, is_output)
 
 
 class _Made(NamedTuple):
@@ -60,6 +64,7 @@ class _Made(NamedTuple):
     output: weakref.ref[Tensor]
     source: Source
     module: nn.Module
+    is_output: bool
 
 
 class _OfShape(NamedTuple):
@@ -97,7 +102,7 @@ class Origins:
             del self._of_shape[next(iter(self._of_shape))]
         if source is not None:
             alive = [made for made in self._made if made.output() is not None]
-            new = [_Made(weakref.ref(leaf), source, module) for leaf in leaves if leaf.dim() == 4]
+            new = [_Made(weakref.ref(leaf), source, module, origin.is_output) for leaf in leaves if leaf.dim() == 4]
             self._made = alive[-_OUTPUTS_REMEMBERED:] + new
 
     def is_made_of(self, output: Tensor, images: Tensor) -> bool:
@@ -112,7 +117,7 @@ class Origins:
             source = same[0].source
             if any(made.source.size_hw != source.size_hw for made in same):
                 return True
-            return Origin.of(source, *(made.module for made in same))
+            return Origin.of(source, *(made.module for made in same), is_output=same[0].is_output)
         images, channels, height, width = features.shape
         shapes: list[_Shape] = [("map", images, height, width), ("tokens", images, height * width, channels)]
         for shape in shapes + self._shapes_of_tokens(features):
