@@ -95,7 +95,9 @@ def _class_for(transformers: Any, name: str, config: Any) -> Any:
     kind = transformers.AutoModel._model_mapping.get(type(config), None)
     if kind is None or isinstance(kind, tuple):
         module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
-        made: list[Any] = [one for _, one in inspect.getmembers(module, inspect.isclass) if one.__module__ == module.__name__]
+        made: list[Any] = [
+            one for _, one in inspect.getmembers(module, inspect.isclass) if one.__module__ == module.__name__
+        ]
         fitting = [
             one
             for one in made
@@ -126,7 +128,7 @@ def _class_for(transformers: Any, name: str, config: Any) -> Any:
     if others:
         raise ModelError(
             "expected a configuration of a model that takes an image [N, C, H, W] and nothing else; "
-            f"transformers/{name} also needs {', '.join(others)}. Give them in a module of your own, from a path.py:callable"
+            f"transformers/{name} also needs {', '.join(others)}. Give them in a module of your own"
         )
     return kind
 
