@@ -48,7 +48,7 @@ def _keeper(outputs: dict[str, Any], name: str) -> Callable[[nn.Module, Any, Any
     return keep
 
 
-class _ForwardFeatures(nn.Module):
+class ForwardFeatures(nn.Module):
     """A timm model up to its pooling."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -134,10 +134,10 @@ def _from_torchvision(name: str, image_hw: tuple[int, int]) -> nn.Module:
         return inner
     if isinstance(model, models.VisionTransformer):
         return Stages(model, ["encoder"])
-    return Stages(model, _stage_names(model, image_hw, channels_last=isinstance(model, models.SwinTransformer)))
+    return Stages(model, stage_names(model, image_hw, channels_last=isinstance(model, models.SwinTransformer)))
 
 
-def _stage_names(model: nn.Module, image_hw: tuple[int, int], channels_last: bool) -> list[str]:
+def stage_names(model: nn.Module, image_hw: tuple[int, int], channels_last: bool) -> list[str]:
     """The last module, of the upper two levels, that makes a map of each size, up to the pooling."""
     last: dict[tuple[int, ...], str] = {}
     pooled: list[str] = []
@@ -176,7 +176,7 @@ def _from_timm(name: str, image_hw: tuple[int, int]) -> nn.Module:
     try:
         features: nn.Module = timm.create_model(name, features_only=True, **options)
     except (RuntimeError, TypeError, AttributeError, AssertionError):
-        return _ForwardFeatures(timm.create_model(name, **options))
+        return ForwardFeatures(timm.create_model(name, **options))
     return features
 
 
