@@ -82,7 +82,7 @@ def are_those_of_large_images(trace: BackboneTrace) -> bool:
 
 
 def whole_cells(trace: BackboneTrace) -> int:
-    """Pixels that are whole cells of every map on the way; cells of other sizes come from resizing, and do not count."""
+    """Pixels that are whole cells of every map on the way; cells of odd sizes come from resizing, and do not count."""
     strides = {stride for step in trace.layers for stride in step.stride_yx}
     return math.lcm(*(int(stride) for stride in strides if stride >= 1 and stride.is_integer()))
 

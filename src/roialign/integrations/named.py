@@ -1,4 +1,4 @@
-"""Models of timm, torchvision and transformers as RegionExtractor takes them: by name, with weights; and classifiers."""
+"""Models of timm, torchvision and transformers as RegionExtractor takes them: by name, and classifiers."""
 
 from __future__ import annotations
 

@@ -123,7 +123,9 @@ def batch(images: Sequence[Tensor], frames: Sequence[Frame], padded: bool) -> Im
     for image, frame, (own_height, own_width) in zip(images, frames, filled_hw, strict=True):
         below, beside = height - own_height, width - own_width
         full = below == beside == 0
-        entered.append((image, frame) if full else (F.pad(image, [0, beside, 0, below]), frame.pad(0, 0, beside, below)))
+        entered.append(
+            (image, frame) if full else (F.pad(image, [0, beside, 0, below]), frame.pad(0, 0, beside, below))
+        )
     padded_images, padded_frames = zip(*entered, strict=True)
     return ImageBatch(padded_images, padded_frames, filled_hw)
 

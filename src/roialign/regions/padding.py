@@ -35,13 +35,13 @@ def distances(
         ends = rois.new_tensor([size[axis] for size in filled_hw])[images]
         is_padded = ends < entered_hw[axis]
         for level, (name, grid) in enumerate(grids.items()):
-            away = _away(rois[:, 4 - axis], ends, grid, axis, traced.whole_image[name][axis])
-            result = result.minimum(away.where(is_padded & (levels == level), math.inf))
+            far = away(rois[:, 4 - axis], ends, grid, axis, traced.whole_image[name][axis])
+            result = result.minimum(far.where(is_padded & (levels == level), math.inf))
     return result
 
 
-def _away(last_edges: Tensor, ends: Tensor, grid: FeatureGrid, axis: int, sees_all: bool) -> Tensor:
-    """The same of one map along one axis, of boxes that end at `last_edges` in images that end at `ends`."""
+def away(last_edges: Tensor, ends: Tensor, grid: FeatureGrid, axis: int, sees_all: bool) -> Tensor:
+    """The same along one axis, of one map, for boxes that end at `last_edges` in images that end at `ends`."""
     field_hw, used_yx = grid.receptive_field_hw, grid.offset_yx or grid.conventional_offset_yx
     if sees_all or field_hw is None or not field_hw[axis]:
         return ends.new_zeros(ends.shape)
@@ -66,8 +66,8 @@ def say_which_are_reached(
     notice.say(
         lambda: (
             f"RA312: the padding of the batch reaches {reached} of {boxes} boxes ({100 * reached / boxes:.0f} %): "
-            f"{len(filled_hw)} images of {sizes} sizes were padded to {height} x {width}, so that these boxes' features "
-            f"depend on what else is in the batch. Leave out batch=\"pad\", which runs images of one size together and "
+            f"{len(filled_hw)} images of {sizes} sizes were padded to {height} x {width}, so these boxes' features "
+            f'depend on what else is in the batch. Leave out batch="pad", which runs images of one size together and '
             f"others apart; or keep to boxes whose padding_distance is at least {REACHED}."
         ),
         FeatureMapError,
