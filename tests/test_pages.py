@@ -8,7 +8,8 @@ import torch
 
 import roialign
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 
 
 def matches(line: str, words: str) -> bool:
@@ -44,3 +45,12 @@ def test_the_code_of_the_page_runs(page, blocks, needs, capsys):
         assert all(map(matches, printed, promised)), printed
         for expression, value in re.findall(r"^(\S.*)  # .*?(tensor\(.*\))$", block, re.MULTILINE):
             assert repr(eval(expression, names)).replace(" ", "") == value.replace(" ", "")
+
+
+def test_a_newcomers_program_has_eight_lines_and_runs(capsys):
+    pytest.importorskip("timm")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (program,) = (block for block in blocks if "RegionExtractor(" in block and "import roialign" in block)
+    assert len(program.splitlines()) <= 8
+    exec(compile(program, "README.md", "exec"), {})
+    assert [capsys.readouterr().out.strip()] == re.findall(r"print\(.*\)  # (.*)", program)

@@ -17,6 +17,7 @@ from roialign.errors import RoIWarning as RoIWarning
 from roialign.geometry import Boxes as Boxes
 from roialign.geometry import FeatureGrid as FeatureGrid
 from roialign.geometry import Frame as Frame
+from roialign.integrations import named as _named  # noqa: F401  models by name
 from roialign.integrations.enable import disable as disable
 from roialign.integrations.enable import enable as enable
 from roialign.ops import MaskedRoIAlign as MaskedRoIAlign

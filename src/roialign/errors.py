@@ -105,4 +105,5 @@ class CoverageError(RoIError):
 
 
 class RoIWarning(UserWarning):
-    """RoIs that lie off the feature map: their features are zero, or nearly so."""
+    """Features that are not what they are taken for: of RoIs that lie off the map, which are zero, or nearly so; of a
+    batch whose padding reaches them."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import roialign
 from roialign.backbones.sizes import SizeFamily
+from roialign.backbones.trace import strides_hold_at_any_size, trace_again
 
 from . import networks
 
@@ -76,6 +77,46 @@ def test_what_holds_at_one_size_holds_in_the_whole_family(name):
         assert {key: grid.size_hw for key, grid in grids.items()} == {key: grid.size_hw for key, grid in other.items()}
     assert family.holds_at((65, 96)) == (period == 1)
     assert family.holds_at((64 + 64, 96)) == (period is not None)
+
+
+class Enlarged(nn.Module):
+    """A map that is brought to the size of the image, as segmentation does: its stride is the ratio of the sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 4, 8, stride=8, padding=4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return F.interpolate(self.patches(image), size=[side // 4 for side in image.shape[2:]])
+
+
+@pytest.mark.parametrize("size", [(64, 96), (71, 97)])
+@pytest.mark.parametrize(
+    ("make", "holds"),
+    [(SamePadding, True), (networks.fpn, True), (Enlarged, False), (Adaptive, False), (Tokens, False)],
+)
+def test_strides_that_hold_at_any_size(make, size, holds):
+    backbone = make().eval()
+    traced = roialign.trace(backbone, size, measured=False)
+    assert strides_hold_at_any_size(backbone, traced) == holds
+    if holds:
+        family = SizeFamily(traced, 1, exact=False)
+        for other in ((128, 64), (71, 98), (193, 161), (70, 101)):
+            wanted = roialign.trace(backbone, other, measured=False)
+            grids = family.grids(wanted.as_maps(backbone(torch.zeros(1, 3, *other))), other)
+            shown = {name: (grid.size_hw, grid.stride_yx, grid.offset_yx) for name, grid in grids.items()}
+            assert shown == {name: (grid.size_hw, grid.stride_yx, grid.offset_yx) for name, grid in wanted.items()}
+
+
+@pytest.mark.parametrize("make", [SamePadding, networks.fpn, Tokens])
+@pytest.mark.parametrize("offset", ["convention", "structural"])
+def test_traced_again_is_traced(make, offset):
+    backbone = make().eval()
+    before = roialign.trace(backbone, (64, 96), measured=False, offset=offset)
+    again = trace_again(backbone, (71, 97), before, offset=offset)
+    whole = roialign.trace(backbone, (71, 97), measured=False, offset=offset)
+    assert dict(again) == dict(whole)
+    assert again.methods == whole.methods
 
 
 def test_another_way_at_another_size_is_found_out():

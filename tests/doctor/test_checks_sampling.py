@@ -162,8 +162,9 @@ def test_the_caller_is_as_the_program_was() -> None:
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.filterwarnings("ignore:RA312")
 @pytest.mark.parametrize("code", [code for code, entry in CATALOGUE.items() if entry.watched])
 def test_the_examples_of_other_libraries_run(code: str) -> None:
     pytest.importorskip("torchvision", reason="the example calls it")
     entry = CATALOGUE[code]
-    exec(f"{entry.setup}\n{entry.wrong}\n{entry.right}", {"torch": torch, "roi_align": roialign.roi_align})
+    exec(f"{entry.setup}\n{entry.wrong}\n{entry.right}", {**vars(roialign), "torch": torch})

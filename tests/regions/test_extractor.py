@@ -80,23 +80,27 @@ def test_whatever_is_done_to_the_image_a_box_shows_the_same_place(fit):
     assert ((top_bottom[:, 1] > 0) == flipped[1]).all()
 
 
-def test_images_of_any_kind_and_size_in_one_batch():
+@pytest.mark.parametrize(
+    ("batch", "sizes"), [("by_size", [(90, 120), (90, 120), (168, 90)]), ("pad", [(168, 120)] * 3)]
+)
+@pytest.mark.filterwarnings("ignore:RA312")
+def test_images_of_any_kind_and_size_in_one_batch(batch, sizes):
     tensors = [smooth_photo(96, 128), smooth_photo(60, 80), smooth_photo(120, 64)]
     levels = [(image * 255).round().to(torch.uint8) for image in tensors]
     array = levels[1].permute(1, 2, 0).numpy()
     pil = Image.fromarray(np.ascontiguousarray(levels[2].permute(1, 2, 0).numpy()))
-    extractor = RegionExtractor(Pyramid(), 2, fit=partial(Frame.resize_shorter, size=90))
+    extractor = RegionExtractor(Pyramid(), 2, fit=partial(Frame.resize_shorter, size=90), batch=batch)
     boxes = [torch.tensor([[5.0, 5, 50, 50]]), torch.tensor([[10.0, 8, 40, 44], [1, 1, 9, 9]]), torch.empty(0, 4)]
     pooled = extractor([levels[0], array, pil], boxes)
     assert pooled.features.shape == (3, 3, 2, 2)
     alone = torch.cat([extractor(image, some).features for image, some in zip(levels, boxes, strict=True)])
     torch.testing.assert_close(pooled.features, alone)
-    batch = extractor.prepare([levels[0], array, pil])
-    assert batch.pixels.shape == (3, 3, 168, 120)
-    assert [frame.root.size_hw for frame in batch.frames] == [(96, 128), (60, 80), (120, 64)]
-    assert {frame.size_hw for frame in batch.frames} == {(168, 120)}
-    framed = [Boxes(some, frame.root) for some, frame in zip(boxes, batch.frames, strict=True)]
-    assert torch.equal(extractor(batch, framed).features, pooled.features)
+    prepared = extractor.prepare([levels[0], array, pil])
+    assert [tuple(image.shape[1:]) for image in prepared.images] == sizes
+    assert [frame.root.size_hw for frame in prepared.frames] == [(96, 128), (60, 80), (120, 64)]
+    assert [frame.size_hw for frame in prepared.frames] == sizes
+    framed = [Boxes(some, frame.root) for some, frame in zip(boxes, prepared.frames, strict=True)]
+    assert torch.equal(extractor(prepared, framed).features, pooled.features)
 
 
 def test_boxes_in_any_connected_frame():
@@ -224,5 +228,44 @@ def test_a_fit_that_pixels_cannot_follow_is_refused():
 
 
 def test_unknown_maps_are_named():
-    with pytest.raises(errors.LevelError, match=r"^RA401: expected maps among 'fine', 'coarse'; got 'p3'"):
+    with pytest.raises(errors.LevelError, match=r"^RA401: expected maps among 'fine', 'coarse'; got 'p3'.*maps=\["):
         RegionExtractor(Pyramid(), 2, maps=["p3"])(torch.rand(1, 3, 64, 64), [BOXES[:1]])
+
+
+class Stages(nn.Module):
+    """Maps as a classifier's stages or a transformer's blocks have them: of these channels and strides."""
+
+    def __init__(self, channels: tuple[int, ...], strides: tuple[int, ...]) -> None:
+        super().__init__()
+        pairs = zip((3, *channels), channels, strides, strict=False)
+        self.stages = nn.ModuleList(nn.Conv2d(before, after, 3, stride, 1) for before, after, stride in pairs)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        maps = []
+        for stage in self.stages:
+            image = stage(image)
+            maps.append(image)
+        return maps
+
+
+@pytest.mark.parametrize(
+    ("channels", "strides", "levels"),
+    [((4, 8, 16), (4, 2, 2), [0, 0, 0]), ((8, 8, 8), (8, 1, 1), [0, 0, 0]), ((8, 8, 8), (8, 2, 2), [0, 0, 1])],
+    ids=["stages", "blocks", "pyramid"],
+)
+def test_maps_that_are_not_named_are_those_of_a_pyramid_or_the_last(channels, strides, levels):
+    backbone = Stages(channels, strides)
+    boxes = torch.tensor([[8.0, 12, 60, 70], [0, 0, 100, 100], [0, 0, 230, 250]])
+    images = torch.rand(1, 3, 256, 256)
+    pooled = RegionExtractor(backbone, 2)(images, [boxes])
+    assert pooled.levels.tolist() == levels
+    if levels[-1] == 0:
+        last = RegionExtractor(backbone, 2, maps=["2"])(images, [boxes])
+        assert torch.equal(pooled.features, last.features)
+
+
+def test_maps_of_different_depth_are_refused_by_name():
+    extractor = RegionExtractor(Stages((4, 8, 16), (4, 2, 2)), 2, maps=["1", "2"])
+    wanted = r"^RA306: .*got '1' with 8 and '2' with 16\. Name one, maps=\['2'\].*there are '0', '1', '2'"
+    with pytest.raises(errors.FeatureMapError, match=wanted):
+        extractor(torch.rand(1, 3, 64, 64), [BOXES[:1]])

@@ -67,7 +67,7 @@ def test_one_trace_serves_a_family_of_sizes(backbone, monkeypatch):
         images = torch.rand(2, 3, *size)
         alone = RegionExtractor(extractor.backbone, 2)
         assert torch.equal(extractor(images, BOXES).features, alone(images, BOXES).features)
-    assert made == ([SIZES[0]] if backbone is Plain else [SIZES[0], (97, 131)])
+    assert made == [SIZES[0]]
 
 
 def test_a_backbone_that_takes_another_way_is_traced_again(monkeypatch):

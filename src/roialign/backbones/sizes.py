@@ -12,7 +12,6 @@ from roialign.backbones.layers import LayerStep
 from roialign.backbones.result import BackboneTrace
 from roialign.geometry import FeatureGrid
 
-
 _PLACED_BY_SIZE = ("pad", "copy", "slice")
 _SCALED_BY_SIZE = ("adaptive", "upsample")
 
@@ -35,16 +34,23 @@ def growths(layers: Sequence[LayerStep]) -> list[int]:
     return sorted({1, *strides, *(2 * stride for stride in strides)})
 
 
+def resizes(layers: Sequence[LayerStep]) -> bool:
+    """Whether maps were resized, on which strides may depend; padding and cutting moves cells, and no more."""
+    return any(word in step.operator for step in layers for word in _SCALED_BY_SIZE)
+
+
 @dataclass(frozen=True)
 class SizeFamily:
     """Image sizes at which the strides and offsets are those of one trace.
 
     trace: of one of them.
     period: sizes that differ from the trace's by multiples of it belong to the family; None where it is the only one.
+    exact: whether the structural offsets are those of each size; else the strides alone are.
     """
 
     trace: BackboneTrace
     period: int | None
+    exact: bool = True
 
     @classmethod
     def of(cls, trace: BackboneTrace) -> SizeFamily:
@@ -72,7 +78,28 @@ class SizeFamily:
                 if abs((cells - traced_cells) * stride - (size - traced_size)) >= stride:
                     return None
             grids[name] = replace(grid, size_hw=size_hw)
+            if not self.exact:
+                grids[name] = replace(grids[name], structural_offset_yx=None, offset_range_yx=None)
         return grids
+
+
+def are_those_of_large_images(trace: BackboneTrace) -> bool:
+    """Whether the strides are those that much larger images have, where that is known of all maps.
+
+    Not of tokens, whose order is of one size.
+    """
+    return all(
+        isinstance(trace.methods[name]["structure"], dict)
+        and trace.layouts[name].kind != "tokens"
+        and trace.methods[name]["shapes"] == {"stride_yx": grid.stride_yx}
+        for name, grid in trace.items()
+    )
+
+
+def whole_cells(trace: BackboneTrace) -> int:
+    """Pixels that are whole cells of every map on the way; cells of odd sizes come from resizing, and do not count."""
+    strides = {stride for step in trace.layers for stride in step.stride_yx}
+    return math.lcm(*(int(stride) for stride in strides if stride >= 1 and stride.is_integer()))
 
 
 def _period(trace: BackboneTrace) -> int | None:
@@ -86,9 +113,5 @@ def _period(trace: BackboneTrace) -> int | None:
         return None  # nothing is known of other sizes; and the order of tokens is of one size
     if not depends_on_size(trace.layers):
         return 1
-    for name, grid in trace.items():
-        at_large = trace.methods[name]["shapes"]
-        if isinstance(at_large, str) or at_large["stride_yx"] != grid.stride_yx:
-            return None
-    strides = {stride for step in trace.layers for stride in step.stride_yx}
-    return math.lcm(*map(int, strides)) if all(stride >= 1 and stride.is_integer() for stride in strides) else None
+    all_whole = all(stride >= 1 and stride.is_integer() for step in trace.layers for stride in step.stride_yx)
+    return whole_cells(trace) if all_whole and are_those_of_large_images(trace) else None

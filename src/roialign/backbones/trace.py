@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,10 +14,12 @@ from roialign.backbones.result import BackboneTrace, Method
 from roialign.backbones.sandbox import Sandbox, attributes_kept, first_line
 from roialign.backbones.scrambled import Scrambled
 from roialign.backbones.shapes import mean_strides
-from roialign.backbones.sizes import growths
+from roialign.backbones.sizes import are_those_of_large_images, growths, resizes, whole_cells
 from roialign.backbones.structure import Level, OutOfOrder, Structure, structure_in
 from roialign.errors import TraceError
 from roialign.geometry.grid import FeatureGrid, OffsetKind
+
+_MOST_PERIOD = 1024  # pixels
 
 
 def trace(
@@ -79,6 +82,58 @@ def trace(
     return result.with_offset(offset) if offset != "convention" else result
 
 
+def trace_again(
+    backbone: nn.Module, image_size: tuple[int, int], before: BackboneTrace, *, offset: OffsetKind = "convention"
+) -> BackboneTrace:
+    """`trace` at another size of a backbone that was traced before: its structure, which depends on the size, alone.
+
+    What `before` says of large images holds for this size, too.
+    """
+    backbone = _checked(backbone)
+    found = _structure_at(backbone, image_size)
+    if found is None or list(found.levels) != list(before.layouts):
+        return trace(backbone, image_size, offset=offset, measured=False)
+    at_large = {name: before.methods[name]["shapes"] for name in before}
+    unknown = next((method for method in at_large.values() if isinstance(method, str)), None)
+    strides = {name: method["stride_yx"] for name, method in at_large.items() if not isinstance(method, str)}
+    result = _assembled(type(backbone).__name__, image_size, found, unknown or strides, {}, None)
+    return result.with_offset(offset) if offset != "convention" else result
+
+
+def strides_hold_at_any_size(backbone: nn.Module, traced: BackboneTrace) -> bool:
+    """Whether the strides of a trace are those of any image size, though offsets may be others.
+
+    They depend on the size where a map is resized to the size of another. So they are looked at once more at three
+    sizes next to one another, where maps of whole cells, of a cell begun and of a cell cut off give such resizing
+    different factors.
+    """
+    if not are_those_of_large_images(traced):
+        return False
+    if not resizes(traced.layers):
+        return True
+    period = whole_cells(traced)
+    if period > _MOST_PERIOD:
+        return False
+    middle = [period * math.ceil(size / period) for size in traced.image_size_hw]
+    for more in (0, 1, -1):
+        found = _structure_at(_checked(backbone), (middle[0] + more, middle[1] + more))
+        if found is None or list(found.levels) != list(traced):
+            return False
+        for name, level in found.levels.items():
+            if level.y is None or level.x is None or (level.y.stride, level.x.stride) != traced[name].stride_yx:
+                return False
+    return True
+
+
+def _structure_at(backbone: nn.Module, image_hw: tuple[int, int]) -> Structure | None:
+    """The structure at a size that the backbone may not take."""
+    with Sandbox(backbone) as sandbox:
+        try:
+            return _structure(sandbox, image_hw, _image_channels(backbone))[0]
+        except TraceError:
+            return None
+
+
 def _checked(backbone: Any) -> nn.Module:
     if not isinstance(backbone, nn.Module):
         raise TraceError(
@@ -136,9 +191,7 @@ def _layouts(found: Structure) -> dict[str, Layout]:
     return {name: level.layout for name, level in found.levels.items()}
 
 
-def _otherwise(
-    sandbox: Sandbox, image_hw: tuple[int, int], channels: int, found: Structure
-) -> notes.OtherSize | None:
+def _otherwise(sandbox: Sandbox, image_hw: tuple[int, int], channels: int, found: Structure) -> notes.OtherSize | None:
     """The next larger size at which offsets are others, and the maps there."""
     for growth in growths(found.layers):
         size_hw = image_hw[0] + growth, image_hw[1] + growth

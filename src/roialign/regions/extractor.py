@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeGuard
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch.autograd.graph import saved_tensors_hooks
 
-from roialign.backbones import BackboneTrace, trace
+from roialign.backbones import BackboneTrace, library
 from roialign.backbones.reading import read
 from roialign.backbones.sizes import SizeFamily
-from roialign.errors import BatchIndexError, LevelError
+from roialign.errors import BatchIndexError, OptionError
 from roialign.geometry import Boxes, Frame
 from roialign.geometry.grid import OffsetKind
 from roialign.ops import validate
-from roialign.ops.calls import unseen
 from roialign.regions import images as pixels_of
+from roialign.regions import padding
 from roialign.regions.images import Fit, ImageBatch, Images
 from roialign.regions.levels import FPNLevels, LevelRule
 from roialign.regions.normalization import channel_values, normalized
-from roialign.regions.pool import AnyBoxes, Pooled, pool, rois_of
+from roialign.regions.pool import AnyBoxes, pool, rois_of
+from roialign.regions.pooled import Pooled, in_order
+from roialign.regions.tracing import Tracer, outside_of_graphs, pooled_maps
+
+Batching = Literal["by_size", "pad"]
 
 
 class RegionExtractor(nn.Module):
@@ -33,21 +35,39 @@ class RegionExtractor(nn.Module):
     that is connected to it. What is done to the images before they enter the backbone is recorded as frames, and the
     backbone's grids are traced, once for a family of sizes: so there is no scale to pass.
 
+    A box's features are a function of its image and of the box, whatever else is in the batch, to the rounding of
+    sums: images of one size enter the backbone together, others apart. In train mode BatchNorm mixes the images of a
+    batch all the same: call `.eval()`, which a backbone that is built by name already is.
+
     The backbone's weights, type and device decide what is computed: `.half()`, `.to("cuda")`, `.eval()` as on any
     module. Deterministic where the backbone is. `torch.compile` takes it: in one graph for a batch tensor [N, C, H, W]
     with boxes as tensors, once `trace` has seen a size of the family; else around what prepares and traces.
 
     Args:
-        backbone: maps images [N, C, H, W] to one map or several, as `roialign.trace` takes it.
+        backbone: maps images [N, C, H, W] to one map or several, as `roialign.trace` takes it; or a classifier of timm
+            or torchvision, which is run up to its maps; or the name of a model, "timm/resnet50",
+            "torchvision/convnext_tiny" or "transformers/ORGANISATION/MODEL", which is built, in eval mode.
         output_size: bins (height, width), or one number for both.
+        pretrained: with a name, whether to load trained weights, which the library downloads when it has not got
+            them, or to begin with random ones.
         fit: what is done to each image: a function of the image's `Frame` that returns a frame made of it, such as
             `lambda photo: photo.letterbox((640, 640))`. Bilinear, antialiased; padded with zeros after normalizing.
-            Left out, images enter as they are. Images of several sizes are padded at the bottom and on the right.
-        mean, std: of each channel, to normalize by; left out, the images enter as they are.
-        maps: names of the maps to pool from, in the trace's words; all of them if left out.
+            Left out, images enter as they are.
+        batch: what is done with images that are of several sizes then. "by_size" runs those of one size together,
+            "pad" pads all with zeros at the bottom and on the right and runs them at once, which changes the features
+            of boxes near the padding: see `Pooled.padding_distance`, and RA312, which says how many.
+        mean, std: of each channel, to normalize by; left out, those that the model was trained with if it is built by
+            name, none else.
+        maps: names of the maps to pool from, in the trace's words. Left out, all maps of a pyramid, which have one
+            number of channels and a stride each; the last map of other backbones.
         offset: which of the grids' offsets to use: "convention", "structural" or "calibrated".
         levels: which map each box is pooled from; see `pool_regions`.
         sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells).
+
+    Raises:
+        OptionError: RA506, for options that do not go together.
+        ValueError: for a model that no library has, with near ones.
+        ImportError: if the library is not installed, with what installs it.
 
     Example:
         >>> backbone = nn.Sequential(nn.Conv2d(3, 8, 7, stride=4, padding=3), nn.Conv2d(8, 16, 3, stride=2, padding=1))
@@ -63,10 +83,12 @@ class RegionExtractor(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: nn.Module | str,
         output_size: int | tuple[int, int] = 7,
         *,
+        pretrained: bool | None = None,
         fit: Fit | None = None,
+        batch: Batching = "by_size",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         maps: Sequence[str] | None = None,
@@ -75,12 +97,30 @@ class RegionExtractor(nn.Module):
         sampling_ratio: int = -1,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        if isinstance(backbone, str):
+            if pretrained is None:
+                raise OptionError(
+                    f"RA506: expected pretrained with {backbone!r}, True for trained weights, which may be downloaded, "
+                    "or False for random ones; got none. Use pretrained=True."
+                )
+            built = library.current().build(backbone, pretrained)
+            backbone = built.backbone
+            mean, std = (built.mean if mean is None else mean), (built.std if std is None else std)
+        elif pretrained is not None:
+            raise OptionError(
+                f"RA506: expected pretrained with the name of a model; got it with {type(backbone).__name__}, whose "
+                "weights are what they are. Leave it out."
+            )
+        if batch not in ("by_size", "pad"):
+            raise OptionError(f'RA506: expected batch, "by_size" or "pad"; got {batch!r}. Leave it out for "by_size".')
+        self.backbone = library.current().with_maps(backbone)
+        self.batch = batch
         self.output_size, _, self.sampling_ratio = validate.check_options(output_size, 1.0, sampling_ratio)
         self.fit, self.maps, self.offset, self.levels = fit, maps, offset, levels
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, channel_values(name, values), persistent=False)
         self._families: list[SizeFamily] = []
+        self._tracer = Tracer(offset)
 
     def forward(self, images: Images, boxes: AnyBoxes, frames: Frame | Sequence[Frame] | None = None) -> Pooled:
         """Features, coverage and level of each box, in the order of the boxes.
@@ -100,12 +140,25 @@ class RegionExtractor(nn.Module):
         """
         as_it_is = self.fit is None and self.mean is None and self.std is None
         if as_it_is and _is_float_batch(images) and _are_tensors(boxes):
-            return self._extract(self._as_weights(images), boxes, None)
+            return self._extract(self._as_weights(images), boxes)
         if isinstance(images, ImageBatch):
             batch = images
         else:
-            batch, boxes = _outside_of_graphs(self._prepare_both)(images, boxes, frames)
-        return self._extract(self._as_weights(batch.pixels), boxes, batch.frames)
+            batch, boxes = outside_of_graphs(self._prepare_both)(images, boxes, frames)
+        groups = batch.groups()
+        if len(groups) == 1:
+            return self._extract(self._as_weights(groups[0].pixels), boxes, batch.frames, batch.filled_hw)
+        each = _of_each(boxes, len(batch.images))
+        parts = [
+            self._extract(
+                self._as_weights(pixels),
+                [each[index] for index in indices],
+                [batch.frames[index] for index in indices],
+                [batch.filled_hw[index] for index in indices],
+            )
+            for indices, pixels in groups
+        ]
+        return in_order(parts, [group.indices for group in groups], [len(some) for some in each])
 
     if TYPE_CHECKING:
 
@@ -114,7 +167,7 @@ class RegionExtractor(nn.Module):
         ) -> Pooled: ...
 
     def prepare(self, images: Images, frames: Sequence[Frame] | None = None) -> ImageBatch:
-        """Read, fit and normalize images, and put them into a batch; `.frames` are the frames that enter the backbone.
+        """Read, fit and normalize images: `.images` enter the backbone, in `.frames`; `.pixels` is all in one tensor.
 
         Args:
             images: as `forward` takes them.
@@ -133,7 +186,7 @@ class RegionExtractor(nn.Module):
             image = normalized(self._as_weights(picture.pixels_chw), self.mean, self.std)
             fitted.append(pixels_of.render(image, photo, target))
             targets.append(target)
-        return pixels_of.batch(fitted, targets)
+        return pixels_of.batch(fitted, targets, padded=self.batch == "pad")
 
     def _prepare_both(
         self, images: Any, boxes: Any, frames: Frame | Sequence[Frame] | None
@@ -177,36 +230,48 @@ class RegionExtractor(nn.Module):
         for family in self._families:
             if family.holds_at(image_hw):  # which is also what an exported program is told of its sizes
                 return family
-        _outside_of_graphs(self._trace)(image_hw)
+        outside_of_graphs(self._learn)(image_hw)
         return self._family(image_hw)
 
+    def _learn(self, image_hw: Sequence[int | torch.SymInt]) -> None:
+        family = self._tracer.family_of_all(self.backbone)
+        if family is None:
+            self._trace(image_hw)
+        else:
+            self._families.append(family)
+
     def _trace(self, image_hw: Sequence[int | torch.SymInt]) -> SizeFamily:
-        height, width = map(_as_shown, image_hw)
-        levels = temporarily_clear_interpreter_stack()  # of torch.func
-        with levels, _not_recorded(), unseen(), saved_tensors_hooks(_as_it_is, _as_it_is):  # no work of the program's
-            traced = trace(self.backbone, image_size=(height, width), offset=self.offset)
-        for name in self.maps or ():
-            if name not in traced:
-                raise LevelError(
-                    f"RA401: expected maps among {', '.join(map(repr, traced))}; got {name!r}. Print the extractor's "
-                    f"trace(({height}, {width})) to see them all."
-                )
+        traced = self._tracer.trace(self.backbone, image_hw)
+        pooled_maps(traced, self.maps)
         self._families.append(SizeFamily.of(traced))
         return self._families[-1]
 
-    def _extract(self, pixels: Tensor, boxes: Any, frames: Sequence[Frame] | None) -> Pooled:
+    def _extract(
+        self,
+        pixels: Tensor,
+        boxes: Any,
+        frames: Sequence[Frame] | None = None,
+        filled_hw: Sequence[tuple[int, int]] = (),
+    ) -> Pooled:
+        """Of images of one size [N, C, H, W], which were padded from `filled_hw` on, if at all."""
         image_hw = pixels.shape[2], pixels.shape[3]
         family = self._family(image_hw)
+        trace = family.trace
         outputs = self.backbone(pixels)
-        maps = family.trace.as_maps(outputs)
-        grids = family.grids({name: maps[name] for name in self.maps or maps}, image_hw)
+        maps = trace.as_maps(outputs)
+        grids = family.grids({name: maps[name] for name in pooled_maps(trace, self.maps)}, image_hw)
         if grids is None:  # it has changed, or takes another way at this size
-            trace = _outside_of_graphs(self._trace)(image_hw).trace
+            trace = outside_of_graphs(self._trace)(image_hw).trace
             self.use_trace(trace)
-            maps, grids = trace.as_maps(outputs), {name: trace[name] for name in self.maps or trace}
-        pooled_maps = [maps[name] for name in grids]
-        rois = rois_of(boxes, pooled_maps[0], list(grids.values()), frames)
-        return pool(pooled_maps, rois, self.output_size, list(grids.values()), self.levels, self.sampling_ratio)
+            maps, grids = trace.as_maps(outputs), {name: trace[name] for name in pooled_maps(trace, self.maps)}
+        used, of_used = [maps[name] for name in grids], list(grids.values())
+        rois = rois_of(boxes, used[0], of_used, frames)
+        pooled, coverage, levels = pool(used, rois, self.output_size, of_used, self.levels, self.sampling_ratio)
+        if all(size_hw == image_hw for size_hw in filled_hw):
+            return Pooled(pooled, coverage, levels, torch.full_like(coverage, math.inf))
+        distances = padding.distances(rois, levels, trace, grids, filled_hw, image_hw)
+        outside_of_graphs(padding.say_which_are_reached)(distances, filled_hw, image_hw)
+        return Pooled(pooled, coverage, levels, distances)
 
     def _as_weights(self, image: Tensor) -> Tensor:
         """On the device and in the type of the backbone's weights."""
@@ -214,30 +279,14 @@ class RegionExtractor(nn.Module):
         return image if weight is None else image.to(weight.device, weight.dtype)
 
 
-def _outside_of_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, which a compiler is to call rather than to look into; torch's decorator would import its compiler."""
-    return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
-
-
-@contextmanager
-def _not_recorded() -> Iterator[None]:
-    """torch.jit.trace, where it is at work, sees nothing of what is done."""
-    state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
-
-
-def _as_shown(side: int | torch.SymInt) -> int:
-    """A side of the images that an exporter was shown, where it keeps the size open."""
-    number: Any = side.node.hint if isinstance(side, torch.SymInt) else side
-    return int(number)
-
-
-def _as_it_is(saved: Tensor) -> Tensor:
-    return saved
+def _of_each(boxes: Any, count: int) -> Sequence[Any]:
+    """The boxes of each image of a batch of several sizes."""
+    if isinstance(boxes, (list, tuple)) and len(boxes) == count:
+        return boxes
+    raise BatchIndexError(
+        f"RA208: expected boxes for each of {count} images of several sizes, in a list; got "
+        f"{validate.describe(boxes)}. An image without boxes takes torch.empty(0, 4)."
+    )
 
 
 def _is_float_batch(images: Any) -> TypeGuard[Tensor]:

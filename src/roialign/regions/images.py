@@ -1,8 +1,9 @@
-"""Images as a backbone takes them: resized and padded as a frame says, normalized, put into one batch."""
+"""Images as a backbone takes them: resized and padded as a frame says, normalized, those of one size together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any, NamedTuple, Protocol
 
@@ -16,13 +17,50 @@ from roialign.geometry import Frame
 Fit = Callable[[Frame], Frame]
 
 
-class ImageBatch(NamedTuple):
-    """Images as they enter a backbone."""
+class ImageGroup(NamedTuple):
+    """Images of one size, which enter a backbone together."""
 
+    indices: tuple[int, ...]
+    """Which of all images they are."""
     pixels: Tensor
-    """[N, C, H, W]"""
+    """[n, C, H, W]"""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatch:
+    """Images as they enter a backbone: those of one size together, others apart."""
+
+    images: tuple[Tensor, ...]
+    """[C, H, W] of each, all on one device and of one type."""
     frames: tuple[Frame, ...]
-    """The frame of each image in the batch; its `root` or one of its parents is the image as it was given."""
+    """The frame of each image; its `root` or one of its parents is the image as it was given."""
+    filled_hw: tuple[tuple[int, int], ...]
+    """The size of each image before it was padded to that of the largest, which is its own where it was not."""
+
+    @property
+    def pixels(self) -> Tensor:
+        """All of them in one tensor [N, C, H, W].
+
+        Raises:
+            FeatureMapError: RA307, if they have several sizes.
+        """
+        groups = self.groups()
+        if len(groups) > 1:
+            sizes = [f"{one.pixels.shape[2]} x {one.pixels.shape[3]}" for one in groups]
+            raise FeatureMapError(
+                f"RA307: expected images of one size, to put them into one tensor; got {', '.join(sizes)}. Take each "
+                "of .images, or give the extractor a fit= that makes their sizes one."
+            )
+        return groups[0].pixels
+
+    def groups(self) -> list[ImageGroup]:
+        """The images of each size, in the order in which the sizes come."""
+        indices: dict[tuple[int, int], list[int]] = {}
+        for index, image in enumerate(self.images):
+            indices.setdefault((image.shape[1], image.shape[2]), []).append(index)
+        return [
+            ImageGroup(tuple(some), torch.stack([self.images[index] for index in some])) for some in indices.values()
+        ]
 
 
 class Array(Protocol):
@@ -71,20 +109,27 @@ def _step(image_chw: Tensor, parent: Frame, step: Frame) -> Tensor:
     return resized[0].to(image_chw.dtype)
 
 
-def batch(images: Sequence[Tensor], frames: Sequence[Frame]) -> ImageBatch:
-    """One batch of all images, smaller ones padded with zeros at the bottom and on the right."""
-    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
-    padded, padded_frames = [], []
-    for image, frame in zip(images, frames, strict=True):
+def batch(images: Sequence[Tensor], frames: Sequence[Frame], padded: bool) -> ImageBatch:
+    """The images as they are, or `padded` with zeros at the bottom and on the right to the size of the largest."""
+    for image in images:
         if image.shape[0] != images[0].shape[0]:
             raise FeatureMapError(
                 f"RA307: expected images of one number of channels; got {images[0].shape[0]} and {image.shape[0]}. "
                 'Make them all RGB: image.convert("RGB"), or image.expand(3, -1, -1) for a grey tensor.'
             )
-        below, beside = height - image.shape[1], width - image.shape[2]
-        padded.append(F.pad(image, [0, beside, 0, below]) if below or beside else image)
-        padded_frames.append(frame.pad(0, 0, beside, below) if below or beside else frame)
-    return ImageBatch(torch.stack(padded), tuple(padded_frames))
+    filled_hw = tuple((int(image.shape[1]), int(image.shape[2])) for image in images)
+    if not padded or len(set(filled_hw)) == 1:
+        return ImageBatch(tuple(images), tuple(frames), filled_hw)
+    height, width = (max(sizes) for sizes in zip(*filled_hw, strict=True))
+    entered = []
+    for image, frame, (own_height, own_width) in zip(images, frames, filled_hw, strict=True):
+        below, beside = height - own_height, width - own_width
+        full = below == beside == 0
+        entered.append(
+            (image, frame) if full else (F.pad(image, [0, beside, 0, below]), frame.pad(0, 0, beside, below))
+        )
+    padded_images, padded_frames = zip(*entered, strict=True)
+    return ImageBatch(padded_images, padded_frames, filled_hw)
 
 
 def listed(images: Any) -> list[Any]:

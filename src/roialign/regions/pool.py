@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -19,17 +19,6 @@ from roialign.regions.levels import FPNLevels, LevelRule, levels_of
 Features = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 Grids = FeatureGrid | Sequence[FeatureGrid] | Mapping[str, FeatureGrid]
 AnyBoxes = Boxes | Sequence[Boxes] | Tensor | Sequence[Tensor]
-
-
-class Pooled(NamedTuple):
-    """Features of boxes, and where they come from."""
-
-    features: Tensor
-    """[K, C, height, width], in the type of the feature maps."""
-    coverage: Tensor
-    """[K], share of each box's samples that are on its map."""
-    levels: Tensor
-    """int64 [K], which map each box was pooled from."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +129,8 @@ def pool_regions(
     """
     maps, map_grids = match(features, grids)
     rois = rois_of(boxes, maps[0], map_grids, frames)
-    pooled = pool(maps, rois, output_size, map_grids, levels, sampling_ratio)
-    return (pooled.features, pooled.levels) if return_levels else pooled.features
+    pooled, _, chosen = pool(maps, rois, output_size, map_grids, levels, sampling_ratio)
+    return (pooled, chosen) if return_levels else pooled
 
 
 def pool(
@@ -152,8 +141,8 @@ def pool(
     levels: LevelRule | Tensor,
     sampling_ratio: int,
     aligned: bool = True,
-) -> Pooled:
-    """Pool `rois` [K, 5], which are in the image that entered the backbone.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pool `rois` [K, 5], which are in the image that entered the backbone: features, coverage and levels of each.
 
     Without `aligned`, cells are read as in `roi_align(aligned=False)`: no shift, and no box below one cell.
     """
@@ -172,7 +161,7 @@ def pool(
         lambda: RegionsCall(maps, rois, levels, grids, size_hw, ratio, aligned),
         lambda coverage, numbers: _off_the_image(numbers, coverage, grids),
     )
-    return Pooled(features, coverage, levels)
+    return features, coverage, levels
 
 
 def cells_of(grid: FeatureGrid, aligned: bool) -> tuple[float, float, float, float]:

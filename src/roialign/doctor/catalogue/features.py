@@ -142,4 +142,23 @@ ENTRIES = (
         "roi_align(backbone(torch.rand(1, 3, 64, 64)).roll(2, dims=3), boxes, 7, spatial_scale=1 / 16)",
         watched=True,
     ),
+    Entry(
+        "RA312",
+        "features that depend on what else is in the batch",
+        "warning",
+        "Images of several sizes were padded to the largest of them. Convolutions carry what padding holds into the "
+        "cells near it, so that the features of boxes there are others in another batch, and others than those of the "
+        "image alone; with attention or squeeze-and-excitation those of all boxes are. Detection models live with it, "
+        "for they were trained so; in a search by features a box may not find itself again. The doctor says it of "
+        "padded batches in which at least a quarter of the boxes is reached, outside of training and of torchvision's "
+        "detectors.",
+        'Run images of one size together and others apart: RegionExtractor(backbone), without batch="pad". Or keep '
+        "to boxes whose padding_distance is at least 0.5 receptive fields.",
+        "backbone = torch.nn.Conv2d(3, 8, 16, stride=8, padding=4)\n"
+        "images = [torch.rand(3, 64, 64), torch.rand(3, 160, 160)]\n"
+        "boxes = [torch.tensor([[20.0, 20.0, 62.0, 60.0]])] * 2",
+        'RegionExtractor(backbone, batch="pad")(images, boxes)',
+        "RegionExtractor(backbone)(images, boxes)",
+        watched=True,
+    ),
 )

@@ -10,6 +10,7 @@ from roialign.doctor.checks import (
     layout,
     levels,
     offset,
+    padding,
     rows,
     sampling,
 )
@@ -45,6 +46,7 @@ FEATURE_CHECKS: tuple[Check, ...] = (
     boxes.fewer_lists,
     features.not_finite,
     features.zero,
+    padding.reaches,
     sampling.boxes_without_gradient,
     sampling.backward_not_deterministic,
 )

@@ -13,7 +13,7 @@ from roialign.backbones.sandbox import first_line
 from roialign.integrations.models.common import ModelError, first_that_runs, near
 
 
-class _ForwardFeatures(nn.Module):
+class ForwardFeatures(nn.Module):
     """A timm model up to its pooling."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -60,4 +60,4 @@ def _features(timm: Any, name: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _trunk(timm: Any, name: str, options: dict[str, Any]) -> nn.Module:
-    return _ForwardFeatures(timm.create_model(name, pretrained=False, **options))
+    return ForwardFeatures(timm.create_model(name, pretrained=False, **options))

@@ -50,13 +50,13 @@ def _backbone_of(models: Any, name: str, model: nn.Module, image_hw: tuple[int, 
     if name in models.list_models(module=models.video):
         clip = Clip(model, _FRAMES)
         in_last = isinstance(model, models.video.SwinTransformer3d)
-        return Middle(Stages(clip, _stage_names(clip, name, image_hw, in_last)), 1 if in_last or "mvit" in name else 2)
+        return Middle(Stages(clip, stage_names(clip, name, image_hw, in_last)), 1 if in_last or "mvit" in name else 2)
     if isinstance(model, models.VisionTransformer):
         return Stages(model, ["encoder"])
-    return Stages(model, _stage_names(model, name, image_hw, isinstance(model, models.SwinTransformer)))
+    return Stages(model, stage_names(model, name, image_hw, isinstance(model, models.SwinTransformer)))
 
 
-def _stage_names(model: nn.Module, name: str, image_hw: tuple[int, int], channels_last: bool) -> list[str]:
+def stage_names(model: nn.Module, name: str, image_hw: tuple[int, int], channels_last: bool) -> list[str]:
     """The last module, of the upper levels, that makes a map of each size, up to the pooling."""
     last: dict[tuple[int, ...], str] = {}
     pooled: list[str] = []
