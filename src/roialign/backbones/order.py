@@ -47,9 +47,7 @@ def disorder(y: Tensor, x: Tensor, stride_yx: tuple[float, float], image_hw: tup
     centres = torch.stack(torch.broadcast_tensors(y[CENTRE], x[CENTRE]))
     found = _permutation(centres, image_hw)
     if found is None:
-        axis, (first, second) = wrong[0]
-        named = " and ".join(_named(cell, {"yx"[axis]: float(centres[axis][cell])}) for cell in (first, second))
-        return Disorder(f"{named}, and no permutation of the cells mends it")
+        return Disorder(f"{_said(centres, *wrong[0])}, and no permutation of the cells mends it")
     index, size_hw = found
     return Disorder(_elsewhere(centres, index, size_hw), index, size_hw)
 
@@ -190,6 +188,14 @@ def _in_words(index: Tensor, size_hw: tuple[int, int]) -> str:
         elif by:
             said.append(f"it is rolled by {-by} {name}")
     return " and ".join(said) + ": " if said else ""
+
+
+def _said(centres: Tensor, axis: int, pair: tuple[_Cell, _Cell]) -> str:
+    """Where two cells lie of which one should not."""
+    places = [f"{'yx'[axis]} {float(centres[axis][cell]):.6g}" for cell in pair]
+    further = ("further down", "further right")[axis]
+    which = ("in the same row", "in the same column")[axis] if pair[0][axis] == pair[1][axis] else f"which is {further}"
+    return f"cell {pair[0]} lies at {places[0]}, and cell {pair[1]}, {which}, at {places[1]}"
 
 
 def _named(cell: _Cell, place: dict[str, float]) -> str:
