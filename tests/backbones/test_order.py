@@ -224,6 +224,35 @@ def test_maps_in_order_are_kept_beside_scrambled_ones():
     assert isinstance(traced.scrambled["fine"], Scrambled)
 
 
+def sampled(features):
+    """The map as it is, by operators that the structure has no rule for."""
+    return torch.fft.irfft(torch.fft.rfft(features), features.shape[3])
+
+
+@pytest.mark.parametrize(
+    ("rearrange", "said"),
+    [
+        (
+            lambda m, x: sampled(x)[:, :, :, exchanged(24, 4)],
+            r"cell \(2, 4\) lies at x 22, and cell \(2, 5\), which is further right, at x 18",
+        ),
+        (lambda m, x: sampled(two_cells_exchanged(x)), r"cell \(3, 4\) lies at x 22, and cell \(2, 4\)"),
+        (lambda m, x: sampled(m.wide(x[:, :, permuted(16)])), r"which is further down, at y"),
+        (lambda m, x: in_windows(sampled(x)), r"RA311"),
+    ],
+)
+def test_maps_of_unknown_structure_are_held_against_the_gradient_of_all_cells(rearrange, said):
+    with pytest.raises(TraceError, match=said):
+        trace(Patches(rearrange), IMAGE_HW)
+
+
+@pytest.mark.parametrize("name", ["rolled and back", "circular padding", "enlarged", "branches"])
+def test_maps_of_unknown_structure_in_order_are_kept(name):
+    traced = trace(Patches(lambda m, x: IN_ORDER[name](m, sampled(x))), IMAGE_HW)
+    assert (list(traced), traced.scrambled) == (["0"], {})
+    assert "fft" in traced.methods["0"]["structure"]
+
+
 def test_a_map_of_another_size_is_not_put_in_order():
     found = refused(Patches(SCRAMBLED["windows"][0]), measured=False).scrambled["0"]
     with pytest.raises(

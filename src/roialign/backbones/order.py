@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roialign.backbones.fields import CENTRE, CENTRE_MAX, CENTRE_MIN, FIRST, LAST, SIZE
+from roialign.backbones.fields import CENTRE, CENTRE_MAX, CENTRE_MIN, FIRST, LAST, ROWS, SIZE
 
 _SAME_SIZE = 1.05
 _OUT_OF_ORDER = 0.5  # cells
 _COVERED = 0.75  # of the image, by cells that are each in one place
 _CROWDED = 0.5  # of the image, by cells that each see more places than one
 _DECIMALS = 4
+_BORDER = 8  # an eighth of the cells at each end
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,26 @@ def disorder(y: Tensor, x: Tensor, stride_yx: tuple[float, float], image_hw: tup
         return Disorder(f"{_said(centres, *wrong[0])}, and no permutation of the cells mends it")
     index, size_hw = found
     return Disorder(_elsewhere(centres, index, size_hw), index, size_hw)
+
+
+def misplaced(centres: Tensor) -> str | None:
+    """Two cells of which one lies where it should not, of cells with `centres` [2, H, W]; None if all are in order.
+
+    Cells at the border are not asked: what they see may be joined with the other end of the image.
+    """
+    inner = centres
+    for dim in (1, 2):
+        border = centres.shape[dim] // _BORDER
+        inner = inner.narrow(dim, border, centres.shape[dim] - 2 * border)
+    y, x = (one.expand(ROWS, *one.shape).clone() for one in inner)
+    y[SIZE] = x[SIZE] = 1.0
+    wrong = _pairs(y, x, (math.nan, math.nan))
+    if not wrong or not _pairs(y.mT, x.mT, (math.nan, math.nan)):
+        return None
+    axis, pair = wrong[0]
+    top, left = (size // _BORDER for size in centres.shape[1:])
+    first, second = ((row + top, column + left) for row, column in pair)
+    return _said(centres, axis, (first, second))
 
 
 _Cell = tuple[int, int]
