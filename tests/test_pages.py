@@ -23,6 +23,7 @@ def matches(line: str, words: str) -> bool:
         ("frames.md", 8, ("transformers",)),
         ("regions.md", 5, ()),
         ("grids.md", 1, ("timm",)),
+        ("scrambled.md", 3, ("transformers",)),
         ("operators.md", 11, ()),
         ("enable.md", 1, ()),
         ("onnx.md", 4, ("onnxruntime", "onnxscript", "torchvision")),

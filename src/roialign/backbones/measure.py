@@ -75,7 +75,7 @@ def measure(
     device = next((tensor.device for tensor in backbone.parameters()), torch.device("cpu"))
     if device.type == "meta":
         return dict.fromkeys(levels, "the module has no real parameters: it is on the meta device")
-    with _undisturbed(backbone, device):
+    with undisturbed(backbone, device):
         probe = _Probe(backbone, image_hw, channels, levels, device)
         by_axis = [_measure_axis(probe, axis) for axis in range(2)]
     return {name: _joined(by_axis[0][name], by_axis[1][name]) for name in levels}
@@ -264,7 +264,7 @@ def _measure_over(run: _Run, name: str, axis: int, period: int) -> _Axis | str:
 
 
 @contextmanager
-def _undisturbed(backbone: nn.Module, device: torch.device) -> Iterator[None]:
+def undisturbed(backbone: nn.Module, device: torch.device) -> Iterator[None]:
     """Eval mode, gradients to the image only, uncompiled; all as it was afterwards."""
     modes = [(module, module.training) for module in backbone.modules()]
     buffers = [

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roialign.backbones.fields import CENTRE, CENTRE_MAX, CENTRE_MIN, FIRST, LAST, SIZE
+from roialign.backbones.fields import CENTRE, CENTRE_MAX, CENTRE_MIN, FIRST, LAST, ROWS, SIZE
 
 _SAME_SIZE = 1.05
 _OUT_OF_ORDER = 0.5  # cells
 _COVERED = 0.75  # of the image, by cells that are each in one place
 _CROWDED = 0.5  # of the image, by cells that each see more places than one
 _DECIMALS = 4
+_BORDER = 8  # an eighth of the cells at each end
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,29 @@ def disorder(y: Tensor, x: Tensor, stride_yx: tuple[float, float], image_hw: tup
     centres = torch.stack(torch.broadcast_tensors(y[CENTRE], x[CENTRE]))
     found = _permutation(centres, image_hw)
     if found is None:
-        axis, (first, second) = wrong[0]
-        named = " and ".join(_named(cell, {"yx"[axis]: float(centres[axis][cell])}) for cell in (first, second))
-        return Disorder(f"{named}, and no permutation of the cells mends it")
+        return Disorder(f"{_said(centres, *wrong[0])}, and no permutation of the cells mends it")
     index, size_hw = found
     return Disorder(_elsewhere(centres, index, size_hw), index, size_hw)
+
+
+def misplaced(centres: Tensor) -> str | None:
+    """Two cells of which one lies where it should not, of cells with `centres` [2, H, W]; None if all are in order.
+
+    Cells at the border are not asked: what they see may be joined with the other end of the image.
+    """
+    inner = centres
+    for dim in (1, 2):
+        border = centres.shape[dim] // _BORDER
+        inner = inner.narrow(dim, border, centres.shape[dim] - 2 * border)
+    y, x = (one.expand(ROWS, *one.shape).clone() for one in inner)
+    y[SIZE] = x[SIZE] = 1.0
+    wrong = _pairs(y, x, (math.nan, math.nan))
+    if not wrong or not _pairs(y.mT, x.mT, (math.nan, math.nan)):
+        return None
+    axis, pair = wrong[0]
+    top, left = (size // _BORDER for size in centres.shape[1:])
+    first, second = ((row + top, column + left) for row, column in pair)
+    return _said(centres, axis, (first, second))
 
 
 _Cell = tuple[int, int]
@@ -190,6 +209,14 @@ def _in_words(index: Tensor, size_hw: tuple[int, int]) -> str:
         elif by:
             said.append(f"it is rolled by {-by} {name}")
     return " and ".join(said) + ": " if said else ""
+
+
+def _said(centres: Tensor, axis: int, pair: tuple[_Cell, _Cell]) -> str:
+    """Where two cells lie of which one should not."""
+    places = [f"{'yx'[axis]} {float(centres[axis][cell]):.6g}" for cell in pair]
+    further = ("further down", "further right")[axis]
+    which = ("in the same row", "in the same column")[axis] if pair[0][axis] == pair[1][axis] else f"which is {further}"
+    return f"cell {pair[0]} lies at {places[0]}, and cell {pair[1]}, {which}, at {places[1]}"
 
 
 def _named(cell: _Cell, place: dict[str, float]) -> str:

@@ -68,7 +68,7 @@ class Scrambled:
         """
         if self.index is None or self.grid is None:
             raise FeatureMapError(
-                f"RA311: expected a map that a permutation puts in order; got one of which {self.reason}"
+                f"RA311: expected a map that a permutation puts in order; got one where {self.reason}."
             )
         features = self.layout.as_map(features)
         if tuple(features.shape[2:]) != self.layout.size_hw:

@@ -78,7 +78,8 @@ def trace(
         strides = mean_strides(sandbox, image_hw, wanted, _layouts(found))
         other = None if isinstance(strides, str) else _otherwise(sandbox, image_hw, wanted, found)
     by_gradient = _measure(backbone, image_hw, wanted, _layouts(found)) if measured else {}
-    result = _assembled(type(backbone).__name__, image_hw, found, strides, by_gradient, other)
+    misplaced = _misplaced(backbone, image_hw, wanted, found) if measured else {}
+    result = _assembled(type(backbone).__name__, image_hw, found, strides, by_gradient, other, misplaced)
     return result.with_offset(offset) if offset != "convention" else result
 
 
@@ -96,7 +97,7 @@ def trace_again(
     at_large = {name: before.methods[name]["shapes"] for name in before}
     unknown = next((method for method in at_large.values() if isinstance(method, str)), None)
     strides = {name: method["stride_yx"] for name, method in at_large.items() if not isinstance(method, str)}
-    result = _assembled(type(backbone).__name__, image_size, found, unknown or strides, {}, None)
+    result = _assembled(type(backbone).__name__, image_size, found, unknown or strides, {}, None, {})
     return result.with_offset(offset) if offset != "convention" else result
 
 
@@ -213,6 +214,17 @@ def _measure(
         return measure(backbone, image_hw, channels, layouts)
 
 
+def _misplaced(backbone: nn.Module, image_hw: tuple[int, int], channels: int, found: Structure) -> dict[str, str]:
+    """The maps of unknown structure whose cells are not in the order of the image, and which is not."""
+    unknown = {name: level.layout for name, level in found.levels.items() if level.unknown is not None}
+    if not unknown:
+        return {}
+    from roialign.backbones.measure_order import misplaced_cells
+
+    with attributes_kept(backbone):
+        return misplaced_cells(backbone, image_hw, channels, unknown)
+
+
 def _assembled(
     name: str,
     image_hw: tuple[int, int],
@@ -220,19 +232,23 @@ def _assembled(
     strides: dict[str, tuple[float, float]] | str,
     by_gradient: Mapping[str, Any],
     other: notes.OtherSize | None,
+    misplaced: Mapping[str, str],
 ) -> BackboneTrace:
     grids: dict[str, FeatureGrid] = {}
     methods: dict[str, dict[str, Method]] = {}
     left_out = dict(found.left_out)
+    scrambled = {key: _scrambled(one, image_hw) for key, one in found.out_of_order.items()}
+    scrambled |= {key: Scrambled(found.levels[key].layout, reason) for key, reason in misplaced.items()}
+    left_out |= {key: f"RA311: {one.reason}" for key, one in scrambled.items()}
     for key, level in found.levels.items():
+        if key in misplaced:
+            continue
         all_methods = _methods(level, strides if isinstance(strides, str) else strides[key], by_gradient.get(key))
         grid = _grid(level, all_methods, image_hw)
         if isinstance(grid, str):
             left_out[key] = grid
         else:
             grids[key], methods[key] = grid, all_methods
-    scrambled = {key: _scrambled(one, image_hw) for key, one in found.out_of_order.items()}
-    left_out |= {key: f"RA311: {one.reason}" for key, one in scrambled.items()}
     if not grids and scrambled:
         raise _none_in_order(name, scrambled)
     if not grids:
