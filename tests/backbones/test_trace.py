@@ -198,6 +198,17 @@ def test_a_backbone_for_one_size():
     assert "takes no other image size (ValueError: only 32)" in traced.notes[0]
 
 
+def test_sizes_that_are_multiples_of_256_alone():
+    class Blocks(nn.Conv2d):
+        def forward(self, image):
+            assert not any(size % 256 for size in image.shape[2:])
+            return super().forward(image)
+
+    traced = trace(Blocks(3, 8, 4, 4), (256, 512), measured=False)
+    assert traced.methods["0"]["shapes"] == {"stride_yx": (4, 4)}
+    assert traced.notes == ()
+
+
 class Unknown(nn.Module):
     """Patches of 4 pixels, then an operator that there is no rule for, in a module of its own."""
 
