@@ -79,6 +79,10 @@ LAYERS = {
     ),
     "unfold": (run(lambda m, x: functional.unfold(x, 4, stride=4).unflatten(2, (8, 12))), (4, 2, 4)),
     "tensor.unfold": (run(lambda m, x: x.unfold(2, 4, 4).unfold(3, 4, 4).mean((4, 5))), (4, 2, 4)),
+    "fold of the cells themselves": (
+        run(lambda m, x: functional.fold(functional.unfold(m.conv(x), 3, 1, 1, 1), (16, 24), 3, 1, 1, 1)),
+        (2, 0.5, 3),
+    ),
     "fold": (run(lambda m, x: folded(m.conv(x), 3, 1, 1)), (2, 0.5, 11)),
     "fold, stride 2": (run(lambda m, x: folded(m.conv(x), 3, 1, 2)), (2, 0.5, 11)),
     "fold, dilation": (run(lambda m, x: folded(m.conv(x), 3, 2, 1, 2)), (2, 0.5, 19)),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from roialign.backbones.result import Method, pair
-from roialign.backbones.structure import Level
+from roialign.backbones.structure import Level, field_centre
 from roialign.geometry.grid import FeatureGrid
 
 _TOLERANCE = 1e-3  # pixels
@@ -88,8 +88,10 @@ def _branches(level: Level) -> _Note:
     if level.y is None or level.x is None or (level.y.is_even and level.x.is_even):
         return None
     (low_y, high_y), (low_x, high_x) = level.y.offset_range, level.x.offset_range
-    what = "Branches of different offsets meet, or cells lie unevenly; the table has the finest branch, all of them are"
-    return what, f"{pair((low_y, low_x))} to {pair((high_y, high_x))}"
+    what = "Branches of different offsets meet, or cells lie unevenly; offset and px off are the finest branch's"
+    centre = field_centre(level)
+    also = f", the receptive field's centre {pair(centre)}" if centre is not None else ""
+    return f"{what}, the range is", f"{pair((low_y, low_x))} to {pair((high_y, high_x))}{also}"
 
 
 def _shapes(grid: FeatureGrid, methods: Mapping[str, Method]) -> _Note:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -13,9 +14,9 @@ from roialign.backbones.layout import Layout
 from roialign.backbones.result import BackboneTrace, Method
 from roialign.backbones.sandbox import Sandbox, attributes_kept, first_line
 from roialign.backbones.scrambled import Scrambled
-from roialign.backbones.shapes import mean_strides
+from roialign.backbones.shapes import mean_strides, settled
 from roialign.backbones.sizes import are_those_of_large_images, growths, resizes, whole_cells
-from roialign.backbones.structure import Level, OutOfOrder, Structure, structure_in
+from roialign.backbones.structure import Level, OutOfOrder, Structure, field_centre, structure_in
 from roialign.errors import TraceError
 from roialign.geometry.grid import FeatureGrid, OffsetKind
 
@@ -49,7 +50,8 @@ def trace(
             "structural" or "calibrated".
         channels: of the image; by default 3, or where the backbone does not run on these, as many as its first
             convolution takes.
-        measured: whether to measure the gradient, too; False is faster.
+        measured: whether to measure the gradient, too, as far as that takes a few seconds: `methods` says where it
+            would take longer. False is faster.
 
     Returns:
         A mapping from the name of each map to its FeatureGrid, in the backbone's order. Outputs that are no map
@@ -75,9 +77,10 @@ def trace(
     image_hw = _checked_size(image_size)
     with Sandbox(backbone) as sandbox:
         found, wanted = _structure(sandbox, image_hw, [channels] if channels else _image_channels(backbone))
+        found = _with_settled_layouts(sandbox, image_hw, wanted, found)
         strides = mean_strides(sandbox, image_hw, wanted, _layouts(found))
         other = None if isinstance(strides, str) else _otherwise(sandbox, image_hw, wanted, found)
-    by_gradient = _measure(backbone, image_hw, wanted, _layouts(found)) if measured else {}
+    by_gradient = _measure(backbone, image_hw, wanted, found) if measured else {}
     misplaced = _misplaced(backbone, image_hw, wanted, found) if measured else {}
     result = _assembled(type(backbone).__name__, image_hw, found, strides, by_gradient, other, misplaced)
     return result.with_offset(offset) if offset != "convention" else result
@@ -188,6 +191,16 @@ def _why_not_run(image_hw: tuple[int, int], failures: Mapping[int, str]) -> str:
     )
 
 
+def _with_settled_layouts(sandbox: Sandbox, image_hw: tuple[int, int], channels: int, found: Structure) -> Structure:
+    """Rows and columns found by the maps' sizes where the operators do not say them."""
+    unknown = {name: level.layout for name, level in found.levels.items() if level.unknown}
+    if not unknown:
+        return found
+    layouts = settled(sandbox, image_hw, channels, unknown)
+    levels = {name: replace(level, layout=layouts.get(name, level.layout)) for name, level in found.levels.items()}
+    return replace(found, levels=levels)
+
+
 def _layouts(found: Structure) -> dict[str, Layout]:
     return {name: level.layout for name, level in found.levels.items()}
 
@@ -205,13 +218,11 @@ def _otherwise(sandbox: Sandbox, image_hw: tuple[int, int], channels: int, found
     return None
 
 
-def _measure(
-    backbone: nn.Module, image_hw: tuple[int, int], channels: int, layouts: Mapping[str, Layout]
-) -> Mapping[str, Any]:
+def _measure(backbone: nn.Module, image_hw: tuple[int, int], channels: int, found: Structure) -> Mapping[str, Any]:
     from roialign.backbones.measure import measure
 
     with attributes_kept(backbone):
-        return measure(backbone, image_hw, channels, layouts)
+        return measure(backbone, image_hw, channels, _layouts(found), found.work)
 
 
 def _misplaced(backbone: nn.Module, image_hw: tuple[int, int], channels: int, found: Structure) -> dict[str, str]:
@@ -326,6 +337,7 @@ def _structural_grid(level: Level, image_hw: tuple[int, int]) -> FeatureGrid | N
         receptive_field_hw=(field_hw[0], field_hw[1]),
         channels=layout.channels,
         offset_range_yx=(y.offset_range, x.offset_range),
+        receptive_field_centre_yx=field_centre(level),
     )
 
 
