@@ -275,6 +275,7 @@ def _undisturbed(backbone: nn.Module, device: torch.device) -> Iterator[None]:
     ]
     threads = torch.get_num_threads()
     trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    layers = [module for module in backbone.modules() if isinstance(module, nn.RNNBase)]
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(torch.inference_mode(False))
@@ -284,11 +285,15 @@ def _undisturbed(backbone: nn.Module, device: torch.device) -> Iterator[None]:
         try:
             torch.set_num_threads(1)  # each operation is too small to share, and shares badly on a busy machine
             backbone.eval()
+            for layer in layers:  # it refuses images of another type than its weights, which are not used
+                layer.__dict__["check_forward_args"] = lambda *args: None
             for parameter in trained:
                 parameter.requires_grad_(False)
             yield
         finally:
             torch.set_num_threads(threads)
+            for layer in layers:
+                layer.__dict__.pop("check_forward_args", None)
             for parameter in trained:
                 parameter.requires_grad_(True)
             for module, was_training in modes:

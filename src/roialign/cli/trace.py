@@ -41,7 +41,15 @@ class Images:
     std: str
 
 
-def run(model: str, size: str, offset: str, as_json: bool, layers: bool, images: Images | None = None) -> int:
+def run(
+    model: str,
+    size: str,
+    offset: str,
+    as_json: bool,
+    layers: bool,
+    images: Images | None = None,
+    channels: int | None = None,
+) -> int:
     """Print what is known of the model's grids; the exit status."""
     image_hw = _parsed(size)
     if image_hw is None:
@@ -50,7 +58,7 @@ def run(model: str, size: str, offset: str, as_json: bool, layers: bool, images:
         return _refused(f"expected --offset {', '.join(get_args(OffsetKind))}; got {offset!r}")
     try:
         backbone = load_backbone(model, image_hw)
-        result = _calibrated(backbone, image_hw, images) if images else trace(backbone, image_hw)
+        result = _calibrated(backbone, image_hw, images) if images else trace(backbone, image_hw, channels=channels)
         result = result.with_offset(cast(OffsetKind, offset))
     except (ModelError, ImportError, RoIError, _NotNumbersError) as error:
         return _refused(f"{error}{_line_of_file(error, model)}")
