@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from roialign.backbones.trace import trace
 from roialign.cli.app import app
 from roialign.integrations.models import ModelError, load_backbone
 from roialign.integrations.models.common import Middle
@@ -82,8 +83,8 @@ def test_torchvision_models_give_a_map_of_each_size():
 )
 def test_video_flow_and_detection(name, strides):
     pytest.importorskip("torchvision")
-    content = json.loads(call(f"torchvision/{name}", "--size", "64x96", "--json").output)
-    found = [grid["stride_yx"][0] for grid in content["maps"].values()]
+    result = trace(load_backbone(f"torchvision/{name}", (64, 96)), (64, 96), measured=False)
+    found = [grid.stride_yx[0] for grid in result.values()]
     assert found == strides or (strides is None and found[:2] == [16, 32])
 
 

@@ -133,9 +133,7 @@ def _layouts(found: Structure) -> dict[str, Layout]:
     return {name: level.layout for name, level in found.levels.items()}
 
 
-def _otherwise(
-    sandbox: Sandbox, image_hw: tuple[int, int], channels: int, found: Structure
-) -> notes.OtherSize | None:
+def _otherwise(sandbox: Sandbox, image_hw: tuple[int, int], channels: int, found: Structure) -> notes.OtherSize | None:
     """The next larger size at which offsets are others, and the maps there."""
     for growth in growths(found.layers):
         size_hw = image_hw[0] + growth, image_hw[1] + growth
