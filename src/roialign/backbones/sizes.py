@@ -12,7 +12,6 @@ from roialign.backbones.layers import LayerStep
 from roialign.backbones.result import BackboneTrace
 from roialign.geometry import FeatureGrid
 
-
 _PLACED_BY_SIZE = ("pad", "copy", "slice")
 _SCALED_BY_SIZE = ("adaptive", "upsample")
 
