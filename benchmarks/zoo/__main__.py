@@ -42,12 +42,9 @@ def main() -> int:
     try:
         for row in rows(tasks, traced_and_checked, options.workers, options.seconds):
             found.append(row)
-            minutes = (time.monotonic() - begin) / 60
-            size = f"{row.size_hw[0]} x {row.size_hw[1]}"
-            print(
-                f"{len(found):4} of {len(tasks)}+  {minutes:4.1f} min  {row.outcome:11} {row.model}, {size}",
-                file=sys.stderr,
-            )
+            done = f"{len(found):4} of {len(tasks)}+  {(time.monotonic() - begin) / 60:4.1f} min"
+            seconds, size = row.build_s + row.trace_s + row.check_s, f"{row.size_hw[0]} x {row.size_hw[1]}"
+            print(f"{done}  {row.outcome:11} {row.model}, {size}: {seconds:.0f} s", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130

@@ -62,48 +62,67 @@ def traced_and_checked(model: str, size_hw: tuple[int, int], seconds: float = SE
 
 def verdict(backbone: nn.Module, result: BackboneTrace, seconds: float) -> tuple[Outcome, str]:
     """Whether the grids of a trace are right, and by what it is known."""
-    image = _image(backbone, result.image_size_hw)
-    local = {name: grid for name, grid in result.items() if not any(result.whole_image[name]) and _has_claim(grid)}
-    mixed = {name: grid for name, grid in result.items() if name not in local}
+    image, slack = _image(backbone, result.image_size_hw), _slack(result)
+    alone = _without_mixing(backbone, result)
+    local = {
+        name: grid for name, grid in result.items() if _is_local(result, name) and not _is_mixed(name, grid, alone)
+    }
+    apart = {
+        name: replace(
+            grid, receptive_field_hw=alone[name].receptive_field_hw, offset_range_yx=alone[name].offset_range_yx
+        )
+        for name, grid in result.items()
+        if name not in local and alone is not None and _is_local(alone, name) and grid.structural_offset_yx is not None
+    }
+    rest = {name: grid for name, grid in result.items() if name not in local and name not in apart}
     wrong: dict[str, str] = {}
     means: list[str] = []
     if local:
-        wrong |= check(backbone, _maps(result, local), local, image, seconds)
+        wrong |= check(backbone, _maps(result, local), local, image, seconds, slack)
         means.append("spoilt lines")
-    if mixed:
-        apart, by_itself = _without_mixing(backbone, result, mixed)
-        if apart:
-            wrong |= check(Unmixed(backbone), _maps(by_itself, apart), apart, image, seconds)
-            means.append("spoilt lines, without what mixes the image")
-        rest = {name: grid for name, grid in mixed.items() if name not in apart}
-        if rest:
-            doubts = _by_answers(backbone, result, rest, image, wrong)
-            if doubts and not wrong:
-                return "not checked", doubts
-            means.append("which cells answer most")
+    if apart and alone is not None:
+        wrong |= check(Unmixed(backbone), _maps(alone, apart), apart, image, seconds, slack)
+        means.append("spoilt lines, without what mixes the image")
+    if rest:
+        doubts = _by_answers(backbone, result, rest, image, wrong)
+        if doubts and not wrong:
+            return "not checked", doubts
+        means.append("which cells answer most")
     if wrong:
         return "wrong", "; ".join(f"{name}: {what}" for name, what in wrong.items())
     return "right", "; ".join(means)
 
 
-def _has_claim(grid: FeatureGrid) -> bool:
-    return grid.structural_offset_yx is not None and grid.receptive_field_hw is not None
+def _slack(result: BackboneTrace) -> float:
+    """Where maps are interpolated, cells are not in the middle of what they see, by half a stride of the coarsest."""
+    is_interpolated = any("linear" in step.operator or "cubic" in step.operator for step in result.layers)
+    return max(stride for step in result.layers for stride in step.stride_yx) / 2 if is_interpolated else 0.0
 
 
-def _without_mixing(
-    backbone: nn.Module, result: BackboneTrace, mixed: Mapping[str, FeatureGrid]
-) -> tuple[dict[str, FeatureGrid], BackboneTrace]:
-    """The strides and offsets of maps that mix the image, with the receptive fields that they have if they do not."""
+def _without_mixing(backbone: nn.Module, result: BackboneTrace) -> BackboneTrace | None:
+    """The trace of the model without what mixes the image; None if there is nothing of the kind in it."""
+    model = Unmixed(backbone)
     try:
-        alone = trace(Unmixed(backbone), result.image_size_hw, measured=False)
+        alone = trace(model, result.image_size_hw, measured=False)
     except RoIError:
-        return {}, result
-    found = {}
-    for name, grid in mixed.items():
-        if name in alone and not any(alone.whole_image[name]) and _has_claim(grid) and _has_claim(alone[name]):
-            own = alone[name]
-            found[name] = replace(grid, receptive_field_hw=own.receptive_field_hw, offset_range_yx=own.offset_range_yx)
-    return found, replace(result, layouts={**result.layouts, **{name: alone.layouts[name] for name in found}})
+        return None
+    return alone if model.acted else None
+
+
+def _is_local(result: BackboneTrace, name: str) -> bool:
+    """Whether a trace says of a map what its cells see, and that it is not the whole image."""
+    grid = result.get(name)
+    return (
+        grid is not None
+        and grid.structural_offset_yx is not None
+        and grid.receptive_field_hw is not None
+        and not any(result.whole_image[name])
+    )
+
+
+def _is_mixed(name: str, grid: FeatureGrid, alone: BackboneTrace | None) -> bool:
+    """Whether cells see less without attention, such as that of windows, in which they see unlike parts."""
+    return alone is not None and name in alone and alone[name].receptive_field_hw != grid.receptive_field_hw
 
 
 def _by_answers(

@@ -16,6 +16,7 @@ from benchmarks.zoo.row import Row
 Task = tuple[str, tuple[int, int]]
 Make = Callable[[str, tuple[int, int]], Row]
 _Spawn = multiprocessing.get_context("spawn")
+_START_S = 120.0
 
 
 def rows(tasks: Sequence[Task], make: Make, workers: int, seconds: float) -> Iterator[Row]:
@@ -81,10 +82,12 @@ class _Worker:
         self._process = _Spawn.Process(target=_work, args=(theirs, make), daemon=True)
         self._process.start()
         theirs.close()
+        self._is_ready = False
 
     def row(self, model: str, size_hw: tuple[int, int], seconds: float, stopped: threading.Event) -> Row | None:
         """None if the process gave none in that time, or ended."""
         try:
+            self._is_ready = self._is_ready or self._started()
             self._ours.send((model, size_hw))
             for _ in range(max(1, round(seconds))):
                 if stopped.is_set():
@@ -95,6 +98,10 @@ class _Worker:
         except (EOFError, OSError):
             pass
         return None
+
+    def _started(self) -> bool:
+        """Whether it says that it has begun, which importing torch keeps it from for a while."""
+        return self._ours.poll(_START_S) and bool(self._ours.recv())
 
     def lost(self, seconds: float) -> str:
         """What to say of a row that did not come."""
@@ -115,6 +122,7 @@ def _work(pipe: Connection, make: Make) -> None:
     import torch
 
     torch.set_num_threads(1)
+    pipe.send(True)
     while True:
         try:
             model, size_hw = pipe.recv()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from roialign.backbones.sandbox import Sandbox, first_line
 from roialign.integrations.models.common import Clip, Middle, ModelError, Stages, near
 
-_FRAMES = 16
+_FRAMES, _ALL_FRAMES = 4, 16  # the fewer the faster, and the place of a cell is the same; some models take 16 only
 
 
 def build(name: str, image_hw: tuple[int, int]) -> nn.Module:
@@ -48,7 +48,7 @@ def _backbone_of(models: Any, name: str, model: nn.Module, image_hw: tuple[int, 
     if isinstance(inner, nn.Module):
         return inner
     if name in models.list_models(module=models.video):
-        clip = Clip(model, _FRAMES)
+        clip = Clip(model, _ALL_FRAMES if name.startswith(("mvit", "s3d")) else _FRAMES)
         in_last = isinstance(model, models.video.SwinTransformer3d)
         return Middle(Stages(clip, stage_names(clip, name, image_hw, in_last)), 1 if in_last or "mvit" in name else 2)
     if isinstance(model, models.VisionTransformer):
