@@ -87,6 +87,16 @@ def whole_cells(trace: BackboneTrace) -> int:
     return math.lcm(*(int(stride) for stride in strides if stride >= 1 and stride.is_integer()))
 
 
+def are_treated_alike(trace: BackboneTrace, one_hw: tuple[int, int], other_hw: tuple[int, int]) -> bool:
+    """Whether the backbone does the same at both sizes: it pads as much at each layer and resizes by one factor."""
+    if not depends_on_size(trace.layers):
+        return True
+    period = whole_cells(trace)
+    if resizes(trace.layers):
+        return all(size % period == 0 for size in (*one_hw, *other_hw))
+    return all((one - other) % period == 0 for one, other in zip(one_hw, other_hw, strict=True))
+
+
 def _period(trace: BackboneTrace) -> int | None:
     """As of `SizeFamily`.
 
