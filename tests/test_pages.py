@@ -21,7 +21,7 @@ def matches(line: str, words: str) -> bool:
     ("page", "blocks", "needs"),
     [
         ("frames.md", 7, ("transformers",)),
-        ("regions.md", 4, ()),
+        ("regions.md", 5, ()),
         ("grids.md", 1, ("timm",)),
         ("operators.md", 11, ()),
         ("enable.md", 1, ()),

@@ -246,6 +246,11 @@ def test_torchvisions_transforms_of_tensors_and_of_pil(seen: SeenImages) -> None
     (frame,) = frames(seen, normalised(cropped(image))[None])
     assert frame is not None
     assert frame.root.map_to(frame) == ROOT.map_to(ROOT.resize((256, 341)).crop(16, 58, 224, 224))
+    for method, orientation in ((Image.Transpose.ROTATE_270, 6), (Image.Transpose.ROTATE_90, 8)):
+        (frame,) = frames(seen, normalised(cropped(image.transpose(method)))[None])
+        assert frame is not None
+        turned = ROOT.exif_transpose(orientation)
+        assert frame.root.map_to(frame) == ROOT.map_to(turned.resize((341, 256)).crop(58, 16, 224, 224))
     turned = transforms.Compose(
         [transforms.Resize((224, 224)), transforms.RandomRotation((9, 9)), transforms.ToTensor()]
     )

@@ -15,7 +15,9 @@ def steps(draw, frame: Frame) -> Frame:
     """A frame that is one step of any kind further than `frame`."""
     height, width = frame.size_hw
     kind = draw(
-        st.sampled_from(["resize", "shorter", "letterbox", "pad", "crop", "horizontal", "vertical", "normalise"])
+        st.sampled_from(
+            ["resize", "shorter", "letterbox", "pad", "crop", "horizontal", "vertical", "normalise", "turn"]
+        )
     )
     if kind == "resize":
         return frame.resize(draw(SIZES))
@@ -27,6 +29,8 @@ def steps(draw, frame: Frame) -> Frame:
         return frame.pad(draw(PADS), draw(PADS), draw(PADS), draw(PADS))
     if kind == "crop":  # partly or wholly outside too
         return frame.crop(draw(st.integers(-99, height)), draw(st.integers(-99, width)), draw(SIDES), draw(SIDES))
+    if kind == "turn":
+        return frame.exif_transpose(draw(st.integers(5, 8)))
     if kind == "vertical":
         return frame.flip_vertical()
     return frame.normalise() if kind == "normalise" else frame.flip_horizontal()

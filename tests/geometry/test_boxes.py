@@ -259,3 +259,46 @@ def test_what_is_next_to_the_refused_is_taken():
     Boxes([[5.0, 5.0, 5.0, 5.0]], PHOTO)
     Boxes([[-900.0, -900.0, 9000.0, 9000.0]], PHOTO)
     Boxes.from_normalised([[-1.0, -0.5, 2.0, 1.5]], PHOTO)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_other_libraries_read_the_numbers(rows):
+    given = torch.arange(4.0 * rows).reshape(rows, 4)
+    boxes = Boxes(given, PHOTO).to(PHOTO.resize((960, 1280)))
+    for array in (np.asarray(boxes), np.array(boxes), np.from_dlpack(boxes)):
+        assert array.shape == (rows, 4)
+        assert array.dtype == np.float32
+        assert (array == 2 * given.numpy()).all()
+    assert np.asarray(boxes, np.float64).dtype == np.float64
+    for tensor in (torch.as_tensor(boxes), torch.asarray(boxes), torch.tensor(boxes)):
+        assert torch.equal(tensor, 2 * given)
+    assert [one.boxes_xyxy.tolist() for one in boxes] == [[row] for row in (2 * given).tolist()]
+
+
+def test_an_array_is_of_the_frame_and_has_no_gradient():
+    given = torch.tensor([[0.0, 0.0, 4.0, 4.0]], requires_grad=True)
+    boxes = Boxes(given, PHOTO)
+    assert np.asarray(boxes).tolist() == [[0, 0, 4, 4]]
+    copied = np.array(boxes)
+    copied[:] = 9
+    assert given.tolist() == [[0, 0, 4, 4]]
+    with pytest.raises((BufferError, RuntimeError), match="require"):
+        torch.as_tensor(boxes)
+
+
+@pytest.mark.parametrize("target", [None, "x", "", float("nan"), [1], (1, 2), {}, -1, 10**30, Frame], ids=repr)
+def test_nothing_but_frames_devices_and_types_is_a_target(target):
+    with pytest.raises(DtypeError, match=r"^RA505: expected a Frame, a device or a type to take boxes to; got .*cpu"):
+        Boxes([[0, 0, 1, 1]], PHOTO).to(target)
+
+
+@pytest.mark.parametrize("parts", [None, "x", 3, [1], [None], PHOTO], ids=repr)
+def test_only_boxes_are_put_together(parts):
+    with pytest.raises(BoxesShapeError, match=r"^RA210: expected a list of Boxes; got "):
+        Boxes.cat(parts)
+
+
+@pytest.mark.parametrize("index", ["x", [None], ["a"], b"x", {}], ids=repr)
+def test_an_index_is_of_rows(index):
+    with pytest.raises((BoxesShapeError, IndexError), match=r"index|indices"):
+        Boxes([[0, 0, 1, 1]], PHOTO)[index]

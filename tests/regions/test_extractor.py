@@ -196,7 +196,7 @@ def test_compiles_around_the_preparation():
         (
             {"images": torch.ones(3, 8, 8, dtype=torch.int64)},
             errors.FeatureMapError,
-            r"RA307: .*int64.*image\.float\(\)",
+            r"RA307: .*int64.*image\.to\(torch\.uint8\)",
         ),
         ({"images": []}, errors.FeatureMapError, r"RA307: .*empty list"),
         ({"boxes": [BOXES, BOXES]}, errors.BatchIndexError, r"RA208: .*each of 1 images; got 2 and none"),

@@ -71,8 +71,8 @@ def calibrate(
     Args:
         backbone: a module that takes [N, C, H, W] to maps, as for `roialign.trace`.
         images: a batch [N, C, H, W]; a list of tensors [C, H, W], PIL images, arrays [H, W, C] or paths; or a folder,
-            of which at most 64 images are read. At least 4. Floating-point tensors are taken as they are; all others
-            are RGB scaled to [0, 1].
+            of which at most 64 images are read. At least 4. Floating-point tensors are taken as they are; files and
+            PIL images become RGB from 0 to 1, upright as their EXIF orientation says.
         image_size: each image is resized to it, whatever its shape; the first image's if left out.
         transform: applied to each image [C, H, W] after that: the normalisation that the backbone was trained with.
         boxes_per_image: boxes that are drawn in each image, for each map.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -11,6 +12,45 @@ from roialign.doctor.pyramid import Pyramid
 from roialign.geometry import Frame
 
 Size = tuple[int, int]
+_UPRIGHT = "upright picture"
+
+
+def stored_turned(size_hw: Size, orientation: int) -> Frame:
+    """The frame of a picture as a file stores it whose EXIF orientation says to turn it; its parent is upright."""
+    upright_hw = size_hw[::-1] if orientation >= 5 else size_hw
+    back = {6: 8, 8: 6}.get(orientation, orientation)
+    stored = Frame.image(upright_hw, name=_UPRIGHT).exif_transpose(back)
+    return replace(stored, name=f"stored with EXIF orientation {orientation}")
+
+
+class Turned(NamedTuple):
+    """What entered a network of a picture that a file stores turned: the upright one, or the one as it is stored."""
+
+    is_upright: bool
+    first: int
+    """Where the chain of frames is first turned as it entered."""
+    other: Frame
+    """The picture that did not enter: as it is stored, or upright."""
+
+    @classmethod
+    def of(cls, entered: Frame) -> Turned | None:
+        """None of a picture whose file does not say that it is to be turned."""
+        chain = entered.chain
+        if chain[0].name != _UPRIGHT or len(chain) == 1:
+            return None
+        for index, frame in enumerate(chain[2:], 2):
+            done = chain[0].map_to(frame)
+            if not done.transposed and min(done.scale_yx) > 0:
+                return cls(True, index, chain[1])
+        return cls(False, 1, chain[0])
+
+    def left_out(self, entered: Frame) -> Frame:
+        """The frame of what would have entered of the other picture, had all been done to it but the turn."""
+        done = entered.chain[self.first].map_to(entered)
+        scale_yx, shift_yx, size_hw = done.scale_yx, done.shift_yx, entered.size_hw
+        if self.other.map_to(entered).transposed:
+            scale_yx, shift_yx, size_hw = scale_yx[::-1], shift_yx[::-1], size_hw[::-1]
+        return self.other.affine(size_hw, scale_yx, shift_yx)
 
 
 @dataclass(frozen=True)

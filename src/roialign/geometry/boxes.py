@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roialign.errors import BoxesShapeError, FrameError
+from roialign.errors import BoxesShapeError, DtypeError, FrameError
 from roialign.geometry import checks, formats, html
 from roialign.geometry.formats import Order
 from roialign.geometry.frame import Frame
+from roialign.geometry.values import shown
 
 
 class Boxes:
@@ -79,7 +80,8 @@ class Boxes:
 
         Raises:
             FrameError: RA107, for a frame of another image.
-            DtypeError: RA109, for float16 and bfloat16.
+            DtypeError: RA109, for float16 and bfloat16; RA505, for what is none of these, or a device that torch
+                does not know.
 
         Example:
             >>> photo = Frame.image((480, 640))
@@ -92,7 +94,15 @@ class Boxes:
             return _boxes(self._given_xyxy, self._given_frame, target)
         if isinstance(target, torch.dtype):
             checks.check_dtype(target)
-        return _boxes(self._given_xyxy.to(target), self._given_frame, self._frame)
+            return _boxes(self._given_xyxy.to(target), self._given_frame, self._frame)
+        try:
+            device = torch.device(target)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DtypeError(
+                f"RA505: expected a Frame, a device or a type to take boxes to; got {shown(target)}. A device is "
+                f'"cpu" or "cuda:0", a type torch.float64. torch says: {str(error).splitlines()[0]}'
+            ) from error
+        return _boxes(self._given_xyxy.to(device), self._given_frame, self._frame)
 
     def clip(self) -> Boxes:
         """Cut off at the edges of the frame; a box wholly outside keeps no area, at the nearest edge.
@@ -108,12 +118,15 @@ class Boxes:
 
     def __getitem__(self, index: Any) -> Boxes:
         """The boxes at an index, a slice, a list or tensor of indices, or where a mask [N] is true; always Boxes."""
-        rows = self._given_xyxy[index]
-        if isinstance(index, tuple) or rows.dim() > 2:
+        try:
+            rows = self._given_xyxy[index]
+        except (TypeError, ValueError, RuntimeError):
+            rows = None
+        if rows is None or isinstance(index, tuple) or rows.dim() > 2:
+            selected = "" if rows is None else f" that selects {list(rows.shape)} of {list(self._given_xyxy.shape)}"
             raise BoxesShapeError(
                 "RA210: expected an index of rows: an int, a slice, a mask [N] or indices [M]; got a "
-                f"{type(index).__name__} that selects {list(rows.shape)} of {list(self._given_xyxy.shape)}. For "
-                "columns use boxes.boxes_xyxy[:, 0]."
+                f"{type(index).__name__}{selected}. For columns use boxes.boxes_xyxy[:, 0]."
             )
         return _boxes(rows.reshape(-1, 4), self._given_frame, self._frame)
 
@@ -122,6 +135,19 @@ class Boxes:
 
     def __iter__(self) -> Iterator[Boxes]:
         return (self[row] for row in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """`boxes_xyxy` for NumPy, without its gradient: `numpy.asarray(boxes)`."""
+        array: Any = self.boxes_xyxy.detach().cpu().numpy()
+        array = array if dtype is None else array.astype(dtype, copy=False)
+        return array.copy() if copy else array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """`boxes_xyxy` for other libraries, and for `torch.as_tensor(boxes)`."""
+        return self.boxes_xyxy.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.boxes_xyxy.__dlpack_device__()
 
     def __repr__(self) -> str:
         return f"Boxes({len(self)}, {str(self.dtype).removeprefix('torch.')}, in {self._frame})"
@@ -149,6 +175,10 @@ class Boxes:
             >>> Boxes.cat([Boxes([[0, 0, 10, 10]], photo), Boxes([[5, 5, 20, 20]], photo)])
             Boxes(2, float32, in image 480x640)
         """
+        if not isinstance(parts, (list, tuple)) or not all(isinstance(part, Boxes) for part in parts):
+            raise BoxesShapeError(
+                f"RA210: expected a list of Boxes; got {shown(parts)}. Make Boxes of the numbers, in their frame."
+            )
         if not parts:
             raise BoxesShapeError("RA210: expected at least one Boxes; got none. Use Boxes(torch.empty(0, 4), frame).")
         first = parts[0]
@@ -194,8 +224,8 @@ class Boxes:
             >>> Boxes.from_normalised([[0.5, 0.5, 0.5, 0.5]], Frame.image((480, 640)), "cxcywh").boxes_xyxy
             tensor([[160., 120., 480., 360.]])
         """
-        if order not in formats.ORDERS:
-            raise BoxesShapeError(f"RA210: expected order, one of {', '.join(formats.ORDERS)}; got {order!r}.")
+        if not isinstance(order, str) or order not in formats.ORDERS:
+            raise BoxesShapeError(f"RA210: expected order, one of {', '.join(formats.ORDERS)}; got {shown(order)}.")
         _check_frame(frame)
         rows = checks.as_rows(values, order)
         checks.check_fractions(rows, frame)
@@ -280,6 +310,6 @@ def _read(values: Any, frame: Frame, order: Order) -> Tensor:
 def _check_frame(frame: Any) -> None:
     if not isinstance(frame, Frame):
         raise FrameError(
-            f"RA107: expected a Frame, which the numbers are in; got {frame!r}. For pixels of an image use "
+            f"RA107: expected a Frame, which the numbers are in; got {shown(frame)}. For pixels of an image use "
             "Frame.image((height, width))."
         )

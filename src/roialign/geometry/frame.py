@@ -1,59 +1,26 @@
-"""Coordinate frames: an image and what is made of it by resizing, padding, cropping, flipping and normalising."""
+"""Coordinate frames: an image and what is made of it by resizing, padding, cropping, flipping and turning."""
 
 from __future__ import annotations
 
-import operator
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import takewhile
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from roialign.errors import FrameError
-from roialign.geometry import html
+from roialign.geometry import fitting, html, records, values
+from roialign.geometry.fitting import Rounding
+from roialign.geometry.maps import EXIF, SAME, AxisMap, ExactMap, composed, exact_map, upright
 
-Rounding = Literal["floor", "round", "half_up"]  # "round" is Python's: halves to even
-_Line = tuple[Fraction, Fraction]  # scale and shift along one axis: exact, so that no chain of steps rounds
-_Lines = tuple[_Line, _Line]  # along y, along x
-_SAME: _Lines = ((Fraction(1), Fraction(0)), (Fraction(1), Fraction(0)))
-
-
-@dataclass(frozen=True)
-class AxisMap:
-    """The map from one frame to another, along each axis on its own: `scale_yx * source + shift_yx`.
-
-    Convention: pairs are (y, x), in pixels of the frames; a negative scale is a flip. The numbers are the
-    exact map of the whole chain of steps, rounded once to float64.
-
-    Example:
-        >>> photo = Frame.image((480, 640))
-        >>> photo.map_to(photo.resize((240, 320)).pad(left=8, top=0, right=0, bottom=0))
-        AxisMap(scale_yx=(0.5, 0.5), shift_yx=(0.0, 8.0))
-    """
-
-    scale_yx: tuple[float, float]
-    shift_yx: tuple[float, float]
-
-    def boxes(self, boxes_xyxy: Tensor) -> Tensor:
-        """Boxes [N, 4] of the source frame in the target frame: computed in float64, returned in their own type.
-
-        A flip swaps the edges, so that x1 <= x2 and y1 <= y2 stay true. Differentiable; deterministic.
-        """
-        (scale_y, scale_x), (shift_y, shift_x) = self.scale_yx, self.shift_yx
-        wide = torch.float32 if boxes_xyxy.device.type == "mps" else torch.float64  # MPS has no float64
-        scale = torch.tensor([scale_x, scale_y] * 2, dtype=wide, device=boxes_xyxy.device)
-        shift = torch.tensor([shift_x, shift_y] * 2, dtype=wide, device=boxes_xyxy.device)
-        mapped = boxes_xyxy.to(wide) * scale + shift
-        if scale_x < 0 or scale_y < 0:
-            left, top = 2 * (scale_x < 0), 1 + 2 * (scale_y < 0)
-            mapped = mapped[..., [left, top, 2 - left, 4 - top]]
-        return mapped.to(boxes_xyxy.dtype)
+_Pair = tuple[float | Fraction, float | Fraction]
+_MOST_SHOWN = 20  # steps in a message
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Frame:
     """An image, or what steps such as resizing and padding made of it, as a frame that boxes are numbers in.
 
@@ -74,13 +41,29 @@ class Frame:
     """
 
     size_hw: tuple[int, int]
-    name: str = field(default="image", compare=False)
+    name: str = "image"
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     parent: Frame | None = None
-    _lines: _Lines = _SAME  # from the parent to this frame
+    _step: ExactMap = SAME  # from the parent to this frame
+    _root: Frame | None = field(default=None, init=False)  # None: itself
+    _from_image: ExactMap | None = field(default=None, init=False)  # once it was asked for
+    _hash: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size_hw", _size(self.size_hw, f"for {self.name!r}"))
+        for what in ("name", "id"):
+            if not isinstance(getattr(self, what), str):
+                raise FrameError(
+                    f"RA107: expected {what}, a str; got {values.shown(getattr(self, what))}. Use str(...)."
+                )
+        keep = object.__setattr__
+        where = f"for {self.name!r}" if self.parent is None else f"after {self.name}"
+        keep(self, "size_hw", values.frame_size(self.size_hw, where))
+        if self.parent is None:
+            keep(self, "_from_image", SAME)
+        else:
+            keep(self, "_root", _frame(self.parent).root)
+            keep(self, "id", self.parent.id)
+        keep(self, "_hash", hash((self.size_hw, self.id, self._step, self.parent)))
 
     @classmethod
     def image(cls, size_hw: tuple[int, int], *, name: str = "image", id: str | None = None) -> Frame:
@@ -106,7 +89,7 @@ class Frame:
     @property
     def root(self) -> Frame:
         """The image that this frame was made of; itself for an image."""
-        return self if self.parent is None else self.parent.root
+        return self if self._root is None else self._root
 
     @property
     def chain(self) -> tuple[Frame, ...]:
@@ -115,7 +98,7 @@ class Frame:
 
     def is_connected(self, other: Frame) -> bool:
         """Whether both frames were made of one image, so that there is a map between them."""
-        return self.root == other.root
+        return self.root == _frame(other).root
 
     def map_to(self, other: Frame) -> AxisMap:
         """The map that takes coordinates of this frame to coordinates of `other`, by way of what both were made of.
@@ -130,28 +113,23 @@ class Frame:
         """
         if not self.is_connected(other):
             raise FrameError(_no_path(self, other))
-        down: dict[Frame, _Lines] = {}
-        lines = _SAME
-        for frame in other._upwards():
-            down[frame] = lines
-            lines = _both(frame._lines, lines)
-        lines = _SAME
-        for frame in self._upwards():
-            if frame in down:
-                lines = _both(lines, down[frame])
-                break
-            lines = _both(lines, _inverse(frame._lines))
-        (scale_y, shift_y), (scale_x, shift_x) = lines
-        return AxisMap((float(scale_y), float(scale_x)), (float(shift_y), float(shift_x)))
+        way = self._way().inverse().then(other._way())
+        try:
+            return way.rounded()
+        except OverflowError:
+            raise FrameError(
+                f"RA107: expected a map that float64 can hold; got one from [{self}] to [{other}] that is past its "
+                "range. Look for a step with an absurd scale."
+            ) from None
 
     def resize(self, size_hw: tuple[int, int]) -> Frame:
         """Stretched to `size_hw`: x becomes x * new width / old width.
 
         So do PIL, OpenCV and torch's bilinear, bicubic and "nearest-exact" with `align_corners=False`.
         """
-        size_hw = _size(size_hw, "to resize to")
-        scale = [Fraction(new, old) for new, old in zip(size_hw, self.size_hw, strict=True)]
-        return self.affine(size_hw, (scale[0], scale[1]), (0, 0), name="resize")
+        size_hw = values.frame_size(size_hw, "to resize to")
+        height, width = (Fraction(new, old) for new, old in zip(size_hw, self.size_hw, strict=True))
+        return self.affine(size_hw, (height, width), (0, 0), name="resize")
 
     def resize_shorter(self, size: int, max_size: int | None = None, rounding: Rounding = "floor") -> Frame:
         """Resized in proportion: the shorter side to `size`, or less where the longer would pass `max_size`.
@@ -166,21 +144,11 @@ class Frame:
             >>> Frame.image((480, 640)).resize_shorter(800, max_size=1000).size_hw
             (750, 1000)
         """
-        shorter, longer = sorted(self.size_hw)
-        unrounded = Fraction(size * longer, shorter)
-        other = _round(unrounded, rounding)
-        # torchvision floors the longer side before it looks at max_size, detectron2 rounds when all is done
-        before = Fraction(other) if rounding == "floor" else unrounded
-        if max_size is not None and before > max_size:
-            size, other = _round(max_size * size / before, rounding), max_size
-        return self.resize((size, other) if self.size_hw[0] <= self.size_hw[1] else (other, size))
+        return self.resize(fitting.by_shorter(self.size_hw, size, max_size, rounding))
 
     def resize_longer(self, size: int, rounding: Rounding = "half_up") -> Frame:
         """Resized in proportion: the longer side to `size`, the other rounded; "half_up" as Segment Anything does."""
-        height, width = self.size_hw
-        longer = max(height, width)
-        sides = [max(1, _round(Fraction(side * size, longer), rounding)) for side in (height, width)]
-        return self.resize((sides[0], sides[1]))
+        return self.resize(fitting.by_longer(self.size_hw, size, rounding))
 
     def letterbox(
         self,
@@ -204,28 +172,30 @@ class Frame:
             >>> Frame.image((480, 640), name="photo").letterbox((640, 640))
             Frame(photo 480x640 > resize 480x640 > pad 640x640)
         """
-        height, width = _size(size_hw, "to letterbox to")
-        if not isinstance(padding, str):
-            left, top, right, bottom = padding
+        height, width = values.frame_size(size_hw, "to letterbox to")
+        sides = values.wholes(padding, 4)
+        if sides is not None:
+            left, top, right, bottom = sides
             return self.resize((height - top - bottom, width - left - right)).pad(left, top, right, bottom)
-        ratio = min(Fraction(height, self.size_hw[0]), Fraction(width, self.size_hw[1]))
-        ratio = ratio if upscale else min(ratio, Fraction(1))
-        sides = [max(1, _round(side * ratio, rounding)) for side in self.size_hw]
-        rest_y, rest_x = height - sides[0], width - sides[1]
         if padding not in ("center", "bottom_right"):
             raise FrameError(
-                f'RA107: expected padding "center", "bottom_right" or (left, top, right, bottom); got {padding!r}.'
+                'RA107: expected padding "center", "bottom_right" or (left, top, right, bottom) in whole pixels; got '
+                f"{values.shown(padding)}."
             )
+        resized = self.resize(fitting.within(self.size_hw, (height, width), upscale, rounding))
+        rest_y, rest_x = height - resized.size_hw[0], width - resized.size_hw[1]
         top, left = (rest_y // 2, rest_x // 2) if padding == "center" else (0, 0)
-        return self.resize((sides[0], sides[1])).pad(left, top, rest_x - left, rest_y - top)
+        return resized.pad(left, top, rest_x - left, rest_y - top)
 
     def pad(self, left: int, top: int, right: int, bottom: int) -> Frame:
         """With so many pixels added on each side: `torchvision.transforms.v2.Pad`'s order. Negative ones crop."""
+        left, top, right, bottom = values.pixels("left, top, right, bottom", left, top, right, bottom)
         height, width = self.size_hw
         return self.affine((top + height + bottom, left + width + right), (1, 1), (top, left), name="pad")
 
     def crop(self, top: int, left: int, height: int, width: int) -> Frame:
         """The part of so many pixels whose first is (top, left): `torchvision`'s order. It may reach outside."""
+        top, left, height, width = values.pixels("top, left, height, width", top, left, height, width)
         return self.affine((height, width), (1, 1), (-top, -left), name="crop")
 
     def flip_horizontal(self) -> Frame:
@@ -236,6 +206,39 @@ class Frame:
         """Top and bottom exchanged: y becomes height - y."""
         return self.affine(self.size_hw, (-1, 1), (self.size_hw[0], 0), name="flip vertically")
 
+    def transpose(self) -> Frame:
+        """x and y exchanged, as in a transposed matrix: the first row of pixels becomes the first column."""
+        height, width = self.size_hw
+        return self._stepped((width, height), SAME._replace(transposed=True), "transpose")
+
+    def exif_transpose(self, orientation: int) -> Frame:
+        """The upright picture of an image that is stored otherwise, as `PIL.ImageOps.exif_transpose` turns it.
+
+        Args:
+            orientation: EXIF's, `image.getexif().get(0x0112, 1)`. 1: upright, which is this frame itself;
+                2: flipped horizontally; 3: turned by 180 degrees; 4: flipped vertically; 5: transposed; 6: to be
+                turned by 90 degrees clockwise; 7: transposed along the other diagonal; 8: to be turned by 90
+                degrees anticlockwise. The axes are exchanged from 5 on.
+
+        Raises:
+            FrameError: RA107, for any other number.
+
+        Example:
+            >>> stored = Frame.image((480, 640), name="stored")
+            >>> upright = stored.exif_transpose(6)
+            >>> upright
+            Frame(stored 480x640 > exif orientation 6 640x480)
+            >>> stored.map_to(upright).boxes(torch.tensor([[0.0, 0.0, 10.0, 20.0]]))
+            tensor([[460.,   0., 480.,  10.]])
+        """
+        known = values.whole(orientation)
+        if known not in EXIF:
+            raise FrameError(
+                f"RA107: expected an EXIF orientation, a whole number from 1 to 8; got {values.shown(orientation)}. "
+                "Where an image has none take 1: image.getexif().get(0x0112, 1)."
+            )
+        return self if known == 1 else self._stepped(*upright(known, self.size_hw), f"exif orientation {known}")
+
     def normalise(self) -> Frame:
         """Coordinates as fractions of the height and the width: the whole frame is (0, 0, 1, 1)."""
         height, width = self.size_hw
@@ -244,8 +247,8 @@ class Frame:
     def affine(
         self,
         size_hw: tuple[int, int],
-        scale_yx: tuple[float | Fraction, float | Fraction],
-        shift_yx: tuple[float | Fraction, float | Fraction],
+        scale_yx: _Pair,
+        shift_yx: _Pair,
         *,
         name: str = "affine",
     ) -> Frame:
@@ -264,52 +267,63 @@ class Frame:
             >>> Frame.image((480, 640)).affine((96, 96), scale_yx=(0.2, 0.15), shift_yx=(0.0, 0.0)).size_hw
             (96, 96)
         """
-        try:
-            (scale_y, scale_x), (shift_y, shift_x) = (map(_exact, pair) for pair in (scale_yx, shift_yx))
-        except (ValueError, OverflowError):
-            scale_y = scale_x = shift_y = shift_x = Fraction(0)
-        if not scale_y or not scale_x:
-            raise FrameError(
-                f"RA107: expected finite scales other than zero and finite shifts; got scale_yx={tuple(scale_yx)} and "
-                f"shift_yx={tuple(shift_yx)}. Pass scale_yx=(new height / old height, new width / old width)."
-            )
-        return Frame(_size(size_hw, f"after {name}"), name, self.id, self, ((scale_y, shift_y), (scale_x, shift_x)))
+        return self._stepped(size_hw, exact_map(scale_yx, shift_yx), name)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain numbers and strings, for JSON; `from_dict` reads it back, and the frames are equal."""
         root, *steps = self.chain
-        return {
-            "id": root.id,
-            "name": root.name,
-            "size_hw": list(root.size_hw),
-            "steps": [
-                {
-                    "name": step.name,
-                    "size_hw": list(step.size_hw),
-                    "scale_yx": [str(scale) for scale, _ in step._lines],
-                    "shift_yx": [str(shift) for _, shift in step._lines],
-                }
-                for step in steps
-            ],
-        }
+        written = [records.written(step.size_hw, step._step, step.name) for step in steps]
+        return {"id": root.id, "name": root.name, "size_hw": list(root.size_hw), "steps": written}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Frame:
         """The frame whose `to_dict` this is.
+
+        Raises:
+            FrameError: RA107, for what is no such dict, with what is wrong about it.
 
         Example:
             >>> frame = Frame.image((480, 640)).resize((800, 1066))
             >>> Frame.from_dict(frame.to_dict()) == frame
             True
         """
-        frame = cls.image(record["size_hw"], name=record["name"], id=record["id"])
-        for step in record["steps"]:
-            (scale_y, scale_x), (shift_y, shift_x) = (map(Fraction, step[key]) for key in ("scale_yx", "shift_yx"))
-            frame = frame.affine(step["size_hw"], (scale_y, scale_x), (shift_y, shift_x), name=step["name"])
+        size_hw, name, identity, steps = records.read(record)
+        frame = cls.image(size_hw, name=name, id=identity)
+        for step in steps:
+            frame = frame._stepped(*step)
         return frame
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Frame):
+            return NotImplemented
+        if self._hash != other._hash:
+            return False
+        for one, two in zip(self._upwards(), other._upwards(), strict=False):
+            if one is two:
+                return True
+            if one._parts() != two._parts():
+                return False
+        return True
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __copy__(self) -> Frame:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Frame:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        root, *steps = self.chain
+        return _restored, (root.size_hw, root.name, root.id, [(step.size_hw, step.name, step._step) for step in steps])
+
     def __str__(self) -> str:
-        return " > ".join(f"{frame.name} {frame.size_hw[0]}x{frame.size_hw[1]}" for frame in self.chain)
+        said = [f"{frame.name} {frame.size_hw[0]}x{frame.size_hw[1]}" for frame in self.chain]
+        if len(said) > _MOST_SHOWN:
+            half = _MOST_SHOWN // 2
+            said[half:-half] = [f"({len(said) - 2 * half} more)"]
+        return " > ".join(said)
 
     def __repr__(self) -> str:
         return f"Frame({self})"
@@ -319,7 +333,7 @@ class Frame:
         chain = self.chain
         shown = chain if len(chain) <= html.MOST_ROWS else chain[: html.MOST_ROWS - 1] + chain[-1:]
         rows = (
-            (f.name, f"{f.size_hw[0]} x {f.size_hw[1]}", *(_words(f, axis) for axis in (1, 0)))  # x first, as in boxes
+            (f.name, f"{f.size_hw[0]} x {f.size_hw[1]}", *(("", "") if f.parent is None else f._step.words()))
             for f in shown
         )
         table = html.table(("step", "height x width", "x becomes", "y becomes"), rows, len(chain) - len(shown))
@@ -330,6 +344,22 @@ class Frame:
         said = html.line(f"This frame, and in orange all of {self.root.name}:")
         return html.block(table, said, html.outlines(self.size_hw, image_xyxy.tolist()))
 
+    def _stepped(self, size_hw: tuple[int, int], step: ExactMap, name: str) -> Frame:
+        return Frame(size_hw, name, self.id, self, step)
+
+    def _way(self) -> ExactMap:
+        """The map from the image to this frame, composed when it is first asked for, onto what is known."""
+        if self._from_image is None:
+            new = list(takewhile(lambda frame: frame._from_image is None, self._upwards()))[::-1]
+            known = _frame(new[0].parent)._from_image
+            steps = [known or SAME, *(frame._step for frame in new)]
+            object.__setattr__(self, "_from_image", composed(steps))
+        return self._from_image or SAME
+
+    def _parts(self) -> tuple[Any, ...]:
+        """All that equal frames have in common, but their parents."""
+        return self.size_hw, self.id, self._step, self.parent is None
+
     def _upwards(self) -> Iterator[Frame]:
         frame: Frame | None = self
         while frame is not None:
@@ -337,52 +367,22 @@ class Frame:
             frame = frame.parent
 
 
-def _words(frame: Frame, axis: int) -> str:
-    """What the step to this frame does to a coordinate."""
-    if frame.parent is None:
-        return ""
-    scale, shift = map(float, frame._lines[axis])
-    name = "yx"[axis]
-    scaled = {1.0: name, -1.0: f"-{name}"}.get(scale, f"{scale:.6g} {name}")
-    if scale < 0 and shift:
-        return f"{shift:.6g} - {scaled.lstrip('-')}"
-    return f"{scaled} {'-' if shift < 0 else '+'} {abs(shift):.6g}" if shift else scaled
+def _restored(
+    size_hw: tuple[int, int], name: str, id: str, steps: Sequence[tuple[tuple[int, int], str, ExactMap]]
+) -> Frame:
+    """The frame that was pickled, whose parents would be a recursion."""
+    frame = Frame(size_hw, name, id)
+    for size_hw, name, step in steps:
+        frame = Frame(size_hw, name, id, frame, step)
+    return frame
 
 
-def _exact(value: float | Fraction) -> Fraction:
-    return value if isinstance(value, Fraction) else Fraction(float(value))
-
-
-def _then(first: _Line, second: _Line) -> _Line:
-    return first[0] * second[0], first[1] * second[0] + second[1]
-
-
-def _both(first: _Lines, second: _Lines) -> _Lines:
-    return _then(first[0], second[0]), _then(first[1], second[1])
-
-
-def _inverse(lines: _Lines) -> _Lines:
-    (scale_y, shift_y), (scale_x, shift_x) = lines
-    return (1 / scale_y, -shift_y / scale_y), (1 / scale_x, -shift_x / scale_x)
-
-
-def _round(value: Fraction, rounding: Rounding) -> int:
-    if rounding == "round":
-        return round(value)
-    return int(value if rounding == "floor" else value + Fraction(1, 2))
-
-
-def _size(size_hw: Sequence[int], where: str) -> tuple[int, int]:
-    try:
-        height, width = (operator.index(side) for side in size_hw)
-    except (TypeError, ValueError):
-        height = width = 0
-    if height < 1 or width < 1:
+def _frame(given: Any) -> Frame:
+    if not isinstance(given, Frame):
         raise FrameError(
-            f"RA107: expected a size (height, width) of whole numbers above zero {where}; got {size_hw!r}. For "
-            "an image tensor [C, H, W] that is tuple(image.shape[-2:]), for a PIL image (image.height, image.width)."
+            f"RA107: expected a Frame; got {values.shown(given)}. Of an image: Frame.image((height, width))."
         )
-    return height, width
+    return given
 
 
 def _no_path(source: Frame, target: Frame) -> str:

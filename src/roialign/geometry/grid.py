@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from roialign.errors import FeatureMapError
+from roialign.errors import FeatureMapError, ScaleError
+from roialign.geometry import values
 
 OffsetKind = Literal["convention", "structural", "calibrated"]
 
@@ -32,7 +33,9 @@ class FeatureGrid:
             in the map, such as an FPN's top-down path; None if not known.
 
     Raises:
-        ValueError: if a size or a stride is not above zero.
+        FeatureMapError: RA306, if size_hw, receptive_field_hw or channels are not whole numbers above zero; RA111,
+            if an offset is not two finite numbers.
+        ScaleError: RA105, if stride_yx is not two finite numbers above zero.
 
     Example:
         >>> FeatureGrid(size_hw=(37, 37), stride_yx=(14.0, 14.0)).image_size_hw
@@ -49,10 +52,27 @@ class FeatureGrid:
     offset_range_yx: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     def __post_init__(self) -> None:
-        if any(cells < 1 for cells in self.size_hw) or min(self.stride_yx) <= 0:
-            raise ValueError(f"expected sizes and strides above zero; got {self.size_hw} and {self.stride_yx}")
+        keep = object.__setattr__
+        keep(self, "size_hw", _counts("size_hw, cells (height, width)", self.size_hw))
+        stride_yx = values.real_pair(self.stride_yx)
+        if stride_yx is None or not (stride_yx[0] > 0 and stride_yx[1] > 0):
+            raise ScaleError(
+                "RA105: expected stride_yx, two finite numbers (y, x) above zero; got "
+                f"{values.shown(self.stride_yx)}. A stride is image size / map size, as roialign.trace finds it."
+            )
+        keep(self, "stride_yx", stride_yx)
         if self.offset_yx is None:
-            object.__setattr__(self, "offset_yx", self.conventional_offset_yx)
+            keep(self, "offset_yx", self.conventional_offset_yx)
+        for name in ("offset_yx", "structural_offset_yx", "calibrated_offset_yx"):
+            if (given := getattr(self, name)) is not None:
+                keep(self, name, _offset(name, given))
+        if self.offset_range_yx is not None:
+            y, x = values.listed(self.offset_range_yx, 2) or (None, None)
+            keep(self, "offset_range_yx", (_offset("offset_range_yx", y), _offset("offset_range_yx", x)))
+        if self.receptive_field_hw is not None:
+            keep(self, "receptive_field_hw", _counts("receptive_field_hw, pixels", self.receptive_field_hw))
+        if self.channels is not None:
+            keep(self, "channels", _counts("channels", (self.channels,), 1)[0])
 
     @property
     def image_size_hw(self) -> tuple[float, float]:
@@ -76,21 +96,20 @@ class FeatureGrid:
             A grid that differs in `offset_yx` only.
 
         Raises:
-            ValueError: for another kind, with the kinds that there are.
-            FeatureMapError: if the grid has no such offset, with what gives it one.
+            FeatureMapError: RA111, for another kind, with the kinds that there are, and if the grid has no such
+                offset, with what gives it one.
 
         Example:
             >>> grid = FeatureGrid((50, 84), (16.0, 16.0), structural_offset_yx=(0.5, 0.5))
             >>> grid.offset_yx, grid.with_offset("structural").offset_yx
             ((8.0, 8.0), (0.5, 0.5))
         """
+        check_offset_kind(kind)
         known = {
             "convention": self.conventional_offset_yx,
             "structural": self.structural_offset_yx,
             "calibrated": self.calibrated_offset_yx,
         }
-        if kind not in known:
-            raise ValueError(f"expected one of the offsets {', '.join(get_args(OffsetKind))}; got {kind!r}")
         offset_yx = known[kind]
         if offset_yx is None:
             way = "roialign.trace(backbone, ...)" if kind == "structural" else "roialign.calibrate(backbone, images)"
@@ -99,3 +118,32 @@ class FeatureGrid:
                 'with_offset("convention") takes half a stride.'
             )
         return replace(self, offset_yx=offset_yx)
+
+
+def check_offset_kind(kind: Any) -> None:
+    """Raise RA111 unless `kind` is one of the offsets that a grid may have."""
+    if not isinstance(kind, str) or kind not in get_args(OffsetKind):
+        known = ", ".join(f'"{one}"' for one in get_args(OffsetKind))
+        raise FeatureMapError(
+            f'RA111: expected an offset, one of {known}; got {values.shown(kind)}. "convention" is half a stride.'
+        )
+
+
+def _counts(wanted: str, given: Any, length: int = 2) -> tuple[Any, ...]:
+    counts = [values.count(one) for one in values.listed(given, length) or (None,)]
+    if None in counts:
+        raise FeatureMapError(
+            f"RA306: expected {wanted}, whole numbers above zero; got {values.shown(given)}. Of a map [N, C, H, W] the "
+            "size is features.shape[-2:]."
+        )
+    return tuple(counts)
+
+
+def _offset(name: str, given: Any) -> tuple[float, float]:
+    pair = values.real_pair(given)
+    if pair is None:
+        raise FeatureMapError(
+            f"RA111: expected {name} in two finite numbers (y, x), pixels of the image; got {values.shown(given)}. "
+            "Leave out what is not known."
+        )
+    return pair

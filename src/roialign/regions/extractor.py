@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from roialign.backbones import BackboneTrace, library
-from roialign.backbones.pictures import read
+from roialign.backbones.reading import read
 from roialign.backbones.sizes import SizeFamily
-from roialign.errors import BatchIndexError, FrameError, OptionError
+from roialign.errors import BatchIndexError, OptionError
 from roialign.geometry import Boxes, Frame
 from roialign.geometry.grid import OffsetKind
 from roialign.ops import validate
@@ -128,10 +128,11 @@ class RegionExtractor(nn.Module):
         Args:
             images: a batch tensor [N, C, H, W]; one image or a list of them, each a tensor [C, H, W], an array
                 [H, W, C], a PIL image or the path of a file (uint8 becomes 0 to 1); or what `prepare` returned.
+                Files and PIL images are made upright, as their EXIF orientation says; boxes are of the upright picture.
             boxes: for each image a `Boxes` or a tensor [L, 4], in a list; one of them for one image; or a tensor
                 [K, 5] with the image's index in column 0, for a batch tensor that enters as it is.
-            frames: the frame of each image as it is given here, where `Boxes` are in another one. Left out, it is the
-                frame that its `Boxes` are in, whose size has to be the image's.
+            frames: the frame of each image as it is given here, upright or as it is stored, where `Boxes` are in
+                another one. Left out, it is the frame that its `Boxes` are in, whose size has to be the image's.
 
         Raises:
             FrameError: RA107, for boxes in a frame from which no way leads to the image.
@@ -175,20 +176,14 @@ class RegionExtractor(nn.Module):
         Raises:
             FrameError: RA107, if a frame is not of the size of its image.
         """
-        tensors = [read(image, f"image {index}") for index, image in enumerate(pixels_of.listed(images))]
-        if frames is not None and len(frames) != len(tensors):
-            raise BatchIndexError(f"RA208: expected a frame for each of {len(tensors)} images; got {len(frames)}.")
+        pictures = [read(image, f"image {index}") for index, image in enumerate(pixels_of.listed(images))]
+        if frames is not None and len(frames) != len(pictures):
+            raise BatchIndexError(f"RA208: expected a frame for each of {len(pictures)} images; got {len(frames)}.")
         fitted, targets = [], []
-        for index, image in enumerate(tensors):
-            size_hw = int(image.shape[1]), int(image.shape[2])
-            photo = Frame.image(size_hw) if frames is None else frames[index]
-            if photo.size_hw != size_hw:
-                raise FrameError(
-                    f"RA107: expected the frame of image {index} to be of its size, {size_hw[0]} x {size_hw[1]}; got "
-                    f"{photo}. Name the frame of the image that is passed: frames=[...]."
-                )
+        for index, picture in enumerate(pictures):
+            photo = picture.frame_named(None if frames is None else frames[index], f"image {index}")
             target = self.fit(photo) if self.fit else photo
-            image = self._as_weights(image)
+            image = self._as_weights(picture.pixels_chw)
             image = image if self.mean is None else image - self.mean.to(image)
             image = image if self.std is None else image / self.std.to(image)
             fitted.append(pixels_of.render(image, photo, target))
@@ -198,25 +193,28 @@ class RegionExtractor(nn.Module):
     def _prepare_both(
         self, images: Any, boxes: Any, frames: Frame | Sequence[Frame] | None
     ) -> tuple[ImageBatch, list[Boxes]]:
-        tensors = [read(image, f"image {index}") for index, image in enumerate(pixels_of.listed(images))]
+        pictures = [read(image, f"image {index}") for index, image in enumerate(pixels_of.listed(images))]
         each = [boxes] if isinstance(boxes, Boxes) or _are_of_one_image(boxes) else list(boxes)
         named = [frames] if isinstance(frames, Frame) else frames
-        if len(each) != len(tensors) or (named is not None and len(named) != len(tensors)):
+        if len(each) != len(pictures) or (named is not None and len(named) != len(pictures)):
             raise BatchIndexError(
-                f"RA208: expected boxes, and a frame where frames are given, for each of {len(tensors)} images; got "
+                f"RA208: expected boxes, and a frame where frames are given, for each of {len(pictures)} images; got "
                 f"{len(each)} and {'none' if named is None else len(named)}. An image without boxes takes "
                 "torch.empty(0, 4)."
             )
         if named is None:
-            sizes_hw = [(int(image.shape[1]), int(image.shape[2])) for image in tensors]
             named = [
-                some.frame if isinstance(some, Boxes) else Frame.image(size_hw)
-                for some, size_hw in zip(each, sizes_hw, strict=True)
+                some.frame if isinstance(some, Boxes) else picture.frame
+                for some, picture in zip(each, pictures, strict=True)
             ]
+        named = [
+            picture.frame_named(frame, f"image {index}")
+            for index, (picture, frame) in enumerate(zip(pictures, named, strict=True))
+        ]
         framed = [
             some if isinstance(some, Boxes) else Boxes(some, frame) for some, frame in zip(each, named, strict=True)
         ]
-        return self.prepare(tensors, named), framed
+        return self.prepare([picture.pixels_chw for picture in pictures], named), framed
 
     def trace(self, image_size: tuple[int, int]) -> BackboneTrace:
         """The backbone's grids for images (height, width), traced once for each size that is asked for."""

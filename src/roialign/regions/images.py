@@ -89,10 +89,12 @@ def render(image_chw: Tensor, frame: Frame, target: Frame) -> Tensor:
 
 def _step(image_chw: Tensor, parent: Frame, step: Frame) -> Tensor:
     move = parent.map_to(step)
+    parent_hw = parent.size_hw[::-1] if move.transposed else parent.size_hw
+    image_chw = image_chw.transpose(1, 2) if move.transposed else image_chw
     flipped = [axis for axis, scale in zip((1, 2), move.scale_yx, strict=True) if scale < 0]
     image_chw = image_chw.flip(flipped) if flipped else image_chw
     # A flip maps 0 to the far edge: where the near edge comes to lie is how much is padded there, below zero cropped.
-    sides = list(zip(parent.size_hw, step.size_hw, move.scale_yx, move.shift_yx, strict=True))
+    sides = list(zip(parent_hw, step.size_hw, move.scale_yx, move.shift_yx, strict=True))
     near = [shift + min(scale, 0) * old for old, _, scale, shift in sides]
     far = [new - start - abs(scale) * old for (old, new, scale, _), start in zip(sides, near, strict=True)]
     if all(abs(scale) == 1 and float(shift).is_integer() for _, _, scale, shift in sides):
@@ -100,8 +102,8 @@ def _step(image_chw: Tensor, parent: Frame, step: Frame) -> Tensor:
         return F.pad(image_chw, [left, right, top, bottom]) if any((top, left, bottom, right)) else image_chw
     if any(abs(rest) > 1e-6 for rest in (*near, *far)):
         raise FrameError(
-            f"RA107: expected steps that resize, pad, crop by whole pixels or flip; got {step.name} {move}. Do it to "
-            "the pixels yourself, and pass images and frames."
+            f"RA107: expected steps that resize, pad, crop by whole pixels, flip or turn; got {step.name} {move}. Do "
+            "it to the pixels yourself, and pass images and frames."
         )
     resized = F.interpolate(image_chw[None].float(), step.size_hw, mode="bilinear", antialias=True)
     return resized[0].to(image_chw.dtype)

@@ -212,4 +212,27 @@ ENTRIES = (
         AT_16,
         "roi_align(features, [boxes[0][:, [0, 2, 1, 3]]], 7, spatial_scale=1 / 16)",
     ),
+    Entry(
+        "RA218",
+        "boxes and pixels turned differently (EXIF orientation)",
+        "error",
+        "Cameras store a picture as the sensor lay and say in EXIF how to turn it. Viewers, annotation tools and "
+        "OpenCV turn it; PIL, torchvision's decode_image and what is built on them do so only if asked. The boxes are "
+        "of one picture and the features of the other: turned by 90 degrees, by 180, or mirrored. Found where PIL was "
+        "seen to open the file. Also said of boxes of the upright picture where the network saw the stored one.",
+        "Make every picture upright when it is loaded: image = PIL.ImageOps.exif_transpose(image). Boxes of the stored "
+        "picture go through stored.map_to(stored.exif_transpose(orientation)).boxes(boxes), stored = Frame.image(...). "
+        "RegionExtractor reads files and PIL images upright.",
+        "import io\nfrom PIL import Image, ImageOps\nfile, exif = io.BytesIO(), Image.Exif()\n"
+        "exif[0x0112] = 6  # to be turned by 90 degrees, clockwise\n"
+        'Image.effect_noise((640, 320), 60).convert("RGB").save(file, "jpeg", exif=exif)\n'
+        "photo = ImageOps.exif_transpose(Image.open(file))\n"
+        "pixels = torch.frombuffer(bytearray(photo.tobytes()), dtype=torch.uint8).view(1, 640, 320, 3)\n"
+        "features = torch.nn.Conv2d(3, 8, 16, stride=16)(pixels.permute(0, 3, 1, 2) / 255)\n"
+        "boxes = [torch.tensor([[20.0, 30.0, 220.0, 300.0], [190.0, 40.0, 420.0, 200.0], [240.0, 5.0, 380.0, 90.0]])]",
+        AT_16,
+        "upright = [torch.stack([320 - b[:, 3], b[:, 0], 320 - b[:, 1], b[:, 2]], 1) for b in boxes]\n"
+        "roi_align(features, upright, 7, spatial_scale=1 / 16)",
+        watched=True,
+    ),
 )

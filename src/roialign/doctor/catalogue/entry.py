@@ -17,7 +17,7 @@ class Entry:
     """One code of the catalogue; `setup`, then `wrong` or `right`, is a program that runs.
 
     `raised` codes come as errors only, from frames, boxes, grids and levels; a call of `roi_align` cannot have them.
-    `watched` codes are of another library's operator, and `roialign.watch` alone can find them.
+    `watched` codes are of another library's operator or of how images were loaded: `roialign.watch` alone finds them.
     """
 
     code: str

@@ -8,7 +8,7 @@ from roialign.doctor.findings import Finding
 from roialign.ops.calls import RoICall
 from roialign.ops.functions import function_of
 
-_IN_UNEVEN_CELLS = ("RA103", "RA107", "RA201", "RA202", "RA203", "RA303", "RA501", "RA502")
+_IN_UNEVEN_CELLS = ("RA103", "RA107", "RA201", "RA202", "RA203", "RA218", "RA303", "RA501", "RA502")
 
 
 def has_other_boxes(call: RoICall) -> bool:

@@ -124,15 +124,15 @@ def _by_scale(scene: Scene) -> Iterator[Place]:
 
 def _seen(scene: Scene, lattice: Lattice) -> Iterator[Place]:
     """Frames that were seen on the way from the photograph to the network, and products of some of their steps."""
-    known, content, frames = scene.known, scene.content(lattice), scene.known.frames
+    known, content = scene.known, scene.content(lattice)
     for index, maps in scene.maps:
-        frame = frames[0].chain[index] if frames else None
-        place = _mapped(scene, lattice, maps, content)
+        place = scene.mapped(lattice, maps, content)
         share = table.BETWEEN if index else table.SEEN_FRAME
-        yield replace(place, name="seen frame", share=share, frame=frame, common=True)
+        yield replace(place, name="seen frame", share=share, frame=scene.chains[0][index], common=True)
     if scene.maps:
         yield from _in_proportion(scene, lattice, content)
-    if frames:
+    if scene.chains:
+        yield from _turned(scene, lattice, content)
         yield from _partly_resized(scene, lattice, content)
     if known.mosaic is not None:
         moved = _mosaic(scene, lattice)
@@ -149,13 +149,27 @@ def _seen(scene: Scene, lattice: Lattice) -> Iterator[Place]:
             )
 
 
+def _turned(scene: Scene, lattice: Lattice, content: Tensor) -> Iterator[Place]:
+    """Boxes of the picture as its file stores it where the network got it upright, or the other way round."""
+    pairs = list(zip(scene.turned, scene.known.frames, strict=True))
+    first = next((turned for turned in scene.turned if turned), None)
+    if first is None:
+        return
+    whole = [(turned.other if turned else frame.chain[0]).map_to(frame) for turned, frame in pairs]
+    left = [(turned.left_out(frame) if turned else frame).map_to(frame) for turned, frame in pairs]
+    for name, maps in (("turned", whole), ("turn left out", left)):
+        if name == "turned" or left != whole:
+            place = scene.mapped(lattice, maps, content)
+            yield replace(place, name=name, code="RA218", share=table.TURNED_FILE, frame=first.other, common=True)
+
+
 def _partly_resized(scene: Scene, lattice: Lattice, content: Tensor) -> Iterator[Place]:
     """Boxes of an earlier frame with only some of the resizes after it, with all of them twice, or undone."""
-    frames = scene.known.frames
-    chain = frames[0].chain
-    if any(frame.map_to(frame.chain[0]) != frames[0].map_to(chain[0]) for frame in frames):
+    chain = scene.chains[0]
+    if any(one[-1].map_to(one[0]) != chain[-1].map_to(chain[0]) for one in scene.chains):
         return
-    for start in range(len(chain) - 1):
+    turns = [index for index, (a, b) in enumerate(pairwise(chain), 1) if a.map_to(b).transposed]
+    for start in range(turns[-1] if turns else 0, len(chain) - 1):
         steps = [_resized(chain[index], chain[index + 1]) for index in range(start, len(chain) - 1)]
         steps = [step for step in steps if step != (1.0, 1.0)]
         whole = (math.prod(step[0] for step in steps), math.prod(step[1] for step in steps))
@@ -165,39 +179,42 @@ def _partly_resized(scene: Scene, lattice: Lattice, content: Tensor) -> Iterator
         for name, ratio in done:
             left = (whole[0] / ratio[0], whole[1] / ratio[1])
             if max(abs(left[0] - 1), abs(left[1] - 1)) > _NO_DIFFERENCE:
-                place = _mapped(scene, lattice, [AxisMap(left, (0.0, 0.0))] * len(frames), content)
+                place = scene.mapped(lattice, [AxisMap(left, (0.0, 0.0))] * len(scene.chains), content)
                 yield replace(place, name=name, share=table.PARTLY_RESIZED, frame=chain[start], ratio=left[1])
 
 
 def _in_proportion(scene: Scene, lattice: Lattice, content: Tensor) -> Iterator[Place]:
     """The photograph's boxes by one ratio for both sides, or as if all of it had been squeezed into what entered."""
-    frames, (_, maps) = scene.known.frames, scene.maps[0]
-    whole = [_from_fractions(frame.chain[0], frame) for frame in frames]
+    chains, (index, maps) = scene.chains, scene.maps[0]
+    whole = [_from_fractions(chain[0], chain[-1]) for chain in chains]
     if any(map(moves, whole)):
         yield replace(
-            _mapped(scene, lattice, whole, content), name="squeezed", share=table.IN_PROPORTION, frame=frames[0]
+            scene.mapped(lattice, whole, content), name="squeezed", share=table.IN_PROPORTION, frame=chains[0][-1]
         )
     scale_y, scale_x = maps[0].scale_yx
     if min(scale_y, scale_x) > 0 and abs(math.log(scale_y / scale_x)) > _NO_DIFFERENCE:
         for ratio in (scale_y, scale_x):
             left = [AxisMap((one.scale_yx[0] / ratio, one.scale_yx[1] / ratio), one.shift_yx) for one in maps]
-            place = _mapped(scene, lattice, left, content)
-            yield replace(place, name="one ratio for both", share=table.IN_PROPORTION, frame=frames[0].chain[0])
+            place = scene.mapped(lattice, left, content)
+            yield replace(place, name="one ratio for both", share=table.IN_PROPORTION, frame=chains[0][index])
 
 
 def _from_fractions(photograph: Frame, entered: Frame) -> AxisMap:
     """From pixels of `entered`, had the photograph been squeezed into it, to where they are."""
     done = photograph.map_to(entered)
-    pairs = list(zip(photograph.size_hw, entered.size_hw, done.scale_yx, strict=True))
+    upright_hw = photograph.size_hw[::-1] if done.transposed else photograph.size_hw
+    pairs = list(zip(upright_hw, entered.size_hw, done.scale_yx, strict=True))
     scale_y, scale_x = (scale * old / new for old, new, scale in pairs)
     return AxisMap((scale_y, scale_x), done.shift_yx)
 
 
 def _is_on_its_side(scene: Scene) -> bool:
     """Whether a resize was seen to turn a landscape into a portrait, or a portrait into a landscape."""
-    frames = scene.known.frames
-    sizes = [frame.size_hw for frame in frames[0].chain] if frames else []
-    return any((a[0] - a[1]) * (b[0] - b[1]) < 0 for a, b in pairwise(sizes))
+    steps = pairwise(scene.chains[0]) if scene.chains else ()
+    return any(
+        (a.size_hw[0] - a.size_hw[1]) * (b.size_hw[0] - b.size_hw[1]) < 0 and not a.map_to(b).transposed
+        for a, b in steps
+    )
 
 
 def _resized(before: Frame, after: Frame) -> tuple[float, float]:
@@ -317,18 +334,6 @@ def _no_frame(scene: Scene, found: Sequence[Place]) -> list[Place]:
     content = scene.of_rows(found[0].content)
     typical = content[:, [0, 1, 0, 1]] + torch.cat([content[:, 2:] - content[:, :2]] * 2, 1) * corners
     return [replace(found[0], name="no frame", code="RA209", share=table.NO_FRAME, at=typical, common=False)]
-
-
-def _mapped(scene: Scene, lattice: Lattice, maps: Sequence[AxisMap], content: Tensor) -> Place:
-    """Boxes of a frame that a map for each image leads from to the image that entered."""
-    new = scene.boxes.new_tensor
-    scale = new([[m.scale_yx[1], m.scale_yx[0]] * 2 for m in maps])
-    shift = new([[m.shift_yx[1], m.shift_yx[0]] * 2 for m in maps])
-    per_pixel = scene.per_pixel(lattice)
-    return Place(
-        "", "RA107", 1.0, scale * per_pixel, shift * per_pixel + scene.lead(lattice), lattice, content,
-        ratio=float(scale[0, 0]),
-    )  # fmt: skip
 
 
 def _mosaic(scene: Scene, lattice: Lattice) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from roialign.doctor.evidence import Evidence
 from roialign.doctor.explanations.lattice import Lattice, lattices
+from roialign.doctor.surroundings import Turned
 from roialign.geometry import AxisMap, Frame
 
 _FITS = 1.0  # cells off at the far edge of the map: what rounded sizes explain
@@ -41,6 +43,8 @@ class Place:
     """The boxes [K, 4] in cells where no rule for all of them tells."""
     common: bool = False
     """Whether it goes together with any order of the numbers."""
+    transposed: tuple[bool, ...] = (False,)
+    """Of each image, or of all, whether x and y of the numbers are exchanged before the scale and the shift."""
 
     @property
     def log_prior(self) -> float:
@@ -136,15 +140,47 @@ class Scene:
         """Values [N, 4] or [1, 4] of the image of each box, [K, 4]."""
         return values.expand(len(self.boxes), 4) if len(values) == 1 else values[self.images]
 
+    def transposed(self, place: Place) -> Tensor:
+        """Of each box whether x and y are exchanged, bool [K]."""
+        flags = torch.tensor(place.transposed, device=self.images.device)
+        return flags.expand(len(self.boxes)) if len(flags) == 1 else flags[self.images]
+
+    @cached_property
+    def turned(self) -> list[Turned | None]:
+        """Of each image, where its file says that it is to be turned, what of that was seen."""
+        return [Turned.of(frame) for frame in self.known.frames]
+
+    @cached_property
+    def chains(self) -> list[tuple[Frame, ...]]:
+        """Of each image the frames from the photograph, turned as it entered, to the one that entered."""
+        pairs = zip(self.known.frames, self.turned, strict=True)
+        return [frame.chain[turned.first if turned else 0 :] for frame, turned in pairs]
+
     @cached_property
     def maps(self) -> list[tuple[int, list[AxisMap]]]:
-        """Of each frame before the one that entered, how it leads there, for every image."""
-        frames = self.known.frames
-        depth = len(frames[0].chain) if frames else 0
-        if not frames or any(len(frame.chain) != depth for frame in frames):
+        """Of each frame before the one that entered, how it leads there, for every image; not of those on their side.
+
+        Boxes of a picture on its side are weighed as an order of the numbers.
+        """
+        chains = self.chains
+        depth = len(chains[0]) if chains else 0
+        if any(len(chain) != depth for chain in chains):
             return []
-        maps = [(index, [frame.chain[index].map_to(frame) for frame in frames]) for index in range(depth - 1)]
-        return [(index, some) for index, some in maps if any(map(moves, some))]
+        maps = [(index, [chain[index].map_to(chain[-1]) for chain in chains]) for index in range(depth - 1)]
+        return [
+            (index, some) for index, some in maps if any(map(moves, some)) and not any(one.transposed for one in some)
+        ]
+
+    def mapped(self, lattice: Lattice, maps: Sequence[AxisMap], content: Tensor) -> Place:
+        """Boxes of a frame that a map for each image leads from to the image that entered."""
+        new = self.boxes.new_tensor
+        scale = new([[m.scale_yx[1], m.scale_yx[0]] * 2 for m in maps])
+        shift = new([[m.shift_yx[1], m.shift_yx[0]] * 2 for m in maps])
+        per_pixel = self.per_pixel(lattice)
+        return Place(
+            "", "RA107", 1.0, scale * per_pixel, shift * per_pixel + self.lead(lattice), lattice, content,
+            ratio=float(scale[0, 0]), transposed=tuple(one.transposed for one in maps),
+        )  # fmt: skip
 
 
 def in_order(boxes: Tensor, scale: Tensor) -> Tensor:

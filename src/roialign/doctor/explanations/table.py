@@ -30,6 +30,7 @@ OTHER_STRIDE = 0.04  # RA106, where nothing is known of the stride but that the 
 OFFSET_IGNORED = 0.6  # RA108: a structural offset of more than a cell
 OFFSET_TAKEN_OFF = (0.06, 0.01)  # ... or taken into account by hand, with aligned=False and True
 SEEN_FRAME, BETWEEN = 0.04, 0.012  # RA107: the photograph's frame, or one that was seen on the way to the network
+TURNED_FILE = 0.04  # RA218: where a file was opened that says that its picture is to be turned
 PARTLY_RESIZED = 0.01  # ... with some of its resizes, or all of them twice
 PADDED_SIZE = 0.01  # fractions of the photograph times the size of the padded image
 BARS_LEFT_OUT = 0.02

@@ -80,13 +80,15 @@ class _Target:
 def _fix(known: Evidence, explanation: Explanation) -> Fix | None:
     """The call as it was meant, run again; None where the numbers do not tell all of it."""
     place, order, call = explanation.place, explanation.order, known.call
-    if place.at is not None or place.name in ("window", "another size") or not explanation.only:
+    some_turned = any(place.transposed) and not all(place.transposed)  # which no line says for all images
+    if place.at is not None or place.name in ("window", "another size") or not explanation.only or some_turned:
         return None
     target = _target(known, place)
     scale, shift = place.scale / target.per_unit, (place.shift - target.shift) / target.per_unit
     images = call.rois[:, 0].long().cpu()
-    boxes = order.corners(known.boxes_xyxy.cpu().double()) * _of_rows(scale, images) + _of_rows(shift, images)
-    boxes = in_order(boxes, _of_rows(scale, images))
+    corners = order.corners(known.boxes_xyxy.cpu().double())
+    corners = corners[:, [1, 0, 3, 2]] if any(place.transposed) else corners
+    boxes = in_order(corners * _of_rows(scale, images) + _of_rows(shift, images), _of_rows(scale, images))
     lines = _lines(call, explanation, scale, shift)
     if order.mirror:
         content = (place.content - target.shift) / target.per_unit
@@ -129,6 +131,11 @@ def _of_rows(values: Tensor, images: Tensor) -> Tensor:
 def _lines(call: RoICall, explanation: Explanation, scale: Tensor, shift: Tensor) -> list[str]:
     """What is typed to repair the boxes: their order first, then their units."""
     lines = [] if explanation.order.line in ("", "b") else [paste(call, explanation.order.line)]
+    transposed = any(explanation.place.transposed)
+    if explanation.place.code == "RA218" and bool((scale == scale[0]).all()) and bool((shift == shift[0]).all()):
+        return [*lines, _turn_line(call, scale[0, :2].tolist(), shift[0, :2].tolist(), transposed)]
+    if transposed:
+        lines.append(paste(call, "b[:, [1, 0, 3, 2]]"))
     if float((scale - 1).abs().max()) > _SAME:
         lines.append(_affine(call, scale, "*"))
     if float(shift.abs().max()) > _SAME:
@@ -149,6 +156,18 @@ def _affine(call: RoICall, values: Tensor, sign: str) -> str:
     if abs(x - y) <= _SAME * abs(x):
         return paste(call, f"b {sign} {x:.6g}")
     return paste(call, f"b {sign} b.new_tensor([{x:.6g}, {y:.6g}] * 2)")
+
+
+def _turn_line(call: RoICall, scale_xy: list[float], shift_xy: list[float], transposed: bool) -> str:
+    """All four edges at once: those of y become those of x where it is transposed, and the far edge the near one."""
+    edges = []
+    for far in (0, 2):
+        for axis, (scale, shift) in enumerate(zip(scale_xy, shift_xy, strict=True)):
+            column = (1 - axis if transposed else axis) + (far if scale > 0 else 2 - far)
+            scaled = f"b[:, {column}]" if abs(abs(scale) - 1) <= _SAME else f"{abs(scale):.6g} * b[:, {column}]"
+            moved = f" {'-' if shift < 0 else '+'} {abs(shift):.6g}" if abs(shift) > _SAME else ""
+            edges.append(f"{scaled}{moved}" if scale > 0 else f"{shift + 0.0:.6g} - {scaled}")
+    return paste(call, f"torch.stack([{', '.join(edges)}], 1)")
 
 
 def _mirror_line(call: RoICall, content: Tensor, order: Order) -> str:

@@ -229,7 +229,11 @@ def _fit(scene: Scene, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     scale, shift, content = (
         _of_rows(scene, [getattr(place, name) for place in places_once])[p] for name in ("scale", "shift", "content")
     )
-    cells = in_order(orders.stacked(scene.boxes)[o] * scale + shift, scale)
+    boxes = orders.stacked(scene.boxes)[o]
+    if any(any(place.transposed) for place in places_once):
+        transposed = torch.stack([scene.transposed(place) for place in places_once])[p]
+        boxes = torch.where(transposed[..., None], boxes[..., [1, 0, 3, 2]], boxes)
+    cells = in_order(boxes * scale + shift, scale)
     for axis in ("x", "y"):
         mirrored = torch.tensor([order.mirror == axis for order, _ in pairs])
         if bool(mirrored.any()):
@@ -260,9 +264,10 @@ def _seen(scene: Scene, place: Place) -> float:
     """What was seen happening, besides where boxes lie."""
     known, frames, value = scene.known, scene.known.frames, 0.0
     if known.detected_in is not None:
-        here = place.frame if place.name == "seen frame" else frames[0] if frames and place.code is None else None
+        entered = frames[0] if frames and place.code is None else None
+        here = place.frame if place.name in ("seen frame", "turned") else entered
         value += table.DETECTED if here == known.detected_in else 0.0
-    resized = frames and any(frame.size_hw != frames[0].size_hw for frame in frames[0].chain)
+    resized = frames and any(sorted(frame.size_hw) != sorted(frames[0].size_hw) for frame in frames[0].chain)
     if resized and place.code is None and bool((scene.boxes == scene.boxes.round()).all()):
         value -= table.WHOLE_NUMBERS
     return value

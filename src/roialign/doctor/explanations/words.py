@@ -16,9 +16,15 @@ PASS_THE_IMAGE = (
     "Pass image_size=(H, W), the size of the tensor that entered the backbone, to roialign.diagnose to decide."
 )
 _PRODUCT = "The stride is the product of the strides of the layers before this call."
+_MAKE_UPRIGHT = (
+    "Annotation tools and viewers show the upright picture: make it first of all, PIL.ImageOps.exif_transpose(image), "
+    "and keep boxes of that one."
+)
 _HOW_TO_LOOK = {
     "another size": "Multiply the boxes by new size / old size, of the image that they belong to.",
     "window": "Subtract the corner of the window from the boxes.",
+    "turned": _MAKE_UPRIGHT,
+    "turn left out": _MAKE_UPRIGHT,
     "mosaic": "A tile's boxes move with its pixels: by its width in x a column, by its height in y a row.",
     "clipped by the wrong side": "What was cut off is lost: clip x to the width and y to the height where it was done.",
     "no frame": "Look at where these boxes come from: coordinates of a map or of another picture must be converted.",
@@ -174,6 +180,8 @@ def _of_the_frame(known: Evidence, place: Place) -> str:
                 f"They fit the {place.frame.name} of {old_w} columns and {old_h} rows from which the image of "
                 f"{image_w:g} x {image_h:g} was made ({chain}){left}: what was done to the image was not done to them."
             )
+        case "turned" | "turn left out" if place.frame is not None:
+            return _of_the_turn(place, chain)
         case "one resize of two":
             return (
                 f"The image was resized more than once ({chain}), and only one of the ratios reached the boxes: both "
@@ -225,6 +233,19 @@ def _of_the_frame(known: Evidence, place: Place) -> str:
             side = min(image_h, image_w)
             return f"Several end at exactly {side:g}, the shorter side of the image, along the longer one."
     return ""
+
+
+def _of_the_turn(place: Place, chain: str) -> str:
+    """What was seen of a picture whose file says that it is to be turned."""
+    upright = place.frame is None or place.frame.parent is None
+    old_h, old_w = (0, 0) if place.frame is None else place.frame.size_hw
+    size = f", {old_w} columns and {old_h} rows" if place.name == "turned" else ", with all done to them but the turn"
+    if upright:
+        return (
+            f"They fit the upright picture{size}; its file says by EXIF how to turn it, and the network got it as it "
+            f"is stored ({chain})."
+        )
+    return f"They fit the picture as its file stores it{size}; the network got it upright, as EXIF says ({chain})."
 
 
 def _of_the_order(known: Evidence, explanation: Explanation) -> str:

@@ -1,4 +1,4 @@
-"""PIL's methods that resize, crop and flip images."""
+"""PIL's function that opens files, and its methods that resize, crop, turn and copy images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from roialign.doctor.seen.imports import at_import
 
-_METHODS = ("resize", "crop", "transpose", "transform")
+_METHODS = ("resize", "crop", "transpose", "transform", "convert", "copy")
 
 Show = Callable[[str, Any, Any, tuple[Any, ...], dict[str, Any]], None]
 
@@ -21,19 +21,20 @@ def watched(show: Show) -> Iterator[None]:
     replaced: list[tuple[Any, str, Any, Any]] = []
 
     def watch(module: ModuleType) -> None:
-        for name in _METHODS:
-            original = module.Image.__dict__[name]
-            stand_in = _watched_method(name, original, show)
-            replaced.append((module.Image, name, original, stand_in))
-            setattr(module.Image, name, stand_in)
+        watched = [(module.Image, name, _watched_method) for name in _METHODS]
+        for owner, name, stand_in_for in [*watched, (module, "open", _watched_open)]:
+            original = owner.__dict__[name]
+            stand_in = stand_in_for(name, original, show)
+            replaced.append((owner, name, original, stand_in))
+            setattr(owner, name, stand_in)
 
     try:
         with at_import("PIL.Image", watch):
             yield
     finally:
-        for kind, name, original, stand_in in replaced:
-            if kind.__dict__.get(name) is stand_in:  # unless somebody else put something there meanwhile
-                setattr(kind, name, original)
+        for owner, name, original, stand_in in replaced:
+            if owner.__dict__.get(name) is stand_in:  # unless somebody else put something there meanwhile
+                setattr(owner, name, original)
 
 
 def _watched_method(name: str, original: Any, show: Show) -> Any:
@@ -44,3 +45,13 @@ def _watched_method(name: str, original: Any, show: Show) -> Any:
         return output
 
     return watched_method
+
+
+def _watched_open(name: str, original: Any, show: Show) -> Any:
+    @functools.wraps(original)
+    def watched_open(*args: Any, **kwargs: Any) -> Any:
+        output = original(*args, **kwargs)
+        show(name, output, None, (), {})
+        return output
+
+    return watched_open

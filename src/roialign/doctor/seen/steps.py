@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from roialign.doctor.surroundings import Mosaic
+from roialign.doctor.surroundings import Mosaic, stored_turned
 from roialign.geometry import Frame
 
-_FLIPS_OF_PIL = {0: (False, True), 1: (True, False), 3: (True, True)}  # FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM, ROTATE_180
+_ORIENTATIONS = (2, 4, 8, 3, 6, 5, 7)  # EXIF's that PIL.Image.Transpose undoes: FLIP_LEFT_RIGHT = 0, and so on
+_EXIF_ORIENTATION = 0x0112
 _AVG_POOL = ("kernel_size", "stride", "padding", "ceil_mode")
 
 
@@ -74,6 +75,19 @@ def _dim(output: Tensor, options: tuple[Any, ...], kwargs: dict[str, Any]) -> in
     return dim % output.dim() - output.dim()
 
 
+def opened(image: Any) -> Known | None:
+    """What is known of an image that PIL opened; None where its file does not say that it is to be turned."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return None  # it would be read to its end to find out
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    if orientation not in range(2, 9):
+        return None
+    if image.format != "TIFF":
+        return Known(stored_turned((image.height, image.width), orientation))
+    size_hw = (image.width, image.height) if orientation >= 5 else (image.height, image.width)
+    return Known(stored_turned(size_hw, orientation).exif_transpose(orientation))  # by PIL, when it reads the pixels
+
+
 def after_pil(
     deed: str, size_hw: tuple[int, int], known: Known, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Known:
@@ -81,6 +95,8 @@ def after_pil(
     frame = known.frame
     if frame is None:
         return UNKNOWN
+    if deed in ("convert", "copy"):
+        return known
     if deed == "crop":
         left, top = (round(edge) for edge in (args[0] if args else kwargs["box"])[:2])
         return Known(frame.crop(top, left, *size_hw))
@@ -91,8 +107,7 @@ def after_pil(
         shift_yx = (-Fraction(top) * scale_yx[0], -Fraction(left) * scale_yx[1])
         return Known(frame.affine(size_hw, scale_yx, shift_yx, name="resize"))
     if deed == "transpose":
-        flips = _FLIPS_OF_PIL.get(int(args[0] if args else kwargs["method"]))
-        return UNKNOWN if flips is None else Known(_mirrored(frame, *flips))
+        return Known(frame.exif_transpose(_ORIENTATIONS[int(args[0] if args else kwargs["method"])]))
     return UNKNOWN
 
 
@@ -142,12 +157,8 @@ def _flipped(known: Known, dims: int, options: tuple[Any, ...], kwargs: dict[str
     flipped = {dim % dims - dims for dim in (given if isinstance(given, (list, tuple)) else [given])}
     if known.frame is None or -4 in flipped:
         return UNKNOWN
-    return Known(_mirrored(known.frame, -2 in flipped, -1 in flipped))
-
-
-def _mirrored(frame: Frame, vertically: bool, horizontally: bool) -> Frame:
-    frame = frame.flip_vertical() if vertically else frame
-    return frame.flip_horizontal() if horizontally else frame
+    frame = known.frame.flip_vertical() if -2 in flipped else known.frame
+    return Known(frame.flip_horizontal() if -1 in flipped else frame)
 
 
 def _joined(output: Tensor, inputs: Sequence[Tensor], known: Sequence[Sequence[Known]], dim: int) -> list[Known] | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from roialign.doctor.seen import steps
 from roialign.doctor.seen.steps import UNKNOWN, Known
 from roialign.doctor.seen.tensors import Memory, Place, is_plain, memory_key, places
-from roialign.doctor.surroundings import Mosaic
+from roialign.doctor.surroundings import Mosaic, Turned
 from roialign.geometry import Frame
 
 _MOST_KNOWN = 512  # pictures in memory
@@ -35,6 +35,9 @@ class _Recent(NamedTuple):
 
     def counts(self) -> bool:
         return not (self.is_used and self.is_gone())
+
+    def is_of_a_turned_file(self) -> bool:
+        return any(one.frame is not None and Turned.of(one.frame) is not None for one in self.known)
 
     def is_like(self, images: Tensor) -> bool:
         return self.channels == images.shape[-3] and self.size_hw == tuple(images.shape[-2:])
@@ -93,14 +96,18 @@ class Trails:
             return
 
     def follow_pil(self, deed: str, output: Any, image: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Look at an image that a method of PIL made of another."""
+        """Look at an image that a method of PIL made of another, or that PIL opened."""
         if self._is_off() or output is None or output is image:
             return
         try:
             size_hw, reference = (output.height, output.width), weakref.ref(output)
             with self._lock:
-                known = self._of_pil(image)
-                made = steps.after_pil(deed, size_hw, known, args, kwargs)
+                if self._is_known(output) or (deed in ("convert", "copy") and not self._is_known(image)):
+                    return  # a method that made it is part of this one; or a copy of an image as it was opened
+                known = UNKNOWN if deed == "open" else self._of_pil(image)
+                made = self._opened(output) if deed == "open" else steps.after_pil(deed, size_hw, known, args, kwargs)
+                if made is None:
+                    return
                 self._pil[id(output)] = reference, made
                 while len(self._pil) > _MOST_RECENT:
                     self._pil.popitem(last=False)
@@ -126,6 +133,22 @@ class Trails:
         frames = tuple(one.frame if one is not None else None for one in known)
         mosaics = {one.mosaic if one is not None else None for one in known}
         return frames if any(frames) else (), mosaics.pop() if len(mosaics) == 1 else None
+
+    def _opened(self, image: Any) -> Known | None:
+        """What is known of an image that was opened; None where it is an upright one like no other.
+
+        Cameras make images of one size: those of turned files that exist no more are not known by it any longer.
+        """
+        sides = {image.height, image.width}
+        alike = [one for one in self._thread.recent if set(one.size_hw) == sides and one.is_of_a_turned_file()]
+        gone = [one for one in alike if one.is_gone()]
+        self._thread.recent = [one for one in self._thread.recent if one not in gone]
+        known = steps.opened(image)
+        return Known(_photograph((image.height, image.width))) if known is None and len(alike) > len(gone) else known
+
+    def _is_known(self, image: Any) -> bool:
+        kept = self._pil.get(id(image))
+        return kept is not None and kept[0]() is image
 
     def _of_pil(self, image: Any) -> Known:
         reference, known = self._pil.get(id(image), (None, UNKNOWN))
