@@ -300,6 +300,13 @@ def test_nothing_but_frames_devices_and_types_is_a_target(target):
         Boxes([[0, 0, 1, 1]], PHOTO).to(target)
 
 
+@pytest.mark.parametrize("order", ["x", "XYXY", None, ["xyxy"]], ids=repr)
+def test_orders_that_there_are_not(order):
+    for call in (Boxes([[0, 0, 1, 1]], PHOTO).to_normalized, lambda o: Boxes.from_normalized([[0, 0, 1, 1]], PHOTO, o)):
+        with pytest.raises(BoxesShapeError, match=r"^RA210: expected order, one of xyxy, xywh, cxcywh, yxyx; got"):
+            call(order)
+
+
 @pytest.mark.parametrize("parts", [None, "x", 3, [1], [None], PHOTO], ids=repr)
 def test_only_boxes_are_put_together(parts):
     with pytest.raises(BoxesShapeError, match=r"^RA210: expected a list of Boxes; got "):

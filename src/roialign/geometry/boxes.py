@@ -224,8 +224,7 @@ class Boxes:
             >>> Boxes.from_normalized([[0.5, 0.5, 0.5, 0.5]], Frame.image((480, 640)), "cxcywh").boxes_xyxy
             tensor([[160., 120., 480., 360.]])
         """
-        if not isinstance(order, str) or order not in formats.ORDERS:
-            raise BoxesShapeError(f"RA210: expected order, one of {', '.join(formats.ORDERS)}; got {shown(order)}.")
+        _check_order(order)
         _check_frame(frame)
         rows = checks.as_rows(values, order)
         checks.check_fractions(rows, frame)
@@ -276,6 +275,7 @@ class Boxes:
 
     def to_normalized(self, order: Order = "xyxy") -> Tensor:
         """[N, 4] in `order` as fractions of the frame's width and height."""
+        _check_order(order)
         return formats.from_xyxy(self.to(self._frame.normalize()).boxes_xyxy, order)
 
     to_normalised = to_normalized
@@ -309,6 +309,11 @@ def _read(values: Any, frame: Frame, order: Order) -> Tensor:
     rows = checks.as_rows(values, order)
     checks.check_values(rows, order, frame)
     return rows
+
+
+def _check_order(order: Any) -> None:
+    if not isinstance(order, str) or order not in formats.ORDERS:
+        raise BoxesShapeError(f"RA210: expected order, one of {', '.join(formats.ORDERS)}; got {shown(order)}.")
 
 
 def _check_frame(frame: Any) -> None:
