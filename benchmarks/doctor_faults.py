@@ -81,7 +81,7 @@ def _as_cxcywh(intake: Intake, rng: random.Random) -> Tensor:
     return torch.cat([intake.xyxy[:, :2] + sides / 2, sides], 1)
 
 
-def _normalised(intake: Intake, rng: random.Random) -> Intake:
+def _normalized(intake: Intake, rng: random.Random) -> Intake:
     return replace(intake, boxes=[intake.xyxy / _whwh(intake)])
 
 
@@ -246,8 +246,8 @@ def _cached(intake: Intake, rng: random.Random) -> Intake:
 FAULTS: tuple[Fault, ...] = (
     Fault("pixels, scale 1", "RA101", _MAPS, _scale(lambda intake, rng: 1.0)),
     Fault("scaled twice", "RA102", _MAPS, _boxes(lambda intake, rng: intake.xyxy * intake.spatial_scale)),
-    Fault("fractions of the image", "RA103", _ALL, _normalised),
-    Fault("fractions, scale 1", "RA103", _MAPS, lambda i, rng: replace(_normalised(i, rng), spatial_scale=1.0)),
+    Fault("fractions of the image", "RA103", _ALL, _normalized),
+    Fault("fractions, scale 1", "RA103", _MAPS, lambda i, rng: replace(_normalized(i, rng), spatial_scale=1.0)),
     Fault("stride for its inverse", "RA104", _MAPS, _scale(lambda intake, rng: intake.stride)),
     Fault("scale zero or not finite", "RA105", (_MAP,), _scale(_zero_scale)),
     Fault("stride 2 or 4 times wrong", "RA106", _MAPS, _scale(_other_stride)),

@@ -20,7 +20,7 @@ def matches(line: str, words: str) -> bool:
 @pytest.mark.parametrize(
     ("page", "blocks", "needs"),
     [
-        ("frames.md", 7, ("transformers",)),
+        ("frames.md", 8, ("transformers",)),
         ("regions.md", 5, ()),
         ("grids.md", 1, ("timm",)),
         ("operators.md", 11, ()),

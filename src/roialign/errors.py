@@ -1,5 +1,9 @@
 """The errors and the warning that roialign raises; each message starts with its RA code."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class RoIError(ValueError):
     """A call of an RoI operator that cannot be right: what was wanted, what came, the usual fix.
@@ -44,11 +48,26 @@ class TraceError(RoIError):
 
 
 class ScaleError(RoIError):
-    """A spatial_scale that is zero, negative or not finite."""
+    """A spatial_scale, or a grid's stride, that is zero, negative or not finite."""
 
 
 class LevelError(RoIError):
     """A box of a level that the pyramid does not have, or maps that do not make up a pyramid."""
+
+
+class MapNameError(LevelError, KeyError):
+    """A map that a trace does not have.
+
+    Also a KeyError, because a trace is a mapping.
+    """
+
+    @classmethod
+    def of(cls, name: object, known: Iterable[str]) -> MapNameError:
+        """The error for `name`, where there are only the `known` ones."""
+        return cls(f"RA401: expected the name of a map, one of {', '.join(known)}; no map is called {name!r}.")
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class OutputSizeError(RoIError):

@@ -1,7 +1,7 @@
 """What a cell of a backbone's output sees, by brute force: pixels are spoilt and the real module is run.
 
 A pixel (all its channels) becomes NaN; the cells of an output that become NaN depend on it. NaN passes through
-convolution, linear layers, normalisation, activations, pooling, attention and addition, and no further than it should
+convolution, linear layers, normalization, activations, pooling, attention and addition, and no further than it should
 (test_against_brute_force.py holds that for the operators that could do otherwise). It over-reports where a tap's
 weight is exactly zero, for 0 * NaN is NaN: bilinear interpolation reads such a tap at the border and where it lands on
 a cell's centre. `probe="difference"` serves there: the pixel is moved far up and far down, in float64, and cells that

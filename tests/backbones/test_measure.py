@@ -71,7 +71,7 @@ BY_HAND = {
     "max pooling": (nn.MaxPool2d(3, 2, 1), 2, 0.5, 3),
     "dilated max pooling": (nn.MaxPool2d(3, 2, dilation=2), 2, 2.5, 5),
     "pooling, ceil_mode": (nn.Sequential(nn.MaxPool2d(3, 2, ceil_mode=True), nn.AvgPool2d(2)), 4, 2.5, 5),
-    "normalisation and activations": (
+    "normalization and activations": (
         nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Hardswish(inplace=True), nn.GELU(), nn.Dropout()),
         2,
         0.5,

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from roialign import FeatureGrid
 from roialign.backbones import trace
-from roialign.errors import FeatureMapError, TraceError
+from roialign.errors import FeatureMapError, MapNameError, TraceError
 
 
 class Pyramid(nn.Module):
@@ -157,8 +157,10 @@ def test_the_choice_of_offset():
     assert traced.with_offset("convention")["last"].offset_yx == (2, 2)
     with pytest.raises(FeatureMapError, match=r"RA111: expected a grid with a calibrated offset; .*roialign.calibrate"):
         traced.with_offset("calibrated")
-    with pytest.raises(ValueError, match="convention, structural, calibrated; got 'centre'"):
-        FeatureGrid((2, 2), (4.0, 4.0)).with_offset("centre")
+    for kind in ("centre", "x", None, float("nan"), ["convention"]):
+        for known in (traced, traced["last"]):
+            with pytest.raises(FeatureMapError, match=r"^RA111: .*convention.*structural.*calibrated.*; got "):
+                known.with_offset(kind)
     with pytest.raises(FeatureMapError, match=r"RA111: .*roialign.trace"):
         FeatureGrid((2, 2), (4.0, 4.0)).with_offset("structural")
 
@@ -262,7 +264,7 @@ def test_messages(call, message):
 
 
 def test_no_such_map():
-    with pytest.raises(KeyError, match=r"no map is called 'c5'; there are maps.0, maps.1, last"):
+    with pytest.raises(MapNameError, match=r"^RA401: .*one of maps.0, maps.1, last; no map is called 'c5'\.$"):
         trace(Pyramid(), (32, 32), measured=False)["c5"]
 
 

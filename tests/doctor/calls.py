@@ -62,8 +62,8 @@ Fault = Callable[[Scene], tuple[Tensor, float]]
 FAULTS: dict[str, tuple[str, Fault]] = {
     "pixels unscaled": ("RA101", lambda scene: (scene.boxes_xyxy, 1.0)),
     "scaled twice": ("RA102", lambda scene: (scene.boxes_xyxy / scene.stride, scene.scale)),
-    "normalised": ("RA103", lambda scene: (scene.boxes_xyxy / scene.size_whwh, scene.scale)),
-    "normalised, unscaled": ("RA103", lambda scene: (scene.boxes_xyxy / scene.size_whwh, 1.0)),
+    "normalized": ("RA103", lambda scene: (scene.boxes_xyxy / scene.size_whwh, scene.scale)),
+    "normalized, unscaled": ("RA103", lambda scene: (scene.boxes_xyxy / scene.size_whwh, 1.0)),
     "stride for inverse": ("RA104", lambda scene: (scene.boxes_xyxy, float(scene.stride))),
     "stride halved": ("RA106", lambda scene: (scene.boxes_xyxy, 2 * scene.scale)),
     "stride doubled": ("RA106", lambda scene: (scene.boxes_xyxy, scene.scale / 2)),

@@ -247,10 +247,15 @@ def test_a_thin_box_at_the_far_edge_is_no_fault() -> None:
 
 def test_evidence_that_does_not_belong_raises() -> None:
     features, boxes = torch.rand(1, 3, 8, 8), [torch.tensor([[1.0, 1.0, 5.0, 5.0]])]
-    with pytest.raises(ValueError, match=r"expected the grid of a map of \(8, 8\); got one of \(9, 9\)"):
+    with pytest.raises(roialign.RoIError, match=r"^RA306: expected the grid of a map of \(8, 8\); got one of \(9, 9\)"):
         roialign.diagnose(features, boxes, 7, grid=roialign.FeatureGrid((9, 9), (16.0, 16.0)))
-    with pytest.raises(ValueError, match=r"expected image_size as \(height, width\)"):
-        roialign.diagnose(features, boxes, 7, image_size=(0, 10))
+    for grid in ("x", 3, (16.0, 16.0), True):
+        with pytest.raises(roialign.RoIError, match=r"^RA306: expected grid, the FeatureGrid of the map, or none; got"):
+            roialign.diagnose(features, boxes, 7, grid=grid)
+    for scale in (1.0, 0.0, "x"):
+        for size in ((0, 10), 5, "x", (1, 2, 3), (float("nan"), 8), (None, 8), (float("inf"), 8)):
+            with pytest.raises(roialign.RoIError, match=r"^RA307: expected image_size as \(height, width\)"):
+                roialign.diagnose(features, boxes, 7, scale, image_size=size)
 
 
 def test_a_diagnosis_is_json() -> None:

@@ -7,6 +7,7 @@ import re
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,7 +102,9 @@ def test_arguments_of_other_libraries(tmp_path: Path) -> None:
     numpy = pytest.importorskip("numpy")
     roialign.save_call(tmp_path / "call.pt", features(), [BOXES], numpy.int64(7), numpy.float64(0.0625))
     assert load_call(tmp_path / "call.pt").diagnose().ok
-    with pytest.raises(TypeError, match="expected boxes of tensors, numbers, text, lists and tuples; got ndarray"):
+    with pytest.raises(
+        roialign.RoIError, match=r"^RA506: expected boxes of tensors, numbers, text, lists and tuples; got ndarray"
+    ):
         roialign.save_call(tmp_path / "other.pt", features(), BOXES.numpy(), 7)
     parameter = torch.nn.Parameter(features())
     roialign.save_call(tmp_path / "call.pt", parameter, [BOXES.clone().requires_grad_()], 7)
@@ -112,7 +115,7 @@ def test_arguments_of_other_libraries(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(0, 9), (1024,), 1024, ("a", "b")])
 def test_an_image_size_must_be_one(tmp_path: Path, size: object) -> None:
-    with pytest.raises(ValueError, match=r"expected image_size as \(height, width\)"):
+    with pytest.raises(roialign.RoIError, match=r"^RA307: expected image_size as \(height, width\)"):
         roialign.save_call(tmp_path / "call.pt", features(), [BOXES], 7, image_size=size)  # type: ignore[arg-type]
 
 
@@ -128,19 +131,19 @@ class Hostile:
 
 def test_files_that_are_no_saved_call_are_refused(tmp_path: Path) -> None:
     path, made = tmp_path / "call.pt", tmp_path / "made"
-    with pytest.raises(ValueError, match="there is no file"):
+    with pytest.raises(roialign.RoIError, match="there is no file"):
         load_call(path)
     contents = [Hostile(made), {"format": "roialign call 1", "arguments": Hostile(made)}]
     for content in contents:
         torch.save(content, path)
-        with pytest.raises(ValueError, match=r"is not a call that roialign\.save_call wrote: .*UnpicklingError"):
+        with pytest.raises(roialign.RoIError, match=r"is not a call that roialign\.save_call wrote: .*UnpicklingError"):
             load_call(path)
         path.write_bytes(pickle.dumps(content, protocol=2))
-        with pytest.raises(ValueError, match="is not a call"):
+        with pytest.raises(roialign.RoIError, match="is not a call"):
             load_call(path)
     assert not made.exists()
     path.write_text("nothing of the kind")
-    with pytest.raises(ValueError, match="is not a call"):
+    with pytest.raises(roialign.RoIError, match="is not a call"):
         load_call(path)
 
 
@@ -166,7 +169,7 @@ def test_a_file_that_unpacks_to_more_than_it_is_is_refused(tmp_path: Path) -> No
     path = rewritten(tmp_path / "call.pt", large, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 1_000_000
     torch.load(path, weights_only=True)  # which would have taken it
-    with pytest.raises(ValueError, match="would unpack to more than it is"):
+    with pytest.raises(roialign.RoIError, match="would unpack to more than it is"):
         load_call(path)
     assert load_call(rewritten(path, held_call())).diagnose().findings[0].code == "RA101"
 
@@ -210,7 +213,7 @@ def test_a_small_file_cannot_ask_for_large_work(tmp_path: Path, arguments: dict[
         torch.save(held_call(**arguments), path)
     finally:
         sys.setrecursionlimit(limit)
-    with pytest.raises(ValueError, match=r"is not a call that roialign\.save_call wrote"):
+    with pytest.raises(roialign.RoIError, match=r"is not a call that roialign\.save_call wrote"):
         load_call(path)
 
 
@@ -269,7 +272,7 @@ def test_files_of_another_form_are_refused(tmp_path: Path, change: dict[str, obj
     else:
         held.update(change)
     torch.save(held, tmp_path / "call.pt")
-    with pytest.raises(ValueError, match=r"is not a call that roialign\.save_call wrote"):
+    with pytest.raises(roialign.RoIError, match=r"is not a call that roialign\.save_call wrote"):
         load_call(tmp_path / "call.pt")
 
 
@@ -278,3 +281,12 @@ def test_what_a_stranger_wrote_cannot_rewrite_the_terminal(tmp_path: Path) -> No
     held = torch.load(tmp_path / "call.pt", weights_only=True)
     torch.save(held | {"about": "\x1b[2Jwell"}, tmp_path / "call.pt")
     assert load_call(tmp_path / "call.pt").about == "\\x1b[2Jwell"
+
+
+@pytest.mark.parametrize("path", [None, 3, True, b"x", ["call.pt"]], ids=repr)
+def test_only_a_path_is_a_path(path: Any) -> None:
+    boxes = [torch.tensor([[0.0, 0.0, 1.0, 1.0]])]
+    with pytest.raises(roialign.RoIError, match=r"^RA506: expected path, the name of a file, .*; got"):
+        roialign.save_call(path, torch.rand(1, 3, 8, 8), boxes, 7)
+    with pytest.raises(roialign.RoIError, match=r"^RA506: expected path, the name of a file, .*; got"):
+        load_call(path)

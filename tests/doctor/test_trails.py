@@ -38,7 +38,7 @@ def photo(height: int = 480, width: int = 640, count: int = 1) -> Tensor:
     return torch.rand(count, 3, height, width)
 
 
-def normalised(image: Tensor) -> Tensor:
+def normalized(image: Tensor) -> Tensor:
     return (image - MEAN) / 0.2
 
 
@@ -72,7 +72,7 @@ def test_what_was_done_is_a_chain_of_frames(seen: SeenImages, name: str, copied:
     made = do(photo())
     if copied and ("window" in name or "module" in name):
         return  # no function was seen, or inside a network, that a size could be known by
-    (frame,) = frames(seen, normalised(made) if copied else made)
+    (frame,) = frames(seen, normalized(made) if copied else made)
     assert frame is not None
     assert frame.root.size_hw == (480, 640)
     assert frame.size_hw == expected.size_hw
@@ -96,7 +96,7 @@ def test_each_image_of_a_batch_has_its_own(seen: SeenImages) -> None:
         found = frames(seen, batch)
         sizes = [frame.root.size_hw for frame in found if frame]
         assert sizes == [(480, 640), (300, 200), (100, 100)][-len(batch) :]
-    copies = [normalised(interpolate(one, (224, 224)))[0] for one in photos]
+    copies = [normalized(interpolate(one, (224, 224)))[0] for one in photos]
     found = frames(seen, torch.stack(copies))
     assert [frame.root.size_hw for frame in found if frame] == [(480, 640), (300, 200), (100, 100)]
 
@@ -141,9 +141,9 @@ NOT_FOLLOWED: dict[str, Callable[[], Tensor]] = {
     "nothing": photo,
     "of another size": lambda: (interpolate(photo(), (224, 224)), photo(224, 240))[1],
     "rotated": lambda: rotated(interpolate(photo(), (224, 224))),
-    "rotated and copied": lambda: normalised(rotated(interpolate(photo(), (224, 224)))),
-    "two of this size": lambda: [normalised(interpolate(photo(size), (224, 224))) for size in (300, 400)].pop(),
-    "turned by 90 degrees": lambda: normalised(torch.rot90(interpolate(photo(), (224, 224)), 1, [2, 3])),
+    "rotated and copied": lambda: normalized(rotated(interpolate(photo(), (224, 224)))),
+    "two of this size": lambda: [normalized(interpolate(photo(size), (224, 224))) for size in (300, 400)].pop(),
+    "turned by 90 degrees": lambda: normalized(torch.rot90(interpolate(photo(), (224, 224)), 1, [2, 3])),
     "of other channels": lambda: (interpolate(photo()[:, :1], (224, 224)), photo(224, 224))[1],
     "the batch reversed": lambda: torch.cat([interpolate(photo(size), (224, 224)) for size in (300, 400)]).flip(0),
     "averaged as it overlaps": lambda: nn.functional.avg_pool2d(photo(), 3, 2, 1),
@@ -162,7 +162,7 @@ def test_a_size_is_used_once(seen: SeenImages) -> None:
     """A photograph that happens to have the size to which another was resized was not resized."""
     for _ in range(2):
         resized = interpolate(photo(), (224, 224))
-        copy = normalised(resized)
+        copy = normalized(resized)
         (frame,) = frames(seen, copy)
         assert frame is not None
         assert frames(seen, copy) == (frame,), "the same once more, for another network"
@@ -171,8 +171,8 @@ def test_a_size_is_used_once(seen: SeenImages) -> None:
 
 def test_what_was_made_on_the_way_does_not_pile_up(seen: SeenImages) -> None:
     for _ in range(3):
-        copy = normalised(interpolate(photo(), (240, 320)))
-        (frame,) = frames(seen, normalised(pad(copy, (0, 0, 0, 80))))
+        copy = normalized(interpolate(photo(), (240, 320)))
+        (frame,) = frames(seen, normalized(pad(copy, (0, 0, 0, 80))))
         assert frame is not None
         assert [step.name for step in frame.chain] == ["photograph", "resize", "pad"]
 
@@ -194,14 +194,14 @@ def test_augmentation_and_both_ways_at_once(seen: SeenImages) -> None:
     def augmented(image: Tensor) -> Tensor:
         image = interpolate(image, (224, 224))
         image = image.flip(3)
-        return normalised(image)
+        return normalized(image)
 
     (frame,) = frames(seen, augmented(photo()))
     assert frame is not None
     assert [step.name for step in frame.chain] == ["photograph", "resize", "flip horizontally"]
     image = interpolate(photo(), (224, 224))
     mirrored = image.flip(3)
-    assert frames(seen, torch.cat([normalised(mirrored), normalised(image)])) in ((), (None, None))
+    assert frames(seen, torch.cat([normalized(mirrored), normalized(image)])) in ((), (None, None))
 
 
 def test_images_inside_a_network_are_not_known_by_size(seen: SeenImages) -> None:
@@ -218,9 +218,9 @@ def test_mosaics(seen: SeenImages) -> None:
     rows = [torch.cat(tiles[:2], 3), torch.cat(tiles[2:], dim=-1)]
     mosaic = torch.cat(rows, 2)
     assert around(seen, NET(mosaic)).mosaic == Mosaic((120, 160), 2, 2)
-    assert around(seen, NET(normalised(mosaic))).mosaic is None, "the size was used up"
+    assert around(seen, NET(normalized(mosaic))).mosaic is None, "the size was used up"
     mosaic = torch.cat([torch.cat(tiles[:2], 3), torch.cat(tiles[2:], 3)], 2)
-    assert around(seen, NET(normalised(mosaic))).mosaic == Mosaic((120, 160), 2, 2)
+    assert around(seen, NET(normalized(mosaic))).mosaic == Mosaic((120, 160), 2, 2)
     assert around(seen, NET(interpolate(mosaic, (480, 640)))).mosaic == Mosaic((240, 320), 2, 2)
     assert around(seen, NET(torch.cat(tiles[:3], 2))).mosaic == Mosaic((120, 160), 3, 1)
     uneven = torch.cat([photo(120, 160), photo(120, 80)], 3)
@@ -243,11 +243,11 @@ def test_torchvisions_transforms_of_tensors_and_of_pil(seen: SeenImages) -> None
         assert frame is not None
         assert frame.root.map_to(frame) == ROOT.map_to(expected)
     cropped = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
-    (frame,) = frames(seen, normalised(cropped(image))[None])
+    (frame,) = frames(seen, normalized(cropped(image))[None])
     assert frame is not None
     assert frame.root.map_to(frame) == ROOT.map_to(ROOT.resize((256, 341)).crop(16, 58, 224, 224))
     for method, orientation in ((Image.Transpose.ROTATE_270, 6), (Image.Transpose.ROTATE_90, 8)):
-        (frame,) = frames(seen, normalised(cropped(image.transpose(method)))[None])
+        (frame,) = frames(seen, normalized(cropped(image.transpose(method)))[None])
         assert frame is not None
         turned = ROOT.exif_transpose(orientation)
         assert frame.root.map_to(frame) == ROOT.map_to(turned.resize((341, 256)).crop(58, 16, 224, 224))

@@ -208,9 +208,9 @@ def test_a_grid_of_swapped_axes_is_evidence_and_another_grid_a_mistake() -> None
     last = roialign.diagnose(torch.rand(1, 16, 20, 64), boxes, 2, 1 / 16, grid=grid)
     assert [finding.code for finding in last.findings] == ["RA303"]
     for features in (torch.rand(1, 64, 20, 20), torch.rand(1, 64, 8, 10)):
-        with pytest.raises(ValueError, match=r"expected the grid of a map of"):
+        with pytest.raises(roialign.RoIError, match=r"^RA306: expected the grid of a map of"):
             roialign.diagnose(features, boxes, 2, 1 / 16, grid=grid)
-    with pytest.raises(ValueError, match=r"expected the grid of a map of"):
+    with pytest.raises(roialign.RoIError, match=r"^RA306: expected the grid of a map of"):
         roialign.diagnose(torch.rand(1, 64, 20, 16), [torch.empty(0, 4)], 2, 1 / 16, grid=grid)
 
 
@@ -227,3 +227,9 @@ def test_a_transformer_of_timm_whose_features_come_from_a_method(patch: int) -> 
             roialign.roi_align(features, 0.8 * BOXES, 2, 1 / patch)
             roialign.roi_align(features, 0.8 * BOXES, 2, 1 / (30 - patch))
     assert [[finding.code for finding in call.findings] for call in report.calls] == [[], ["RA106"]] * 2
+
+
+@pytest.mark.parametrize("model", ["x", 3, torch.relu, torch.nn.Conv2d], ids=repr)
+def test_only_a_module_is_a_model(model: Any) -> None:
+    with pytest.raises(roialign.RoIError, match=r"^RA506: expected model, an nn\.Module or none; got"):
+        roialign.watch(model)

@@ -16,7 +16,7 @@ def steps(draw, frame: Frame) -> Frame:
     height, width = frame.size_hw
     kind = draw(
         st.sampled_from(
-            ["resize", "shorter", "letterbox", "pad", "crop", "horizontal", "vertical", "normalise", "turn"]
+            ["resize", "shorter", "letterbox", "pad", "crop", "horizontal", "vertical", "normalize", "turn"]
         )
     )
     if kind == "resize":
@@ -33,7 +33,7 @@ def steps(draw, frame: Frame) -> Frame:
         return frame.exif_transpose(draw(st.integers(5, 8)))
     if kind == "vertical":
         return frame.flip_vertical()
-    return frame.normalise() if kind == "normalise" else frame.flip_horizontal()
+    return frame.normalize() if kind == "normalize" else frame.flip_horizontal()
 
 
 @st.composite

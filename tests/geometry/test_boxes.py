@@ -30,13 +30,13 @@ def test_orders_against_torchvision(order, fmt):
 
 
 @pytest.mark.parametrize("order", ["xyxy", "xywh", "cxcywh", "yxyx"])
-def test_normalised_in_every_order(order):
+def test_normalized_in_every_order(order):
     boxes = random_boxes()
-    values = Boxes(boxes, PHOTO).to_normalised(order)
+    values = Boxes(boxes, PHOTO).to_normalized(order)
     fractions = boxes / torch.tensor([640, 480, 640, 480])
     expected = fractions[:, [1, 0, 3, 2]] if order == "yxyx" else box_convert(fractions, "xyxy", order)
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-6)
-    torch.testing.assert_close(Boxes.from_normalised(values, PHOTO, order).boxes_xyxy, boxes, rtol=0, atol=1e-4)
+    torch.testing.assert_close(Boxes.from_normalized(values, PHOTO, order).boxes_xyxy, boxes, rtol=0, atol=1e-4)
 
 
 def test_y_first():
@@ -154,7 +154,7 @@ def test_cat():
 
 def test_gradients_go_through_frames():
     leaf = TENSOR.double()[:2].requires_grad_()
-    frame = PHOTO.crop(10, 20, 400, 500).resize((37, 53)).flip_horizontal().normalise()
+    frame = PHOTO.crop(10, 20, 400, 500).resize((37, 53)).flip_horizontal().normalize()
     mapped = Boxes(leaf, PHOTO).to(frame)[torch.tensor([1, 0])].boxes_xyxy
     assert torch.autograd.gradcheck(lambda rows: Boxes(rows, PHOTO).to(frame).boxes_xyxy, leaf)
     assert torch.autograd.gradcheck(lambda rows: Boxes.from_cxcywh(rows, PHOTO).clip().to_xywh(), leaf)
@@ -164,14 +164,14 @@ def test_gradients_go_through_frames():
 
 
 def test_copies_are_in_the_same_frame():
-    boxes = Boxes(TENSOR, PHOTO).to(PHOTO.normalise())
+    boxes = Boxes(TENSOR, PHOTO).to(PHOTO.normalize())
     for twin in (copy.deepcopy(boxes), pickle.loads(pickle.dumps(boxes))):
         assert twin.frame == boxes.frame
         assert torch.equal(twin.to(PHOTO).boxes_xyxy, TENSOR)
 
 
 def test_words():
-    assert repr(Boxes(TENSOR, PHOTO).to(PHOTO.normalise())) == "Boxes(3, float32, in photo 480x640 > normalise 1x1)"
+    assert repr(Boxes(TENSOR, PHOTO).to(PHOTO.normalize())) == "Boxes(3, float32, in photo 480x640 > normalize 1x1)"
 
 
 NAN, INF = float("nan"), float("inf")
@@ -241,7 +241,7 @@ REFUSED = {
         BoxesValueError,
         r"RA107: .*from 0 to 1; got \[320\.0, 240\.0, 64\.0, 48\.0\] in row 1 of 2.*These are pixels",
     ),
-    "an unknown order": (lambda: Boxes.from_normalised(TENSOR, PHOTO, "xyhw"), BoxesShapeError, r"RA210: .*'xyhw'"),
+    "an unknown order": (lambda: Boxes.from_normalized(TENSOR, PHOTO, "xyhw"), BoxesShapeError, r"RA210: .*'xyhw'"),
     "no frame": (lambda: Boxes(TENSOR, (480, 640)), FrameError, r"RA107: .*got \(480, 640\)\. .*Frame\.image"),
     "no frame for VOC": (lambda: Boxes.from_voc(TENSOR, None), FrameError, r"RA107: expected a Frame"),
 }
@@ -258,7 +258,7 @@ def test_what_is_next_to_the_refused_is_taken():
     Boxes.from_xywh(XYWH, PHOTO)
     Boxes([[5.0, 5.0, 5.0, 5.0]], PHOTO)
     Boxes([[-900.0, -900.0, 9000.0, 9000.0]], PHOTO)
-    Boxes.from_normalised([[-1.0, -0.5, 2.0, 1.5]], PHOTO)
+    Boxes.from_normalized([[-1.0, -0.5, 2.0, 1.5]], PHOTO)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3])
@@ -286,10 +286,25 @@ def test_an_array_is_of_the_frame_and_has_no_gradient():
         torch.as_tensor(boxes)
 
 
+def test_the_other_spelling_is_the_same():
+    fractions = torch.tensor([[0.25, 0.5, 0.5, 1.0]])
+    boxes = Boxes.from_normalised(fractions, PHOTO)
+    assert boxes.boxes_xyxy.tolist() == [[160, 240, 320, 480]]
+    assert torch.equal(boxes.to_normalised(), fractions)
+    assert PHOTO.normalise() == PHOTO.normalize()
+
+
 @pytest.mark.parametrize("target", [None, "x", "", float("nan"), [1], (1, 2), {}, -1, 10**30, Frame], ids=repr)
 def test_nothing_but_frames_devices_and_types_is_a_target(target):
     with pytest.raises(DtypeError, match=r"^RA505: expected a Frame, a device or a type to take boxes to; got .*cpu"):
         Boxes([[0, 0, 1, 1]], PHOTO).to(target)
+
+
+@pytest.mark.parametrize("order", ["x", "XYXY", None, ["xyxy"]], ids=repr)
+def test_orders_that_there_are_not(order):
+    for call in (Boxes([[0, 0, 1, 1]], PHOTO).to_normalized, lambda o: Boxes.from_normalized([[0, 0, 1, 1]], PHOTO, o)):
+        with pytest.raises(BoxesShapeError, match=r"^RA210: expected order, one of xyxy, xywh, cxcywh, yxyx; got"):
+            call(order)
 
 
 @pytest.mark.parametrize("parts", [None, "x", 3, [1], [None], PHOTO], ids=repr)
@@ -298,7 +313,7 @@ def test_only_boxes_are_put_together(parts):
         Boxes.cat(parts)
 
 
-@pytest.mark.parametrize("index", ["x", [None], ["a"], b"x", {}], ids=repr)
+@pytest.mark.parametrize("index", [b"x", {}, 1.5, 1j], ids=repr)
 def test_an_index_is_of_rows(index):
     with pytest.raises((BoxesShapeError, IndexError), match=r"index|indices"):
         Boxes([[0, 0, 1, 1]], PHOTO)[index]

@@ -18,6 +18,7 @@ from roialign.geometry import AxisMap, Boxes, Frame
 from . import chains
 
 PHOTO = Frame.image((480, 640), name="photo")
+NAN = float("nan")
 
 # The box (100, 50, 300, 250) of a 480 x 640 photo, step by step, worked out by hand.
 BY_HAND = {
@@ -27,7 +28,7 @@ BY_HAND = {
     "crop outside": (PHOTO.crop(top=-40, left=-90, height=700, width=900), (700, 900), (190, 90, 390, 290)),
     "flip horizontally": (PHOTO.flip_horizontal(), (480, 640), (340, 50, 540, 250)),
     "flip vertically": (PHOTO.flip_vertical(), (480, 640), (100, 230, 300, 430)),
-    "normalise": (PHOTO.normalise(), (1, 1), (100 / 640, 50 / 480, 300 / 640, 250 / 480)),
+    "normalize": (PHOTO.normalize(), (1, 1), (100 / 640, 50 / 480, 300 / 640, 250 / 480)),
     "affine": (PHOTO.affine((9, 9), (-2.0, 0.5), (7.0, -1.0)), (9, 9), (49, -493, 149, -93)),
     "letterbox": (PHOTO.letterbox((320, 320)), (320, 320), (50, 65, 150, 165)),
     "letterbox, odd": (PHOTO.letterbox((321, 320)), (321, 320), (50, 65, 150, 165)),
@@ -135,7 +136,7 @@ def test_the_whole_frame_goes_with_a_resize_and_a_flip(data):
     frame = data.draw(chains.chains(Frame.image(data.draw(chains.SIZES)), longest=3))
     height, width = frame.size_hw
     whole = Boxes([[0, 0, width, height]], frame)
-    for after in (frame.resize((37, 53)), frame.flip_horizontal(), frame.flip_vertical(), frame.normalise()):
+    for after in (frame.resize((37, 53)), frame.flip_horizontal(), frame.flip_vertical(), frame.normalize()):
         expected = [0, 0, after.size_hw[1], after.size_hw[0]]
         assert whole.to(after).boxes_xyxy.tolist() == [expected]
 
@@ -230,6 +231,34 @@ REFUSED = {
     "infinite shift": (lambda: PHOTO.affine((9, 9), (1, 1), (float("inf"), 0)), r"finite shifts; got .*\(inf, 0\)"),
     "NaN": (lambda: PHOTO.affine((9, 9), (1, float("nan")), (0, 0)), r"finite scales.*\(1, nan\)"),
     "letterbox": (lambda: PHOTO.letterbox((9, 9), "top"), r'"center", "bottom_right" or .*got \'top\''),
+    "padding of three": (lambda: PHOTO.letterbox((9, 9), (1, 2, 3)), r"bottom\) in whole pixels; got \(1, 2, 3\)"),
+    "padding of NaN": (lambda: PHOTO.letterbox((9, 9), (NAN, 0, 0, 0)), r"in whole pixels; got \(nan, 0, 0, 0\)"),
+    "a half": (lambda: Frame.image((1.5, 1)), r"got \(1\.5, 1\)"),
+    "bools": (lambda: Frame.image((True, True)), r"got \(True, True\)"),
+    "a bool of torch": (lambda: Frame.image((torch.tensor(True), 4)), r"got \(tensor\(True\), 4\)"),
+    "NaN size": (lambda: Frame.image((NAN, 4)), r"got \(nan, 4\)"),
+    "text": (lambda: Frame.image("48"), r"got '48'"),
+    "no size": (lambda: Frame.image(None), r"got None"),
+    "too large": (lambda: Frame.image((2**31, 4)), r"got \(2147483648, 4\)"),
+    "thousands of digits": (lambda: Frame.image((10**5000, 4)), r"got a tuple"),
+    "name": (lambda: Frame.image((3, 4), name=None), r"expected name, a str; got None"),
+    "id": (lambda: Frame.image((3, 4), id=7), r"expected id, a str; got 7\. Use str"),
+    "parent": (lambda: Frame((3, 4), parent="x"), r"expected a Frame; got 'x'"),
+    "rounding": (lambda: PHOTO.resize_shorter(9, rounding="x"), r"rounding, one of \"floor\".*; got 'x'"),
+    "rounding of longer": (lambda: PHOTO.resize_longer(9, rounding=None), r"rounding, one of .*; got None"),
+    "rounding of letterbox": (lambda: PHOTO.letterbox((9, 9), rounding=["floor"]), r"rounding, .*; got \['floor'\]"),
+    "half a side": (lambda: PHOTO.resize_shorter(9.5), r"expected size, the whole number of .*; got 9\.5"),
+    "no side": (lambda: PHOTO.resize_longer(0), r"expected size, .*; got 0"),
+    "NaN at most": (lambda: PHOTO.resize_shorter(9, max_size=NAN), r"expected max_size, .*; got nan"),
+    "half a pad": (lambda: PHOTO.pad(0.5, 0, 0, 0), r"left, top, right, bottom in whole pixels; got \(0\.5, 0, 0, 0\)"),
+    "NaN crop": (lambda: PHOTO.crop(NAN, 0, 1, 1), r"top, left, height, width in whole pixels; got \(nan, 0, 1, 1\)"),
+    "crop of nothing": (lambda: PHOTO.crop(None, 0, 1, 1), r"in whole pixels; got \(None, 0, 1, 1\)"),
+    "one scale": (lambda: PHOTO.affine((9, 9), 2.0, (0, 0)), r"scale_yx=2\.0"),
+    "scales in text": (lambda: PHOTO.affine((9, 9), "12", (0, 0)), r"scale_yx='12'"),
+    "a scale below float64": (lambda: PHOTO.affine((9, 9), (Fraction(1, 10**400), 1), (0, 0)), r"finite scales"),
+    "a shift past float64": (lambda: PHOTO.affine((9, 9), (1, 1), (10**400, 0)), r"finite shifts"),
+    "map to nothing": (lambda: PHOTO.map_to(None), r"expected a Frame; got None"),
+    "connected to nothing": (lambda: PHOTO.is_connected("x"), r"expected a Frame; got 'x'"),
 }
 
 
@@ -237,6 +266,44 @@ REFUSED = {
 def test_refused(call, words):
     with pytest.raises(FrameError, match=f"^RA107: .*{words}"):
         call()
+
+
+RECORD = PHOTO.resize((9, 9)).exif_transpose(6).to_dict()
+TORN = {
+    "no dict": (None, r"got None for a frame"),
+    "nothing": ({}, r"got a frame without 'size_hw'"),
+    "id": ({**RECORD, "id": 3}, r"got a frame whose id is 3"),
+    "size": ({**RECORD, "size_hw": [480.5, 640]}, r"\(height, width\) .*got \[480\.5, 640\]"),
+    "no steps": ({key: RECORD[key] for key in ("id", "name", "size_hw")}, r"got a frame without 'steps'"),
+    "steps": ({**RECORD, "steps": None}, r"got a frame whose steps is None"),
+    "a step": ({**RECORD, "steps": ["x"]}, r"got 'x' for a step"),
+}
+STEP = {
+    "through zero": ({"scale_yx": ["1/0", "1"]}, r"finite scales .*scale_yx=\['1/0', Fraction\(1, 1\)\]"),
+    "zero": ({"scale_yx": ["0", "1"]}, r"finite scales other than zero"),
+    "huge power": ({"shift_yx": ["1e99999999", "0"]}, r"finite shifts.*'1e99999999'"),
+    "NaN in text": ({"shift_yx": ["nan", "0"]}, r"finite shifts.*'nan'"),
+    "NaN": ({"shift_yx": [NAN, "0"]}, r"finite shifts.*nan"),
+    "one": ({"shift_yx": ["0"]}, r"finite shifts"),
+    "none": ({"shift_yx": None}, r"a step whose shift_yx is None"),
+    "past float64": ({"scale_yx": ["9" * 400, "1"]}, r"finite scales"),
+    "turned": ({"transposed": "yes"}, r"a step whose transposed is 'yes'"),
+    "step's size": ({"size_hw": None}, r"after exif orientation 6; got None"),
+    "step's name": ({"name": None}, r"a step whose name is None"),
+}
+TORN |= {key: ({**RECORD, "steps": [{**RECORD["steps"][1], **torn}]}, words) for key, (torn, words) in STEP.items()}
+
+
+@pytest.mark.parametrize(("record", "words"), TORN.values(), ids=TORN)
+def test_torn_records_are_refused(record, words):
+    with pytest.raises(FrameError, match=f"^RA107: .*{words}"):
+        Frame.from_dict(record)
+
+
+def test_records_of_numbers_and_of_before_there_were_turns_are_read():
+    step = {"name": "affine", "size_hw": [9, 9], "scale_yx": [0.5, 2], "shift_yx": ["-1/3", "0"]}
+    frame = Frame.from_dict({"id": "a", "name": "b", "size_hw": [3, 4], "steps": [step]})
+    assert frame == Frame.image((3, 4), id="a").affine((9, 9), (0.5, 2.0), (Fraction(-1, 3), 0))
 
 
 def test_frames_cannot_be_changed():

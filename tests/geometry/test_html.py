@@ -18,7 +18,7 @@ def rows_of(shown):
 
 def test_a_frame_shows_its_steps_and_what_they_do_to_coordinates():
     photo = Frame.image((480, 640), name="photo")
-    frame = photo.resize((240, 320)).pad(8, 0, 0, 80).crop(40, 0, 200, 300).flip_horizontal().normalise()
+    frame = photo.resize((240, 320)).pad(8, 0, 0, 80).crop(40, 0, 200, 300).flip_horizontal().normalize()
     assert rows_of(frame._repr_html_()) == [
         ["step", "height x width", "x becomes", "y becomes"],
         ["photo", "480 x 640", "", ""],
@@ -26,7 +26,7 @@ def test_a_frame_shows_its_steps_and_what_they_do_to_coordinates():
         ["pad", "320 x 328", "x + 8", "y"],
         ["crop", "200 x 300", "x", "y - 40"],
         ["flip horizontally", "200 x 300", "300 - x", "y"],
-        ["normalise", "1 x 1", "0.00333333 x", "0.005 y"],
+        ["normalize", "1 x 1", "0.00333333 x", "0.005 y"],
     ]
     turned = photo.affine((10, 10), (-2, -1), (0, -3))
     assert rows_of(turned._repr_html_())[2] == ["affine", "10 x 10", "-3 - x", "-2 y"]
@@ -90,10 +90,10 @@ def test_only_so_many_steps_are_shown_and_the_last_is_among_them():
     frame = Frame.image((480, 640), name=HOSTILE * 1000)
     for _ in range(100):
         frame = frame.pad(0, 1, 0, 0)
-    shown = frame.normalise()._repr_html_()
+    shown = frame.normalize()._repr_html_()
     rows = rows_of(shown)
     assert len(rows) == html.MOST_ROWS + 1
-    assert rows[-1][0] == "normalise"
+    assert rows[-1][0] == "normalize"
     assert "and 82 more" in shown
     assert len(shown) < 50_000
 

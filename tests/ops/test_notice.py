@@ -159,9 +159,9 @@ def test_a_block_inside_which_the_policy_was_set_puts_the_former_back():
     assert notice.get_policy() == "warn"
 
 
-@pytest.mark.parametrize("policy", ["error", "", "WARN", None, 1])
+@pytest.mark.parametrize("policy", ["error", "", "WARN", None, 1, ["warn"], float("nan")])
 def test_an_unknown_policy_is_refused_and_changes_nothing(policy):
-    with pytest.raises(ValueError, match="expected one of 'warn', 'raise', 'ignore'; got"):
+    with pytest.raises(roialign.RoIError, match=r"^RA506: expected a policy, one of 'warn', 'raise', 'ignore'; got"):
         roialign.set_policy(policy)
     assert notice.get_policy() == "warn"
 

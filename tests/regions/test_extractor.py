@@ -116,7 +116,7 @@ def test_boxes_in_any_connected_frame():
         extractor(photo, thumbnail, frames=Frame.image((96, 128), name="another"))
 
 
-def test_normalises_before_it_pads():
+def test_normalizes_before_it_pads():
     extractor = RegionExtractor(
         Pyramid(), 1, mean=[0.5, 0.4, 0.3], std=[0.2, 0.5, 0.1], fit=lambda one: one.pad(0, 0, 8, 8)
     )

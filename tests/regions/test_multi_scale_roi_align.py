@@ -68,8 +68,8 @@ def test_attributes_are_torchvisions():
     assert copy.deepcopy(ours).output_size == (7, 5)
 
 
-def normalise_by(model, batch):
-    """Give the backbone's normalisation the statistics of `batch`: untrained, its maps would be almost constant."""
+def normalize_by(model, batch):
+    """Give the backbone's normalization the statistics of `batch`: untrained, its maps would be almost constant."""
     for module in model.backbone.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
@@ -118,7 +118,7 @@ def photographs_of_the_demo():
     ],
 )
 def test_detections_of_torchvisions_detectors_do_not_change(name, poolers, images):
-    """Random weights of one seed, and normalisation by the images' own statistics, so that no two scores are alike."""
+    """Random weights of one seed, and normalization by the images' own statistics, so that no two scores are alike."""
     torch.manual_seed(0)
     model = torchvision.models.get_model(
         name, weights=None, weights_backbone=None, num_classes=5, min_size=224, max_size=320, box_score_thresh=0.0
@@ -126,7 +126,7 @@ def test_detections_of_torchvisions_detectors_do_not_change(name, poolers, image
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.05)
     batch = images()
     with torch.no_grad():
-        normalise_by(model, batch)
+        normalize_by(model, batch)
         wanted = model(batch)
         for pooler in poolers:
             old = getattr(model.roi_heads, pooler)

@@ -74,7 +74,7 @@ def calibrate(
             of which at most 64 images are read. At least 4. Floating-point tensors are taken as they are; files and
             PIL images become RGB from 0 to 1, upright as their EXIF orientation says.
         image_size: each image is resized to it, whatever its shape; the first image's if left out.
-        transform: applied to each image [C, H, W] after that: the normalisation that the backbone was trained with.
+        transform: applied to each image [C, H, W] after that: the normalization that the backbone was trained with.
         boxes_per_image: boxes that are drawn in each image, for each map.
         seed: of the boxes, and of the resampling that gives the intervals.
 

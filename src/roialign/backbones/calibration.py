@@ -14,6 +14,7 @@ from torch import Tensor
 from roialign.backbones.agreement_plot import draw
 from roialign.backbones.axis_calibration import AxisCalibration, Verdict
 from roialign.backbones.mirror import Sweep
+from roialign.errors import MapNameError
 from roialign.geometry import FeatureGrid
 
 WIDEST_INTERVAL = 0.25  # in strides
@@ -49,7 +50,10 @@ class Calibration(Mapping[str, LevelCalibration]):
     notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> LevelCalibration:
-        return self.levels[name]
+        try:
+            return self.levels[name]
+        except (KeyError, TypeError):
+            raise MapNameError.of(name, self.levels) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.levels)

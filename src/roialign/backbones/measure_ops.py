@@ -3,7 +3,7 @@
 One rule for each kind of torch function, used on tensors that depend on the image only:
 
 - convolutions and linear layers have the uniform weights 1 / fan_in, so they are computed on channel means;
-- normalisation, activations and every other elementwise function of one tensor pass it on; maxima become means;
+- normalization, activations and every other elementwise function of one tensor pass it on; maxima become means;
 - sums, products and the like of two operands of the image are their mean: each branch has the same weight;
 - a factor or term that is not of the image (parameters, positions, masks) is left out;
 - a gate, that is an operand spread over the other's positions (squeeze and excitation, global context), is left out;

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from roialign.backbones.layers import LayerStep
 from roialign.backbones.layout import Layout
+from roialign.errors import MapNameError
 from roialign.geometry import html
-from roialign.geometry.grid import FeatureGrid, OffsetKind
+from roialign.geometry.grid import FeatureGrid, OffsetKind, check_offset_kind
 
 Method = dict[str, tuple[float, float]] | str
 _WIDTH = 80
@@ -67,8 +68,8 @@ class BackboneTrace(Mapping[str, FeatureGrid]):
     def __getitem__(self, name: str) -> FeatureGrid:
         try:
             return self.grids[name]
-        except KeyError:
-            raise KeyError(f"no map is called {name!r}; there are {', '.join(self.grids)}") from None
+        except (KeyError, TypeError):
+            raise MapNameError.of(name, self.grids) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.grids)
@@ -77,7 +78,12 @@ class BackboneTrace(Mapping[str, FeatureGrid]):
         return len(self.grids)
 
     def with_offset(self, kind: OffsetKind) -> BackboneTrace:
-        """The same trace, its grids using another offset: "convention", "structural" or "calibrated"."""
+        """The same trace, its grids using another offset: "convention", "structural" or "calibrated".
+
+        Raises:
+            FeatureMapError: RA111, for another kind, and if a grid has no such offset.
+        """
+        check_offset_kind(kind)
         return replace(self, grids={name: grid.with_offset(kind) for name, grid in self.items()}, offset=kind)
 
     def as_maps(self, outputs: Any) -> dict[str, Tensor]:

@@ -135,8 +135,8 @@ def trace(
         Path | None, typer.Option(metavar="DIR", help="Also measure the offsets, on the images of this folder.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="With --calibrate: draw agreement against offset, SVG.")] = None,
-    mean: Annotated[str, typer.Option(help="With --calibrate: of the normalisation.")] = "0.485,0.456,0.406",
-    std: Annotated[str, typer.Option(help="With --calibrate: of the normalisation.")] = "0.229,0.224,0.225",
+    mean: Annotated[str, typer.Option(help="With --calibrate: of the normalization.")] = "0.485,0.456,0.406",
+    std: Annotated[str, typer.Option(help="With --calibrate: of the normalization.")] = "0.229,0.224,0.225",
 ) -> None:
     """Print where the cells of each of MODEL's feature maps lie in the image.
 

@@ -67,7 +67,7 @@ def run(model: str, size: str, offset: str, as_json: bool, layers: bool, images:
 
 
 class _NotNumbersError(ValueError):
-    """A normalisation that is not one number for each channel."""
+    """A normalization that is not one number for each channel."""
 
 
 def _calibrated(backbone: nn.Module, image_hw: tuple[int, int], images: Images) -> BackboneTrace:

@@ -15,10 +15,11 @@ from roialign.doctor.evidence import Caller, Evidence
 from roialign.doctor.facts import FeatureFacts
 from roialign.doctor.findings import Diagnosis, Finding
 from roialign.doctor.surroundings import Surroundings
-from roialign.geometry import FeatureGrid
+from roialign.geometry import FeatureGrid, values
 from roialign.ops.calls import RoICall
 from roialign.ops.notice import any_low
 from roialign.ops.roi_align import as_call
+from roialign.ops.validate import describe
 
 _DECIDED_BY_THE_RUN = ("RA106", "RA110")
 """What the pooler's own check says better, from all boxes and the image sizes, or does not say on purpose."""
@@ -56,7 +57,8 @@ def diagnose(
         A `Diagnosis`; its `findings` are empty where nothing is wrong.
 
     Raises:
-        ValueError: if `image_size` or `grid` do not belong to such a map, in whatever order its axes are read.
+        FeatureMapError: RA307, if `image_size` is no (height, width); RA306, if `grid` does not belong to such a map,
+            in whatever order its axes are read.
 
     Example:
         >>> import torch, roialign
@@ -68,17 +70,34 @@ def diagnose(
         >>> roialign.diagnose(features, boxes, output_size=7, spatial_scale=1 / 16).ok
         True
     """
+    if not (grid is None or isinstance(grid, FeatureGrid)):
+        raise errors.FeatureMapError(
+            f"RA306: expected grid, the FeatureGrid of the map, or none; got {describe(grid)}. roialign.trace finds it."
+        )
+    check_image_size(image_size)
     try:
         call = as_call(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     except errors.ScaleError as error:
         return _with_a_scale(error, (input, boxes, output_size, 1.0, sampling_ratio, aligned), image_size)
     except errors.RoIError as error:
         return Diagnosis((_of_error(error),), None)
-    if grid is not None and tuple(grid.size_hw) != call.map_size_hw and not _is_misread(call, grid):
-        raise ValueError(f"expected the grid of a map of {call.map_size_hw}; got one of {tuple(grid.size_hw)}")
-    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
-        raise ValueError(f"expected image_size as (height, width), both at least 1; got {image_size!r}")
+    if grid is not None and grid.size_hw != call.map_size_hw and not _is_misread(call, grid):
+        height, width = call.map_size_hw
+        raise errors.FeatureMapError(
+            f"RA306: expected the grid of a map of {(height, width)}; got one of {grid.size_hw}. roialign.trace gives "
+            "each map its grid."
+        )
     return examine(call, image_size, grid)
+
+
+def check_image_size(image_size: Any) -> None:
+    """Raise RA307 unless this is (height, width), or None where it is not known."""
+    pair = values.real_pair(image_size)
+    if image_size is not None and (pair is None or min(pair) < 1):
+        raise errors.FeatureMapError(
+            f"RA307: expected image_size as (height, width), both at least 1; got {values.shown(image_size)}. Of a "
+            "tensor: image.shape[-2:]."
+        )
 
 
 def examine(

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from roialign.doctor.diagnose import diagnose
 from roialign.doctor.findings import Diagnosis
+from roialign.errors import FeatureMapError, OptionError
+from roialign.geometry.values import shown
 from roialign.ops import notebook, notice
 from roialign.ops.validate import describe, is_dense, is_flag
 from roialign.version import __version__
@@ -55,8 +57,9 @@ def save_call(
             shape and type. What depends on the values, RA301 and RA302, is then not examined.
 
     Raises:
-        TypeError: if an argument is made of anything but tensors, numbers, text, lists and tuples.
-        ValueError: if `image_size` is no (height, width).
+        OptionError: RA506, if `path` is no path, or an argument is made of anything but tensors, numbers, text, lists
+            and tuples.
+        FeatureMapError: RA307, if `image_size` is no (height, width).
 
     Example:
         >>> import tempfile, torch, roialign
@@ -67,8 +70,12 @@ def save_call(
         >>> roialign.diagnose(**held["arguments"]).findings[0].code
         'RA101'
     """
+    _check_path(path)
     if not _is_size(image_size):
-        raise ValueError(f"expected image_size as (height, width), both at least 1; got {image_size!r}")
+        raise FeatureMapError(
+            f"RA307: expected image_size as (height, width), both at least 1; got {shown(image_size)}. Of a tensor: "
+            "image.shape[-2:]."
+        )
     given = (input, boxes, output_size, spatial_scale, sampling_ratio, bool(aligned) if is_flag(aligned) else aligned)
     left_out = not features and isinstance(input, Tensor)
     named = dict(zip(_ARGUMENTS, given, strict=True))
@@ -111,35 +118,42 @@ def load_call(path: str | os.PathLike[str]) -> SavedCall:
     """Read a file written by `save_call`; features that were left out become ones.
 
     Raises:
-        ValueError: if there is no such file, or it was not written by `save_call`. Nothing is unpacked that is
-            larger than the file.
+        OptionError: RA506, if there is no such file, or it was not written by `save_call`. Nothing is unpacked that
+            is larger than the file.
     """
     from roialign.doctor.report.words import printable
 
+    _check_path(path)
+    shown_path = os.fspath(path)
     if not os.path.isfile(path):
-        raise ValueError(f"there is no file {os.fspath(path)}")
-    refusal = f"{os.fspath(path)} is not a call that roialign.save_call wrote"
+        raise OptionError(f"RA506: expected a file that roialign.save_call wrote; there is no file {shown_path}")
+    refusal = f"RA506: {shown_path} is not a call that roialign.save_call wrote"
     if not _is_as_large_as_it_says(path):
-        raise ValueError(f"{refusal}: it is no file of torch.save, or would unpack to more than it is")
+        raise OptionError(f"{refusal}: it is no file of torch.save, or would unpack to more than it is")
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many types, for a file that is torn, foreign or hostile
-        raise ValueError(f"{refusal}: torch.load(weights_only=True) refuses it ({type(error).__name__})") from error
+        raise OptionError(f"{refusal}: torch.load(weights_only=True) refuses it ({type(error).__name__})") from error
     if not _is_ours(held):
-        raise ValueError(f"{refusal}, or another version of roialign wrote it; this one reads {_FORMAT!r}")
+        raise OptionError(f"{refusal}, or another version of roialign wrote it; this one reads {_FORMAT!r}")
     arguments = dict(held["arguments"])
     try:
         room = _room_left(arguments, os.path.getsize(path))
     except RecursionError:
         room = -1
     if room < 0:
-        raise ValueError(f"{refusal}: what it holds would take more room than the file")
+        raise OptionError(f"{refusal}: what it holds would take more room than the file")
     if isinstance(arguments["input"], dict):
         try:
             arguments["input"] = _stand_in(**arguments["input"])
         except (TypeError, AttributeError, RuntimeError, OverflowError) as error:
-            raise ValueError(f"{refusal}: its features have no usable shape and type") from error
+            raise OptionError(f"{refusal}: its features have no usable shape and type") from error
     return SavedCall(printable(held["about"]), arguments, held["image_size"], held["call_site"])
+
+
+def _check_path(path: Any) -> None:
+    if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
+        raise OptionError(f'RA506: expected path, the name of a file, such as "call.pt"; got {shown(path)}.')
 
 
 def _is_ours(held: Any) -> bool:
@@ -208,7 +222,10 @@ def _plain(name: str, value: Any) -> Any:
         return int(value)
     if isinstance(value, Real):
         return float(value)
-    raise TypeError(f"expected {name} of tensors, numbers, text, lists and tuples; got {type(value).__name__}")
+    raise OptionError(
+        f"RA506: expected {name} of tensors, numbers, text, lists and tuples; got {type(value).__name__}. Pass what "
+        "roi_align takes: torch.as_tensor(array)."
+    )
 
 
 def _described(value: Any) -> str:
@@ -223,7 +240,10 @@ def _described(value: Any) -> str:
 
 def _shape_of(features: Tensor) -> dict[str, Any]:
     if features.is_nested:
-        raise TypeError("expected features of one shape where their values are left out; got a nested tensor")
+        raise OptionError(
+            "RA506: expected features of one shape where their values are left out; got a nested tensor. Keep them: "
+            "features=True."
+        )
     return {"shape": list(features.shape), "dtype": str(features.dtype).removeprefix("torch.")}
 
 

@@ -85,7 +85,7 @@ class Boxes:
 
         Example:
             >>> photo = Frame.image((480, 640))
-            >>> Boxes([[320, 240, 640, 480]], photo).to(photo.normalise()).to(torch.float64).boxes_xyxy
+            >>> Boxes([[320, 240, 640, 480]], photo).to(photo.normalize()).to(torch.float64).boxes_xyxy
             tensor([[0.5000, 0.5000, 1.0000, 1.0000]], dtype=torch.float64)
         """
         if isinstance(target, Frame):
@@ -209,7 +209,7 @@ class Boxes:
         return cls._from(values, frame, "yxyx")
 
     @classmethod
-    def from_normalised(cls, values: Any, frame: Frame, order: Order = "xyxy") -> Boxes:
+    def from_normalized(cls, values: Any, frame: Frame, order: Order = "xyxy") -> Boxes:
         """Boxes in `frame` from fractions of its width and height: 0 to 1, or past that for what reaches outside.
 
         Args:
@@ -221,15 +221,16 @@ class Boxes:
             BoxesValueError: RA107, if they can only be pixels.
 
         Example:
-            >>> Boxes.from_normalised([[0.5, 0.5, 0.5, 0.5]], Frame.image((480, 640)), "cxcywh").boxes_xyxy
+            >>> Boxes.from_normalized([[0.5, 0.5, 0.5, 0.5]], Frame.image((480, 640)), "cxcywh").boxes_xyxy
             tensor([[160., 120., 480., 360.]])
         """
-        if not isinstance(order, str) or order not in formats.ORDERS:
-            raise BoxesShapeError(f"RA210: expected order, one of {', '.join(formats.ORDERS)}; got {shown(order)}.")
+        _check_order(order)
         _check_frame(frame)
         rows = checks.as_rows(values, order)
         checks.check_fractions(rows, frame)
-        return cls._from(rows, frame.normalise(), order).to(frame)
+        return cls._from(rows, frame.normalize(), order).to(frame)
+
+    from_normalised = from_normalized  # the other spelling of the same
 
     @classmethod
     def from_coco(cls, annotations: Any, frame: Frame) -> Boxes:
@@ -249,7 +250,7 @@ class Boxes:
     @classmethod
     def from_yolo(cls, values: Any, frame: Frame) -> Boxes:
         """Boxes from YOLO's labels without their class: x, y of the centre, width, height, as fractions of `frame`."""
-        return cls.from_normalised(values, frame, "cxcywh")
+        return cls.from_normalized(values, frame, "cxcywh")
 
     @classmethod
     def from_voc(cls, values: Any, frame: Frame) -> Boxes:
@@ -272,9 +273,12 @@ class Boxes:
         """[N, 4] of y1, x1, y2, x2."""
         return formats.from_xyxy(self.boxes_xyxy, "yxyx")
 
-    def to_normalised(self, order: Order = "xyxy") -> Tensor:
+    def to_normalized(self, order: Order = "xyxy") -> Tensor:
         """[N, 4] in `order` as fractions of the frame's width and height."""
-        return formats.from_xyxy(self.to(self._frame.normalise()).boxes_xyxy, order)
+        _check_order(order)
+        return formats.from_xyxy(self.to(self._frame.normalize()).boxes_xyxy, order)
+
+    to_normalised = to_normalized
 
     def to_coco(self) -> list[dict[str, list[float]]]:
         """COCO's annotations: a dict with "bbox", x, y, width, height, for each box."""
@@ -282,7 +286,7 @@ class Boxes:
 
     def to_yolo(self) -> Tensor:
         """[N, 4] of YOLO's x, y of the centre, width, height, as fractions of the frame."""
-        return self.to_normalised("cxcywh")
+        return self.to_normalized("cxcywh")
 
     def to_voc(self) -> Tensor:
         """[N, 4] of Pascal VOC's xmin, ymin, xmax, ymax: counted from 1, the last one included; not rounded."""
@@ -305,6 +309,11 @@ def _read(values: Any, frame: Frame, order: Order) -> Tensor:
     rows = checks.as_rows(values, order)
     checks.check_values(rows, order, frame)
     return rows
+
+
+def _check_order(order: Any) -> None:
+    if not isinstance(order, str) or order not in formats.ORDERS:
+        raise BoxesShapeError(f"RA210: expected order, one of {', '.join(formats.ORDERS)}; got {shown(order)}.")
 
 
 def _check_frame(frame: Any) -> None:

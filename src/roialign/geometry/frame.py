@@ -14,7 +14,7 @@ import torch
 from roialign.errors import FrameError
 from roialign.geometry import fitting, html, records, values
 from roialign.geometry.fitting import Rounding
-from roialign.geometry.maps import EXIF, SAME, AxisMap, ExactMap, composed, exact_map, upright
+from roialign.geometry.maps import EXIF, SAME, AxisMap, ExactMap, Line, composed, exact_map, upright
 
 _Pair = tuple[float | Fraction, float | Fraction]
 _MOST_SHOWN = 20  # steps in a message
@@ -128,8 +128,8 @@ class Frame:
         So do PIL, OpenCV and torch's bilinear, bicubic and "nearest-exact" with `align_corners=False`.
         """
         size_hw = values.frame_size(size_hw, "to resize to")
-        height, width = (Fraction(new, old) for new, old in zip(size_hw, self.size_hw, strict=True))
-        return self.affine(size_hw, (height, width), (0, 0), name="resize")
+        y, x = map(Line.ratio, size_hw, self.size_hw)
+        return self._stepped(size_hw, ExactMap(y, x), "resize")
 
     def resize_shorter(self, size: int, max_size: int | None = None, rounding: Rounding = "floor") -> Frame:
         """Resized in proportion: the shorter side to `size`, or less where the longer would pass `max_size`.
@@ -191,20 +191,22 @@ class Frame:
         """With so many pixels added on each side: `torchvision.transforms.v2.Pad`'s order. Negative ones crop."""
         left, top, right, bottom = values.pixels("left, top, right, bottom", left, top, right, bottom)
         height, width = self.size_hw
-        return self.affine((top + height + bottom, left + width + right), (1, 1), (top, left), name="pad")
+        return self._stepped(
+            (top + height + bottom, left + width + right), ExactMap(Line.moved(top), Line.moved(left)), "pad"
+        )
 
     def crop(self, top: int, left: int, height: int, width: int) -> Frame:
         """The part of so many pixels whose first is (top, left): `torchvision`'s order. It may reach outside."""
         top, left, height, width = values.pixels("top, left, height, width", top, left, height, width)
-        return self.affine((height, width), (1, 1), (-top, -left), name="crop")
+        return self._stepped((height, width), ExactMap(Line.moved(-top), Line.moved(-left)), "crop")
 
     def flip_horizontal(self) -> Frame:
         """Left and right exchanged: x becomes width - x."""
-        return self.affine(self.size_hw, (1, -1), (0, self.size_hw[1]), name="flip horizontally")
+        return self._stepped(self.size_hw, SAME._replace(x=Line.flipped(self.size_hw[1])), "flip horizontally")
 
     def flip_vertical(self) -> Frame:
         """Top and bottom exchanged: y becomes height - y."""
-        return self.affine(self.size_hw, (-1, 1), (self.size_hw[0], 0), name="flip vertically")
+        return self._stepped(self.size_hw, SAME._replace(y=Line.flipped(self.size_hw[0])), "flip vertically")
 
     def transpose(self) -> Frame:
         """x and y exchanged, as in a transposed matrix: the first row of pixels becomes the first column."""
@@ -239,10 +241,12 @@ class Frame:
             )
         return self if known == 1 else self._stepped(*upright(known, self.size_hw), f"exif orientation {known}")
 
-    def normalise(self) -> Frame:
+    def normalize(self) -> Frame:
         """Coordinates as fractions of the height and the width: the whole frame is (0, 0, 1, 1)."""
         height, width = self.size_hw
-        return self.affine((1, 1), (Fraction(1, height), Fraction(1, width)), (0, 0), name="normalise")
+        return self._stepped((1, 1), ExactMap(Line.ratio(1, height), Line.ratio(1, width)), "normalize")
+
+    normalise = normalize  # the other spelling of the same
 
     def affine(
         self,

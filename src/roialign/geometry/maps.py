@@ -82,6 +82,21 @@ class Line(NamedTuple):
         over = scale.denominator * shift.denominator
         return _reduced(scale.numerator * shift.denominator, shift.numerator * scale.denominator, over)
 
+    @classmethod
+    def ratio(cls, new: int, old: int) -> Line:
+        """old becomes new, and zero stays."""
+        return _reduced(new, 0, old)
+
+    @classmethod
+    def moved(cls, shift: int) -> Line:
+        """old + shift."""
+        return cls(1, shift, 1)
+
+    @classmethod
+    def flipped(cls, size: int) -> Line:
+        """size - old."""
+        return cls(-1, size, 1)
+
     def then(self, second: Line) -> Line:
         """This map and `second` after it."""
         shift = second.scale * self.shift + second.shift * self.over
@@ -161,8 +176,8 @@ def upright(orientation: int, size_hw: tuple[int, int]) -> tuple[tuple[int, int]
     """The size of an image of this size as its EXIF orientation says to show it, and the map there."""
     transposed, flipped_y, flipped_x = EXIF[orientation]
     height, width = size_hw[::-1] if transposed else size_hw
-    y = Line(-1, height, 1) if flipped_y else SAME.y
-    x = Line(-1, width, 1) if flipped_x else SAME.x
+    y = Line.flipped(height) if flipped_y else SAME.y
+    x = Line.flipped(width) if flipped_x else SAME.x
     return (height, width), ExactMap(y, x, transposed)
 
 

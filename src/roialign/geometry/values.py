@@ -28,6 +28,8 @@ def shown(value: Any) -> str:
 
 def whole(value: Any) -> int | None:
     """A whole number of any library, as an int; no bools."""
+    if type(value) is int:
+        return value
     if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
         return None
     try:
@@ -45,7 +47,7 @@ def wholes(values: Any, count: int) -> tuple[int, ...] | None:
 
 def count(value: Any) -> Any:
     """A whole number from one up, and a compiler's symbol as it is."""
-    known = value if _is_symbol(value) else whole(value)
+    known = value if type(value) is int or _is_symbol(value) else whole(value)
     return known if known is not None and known >= 1 else None
 
 
@@ -77,7 +79,7 @@ def pixels(wanted: str, *given: Any) -> tuple[int, ...]:
         FrameError: RA107, for anything else.
     """
     found = wholes(given, len(given))
-    if found is None:
+    if found is None or max(map(abs, found)) > _LARGEST_SIDE:
         raise FrameError(
             f"RA107: expected {wanted} in whole pixels; got {shown(given)}. Round them as the pixels were; parts of "
             "a pixel are a step of frame.affine."
@@ -111,6 +113,8 @@ def exact_pair(values: Any) -> tuple[Fraction, Fraction] | None:
 
 def listed(values: Any, count: int) -> list[Any] | None:
     """So many values of any kind of list."""
+    if isinstance(values, (tuple, list)):
+        return list(values) if len(values) == count else None
     if isinstance(values, (str, bytes, dict, set)):
         return None
     try:
@@ -121,7 +125,7 @@ def listed(values: Any, count: int) -> list[Any] | None:
 
 
 def _real(value: Any) -> Any:
-    if _is_symbol(value):
+    if (type(value) is float and -math.inf < value < math.inf) or _is_symbol(value):
         return value
     if isinstance(value, (str, bytes, bool)):
         return None

@@ -18,9 +18,10 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from roialign.errors import CoverageError, RoIError, RoIWarning
+from roialign.errors import CoverageError, OptionError, RoIError, RoIWarning
 from roialign.ops import later, notebook
 from roialign.ops.calls import LEAST_COVERAGE, RoICall, unseen
+from roialign.ops.validate.words import describe
 
 Policy = Literal["warn", "raise", "ignore"]
 
@@ -76,8 +77,11 @@ class set_policy:
 
     def __init__(self, policy: Policy, *, strict: bool | None = None) -> None:
         global _process
-        if policy not in get_args(Policy):
-            raise ValueError(f"expected one of {', '.join(map(repr, get_args(Policy)))}; got {policy!r}")
+        if not isinstance(policy, str) or policy not in get_args(Policy):
+            known = ", ".join(map(repr, get_args(Policy)))
+            raise OptionError(
+                f"RA506: expected a policy, one of {known}; got {describe(policy)}. 'warn' is the default."
+            )
         self._policy = policy
         self._strict = policy == "raise" if strict is None else strict
         if torch.compiler.is_compiling():  # there are no notices in compiled code

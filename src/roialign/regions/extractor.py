@@ -20,6 +20,7 @@ from roialign.regions import images as pixels_of
 from roialign.regions import padding
 from roialign.regions.images import Fit, ImageBatch, Images
 from roialign.regions.levels import FPNLevels, LevelRule
+from roialign.regions.normalization import channel_values, normalized
 from roialign.regions.pool import AnyBoxes, pool, rois_of
 from roialign.regions.pooled import Pooled, in_order
 from roialign.regions.tracing import Tracer, outside_of_graphs, pooled_maps
@@ -50,12 +51,12 @@ class RegionExtractor(nn.Module):
         pretrained: with a name, whether to load trained weights, which the library downloads when it has not got
             them, or to begin with random ones.
         fit: what is done to each image: a function of the image's `Frame` that returns a frame made of it, such as
-            `lambda photo: photo.letterbox((640, 640))`. Bilinear, antialiased; padded with zeros after normalising.
+            `lambda photo: photo.letterbox((640, 640))`. Bilinear, antialiased; padded with zeros after normalizing.
             Left out, images enter as they are.
         batch: what is done with images that are of several sizes then. "by_size" runs those of one size together,
             "pad" pads all with zeros at the bottom and on the right and runs them at once, which changes the features
             of boxes near the padding: see `Pooled.padding_distance`, and RA312, which says how many.
-        mean, std: of each channel, to normalise by; left out, those that the model was trained with if it is built by
+        mean, std: of each channel, to normalize by; left out, those that the model was trained with if it is built by
             name, none else.
         maps: names of the maps to pool from, in the trace's words. Left out, all maps of a pyramid, which have one
             number of channels and a stride each; the last map of other backbones.
@@ -117,8 +118,7 @@ class RegionExtractor(nn.Module):
         self.output_size, _, self.sampling_ratio = validate.check_options(output_size, 1.0, sampling_ratio)
         self.fit, self.maps, self.offset, self.levels = fit, maps, offset, levels
         for name, values in (("mean", mean), ("std", std)):
-            buffer = None if values is None else torch.tensor(values).view(-1, 1, 1)
-            self.register_buffer(name, buffer, persistent=False)
+            self.register_buffer(name, channel_values(name, values), persistent=False)
         self._families: list[SizeFamily] = []
         self._tracer = Tracer(offset)
 
@@ -167,7 +167,7 @@ class RegionExtractor(nn.Module):
         ) -> Pooled: ...
 
     def prepare(self, images: Images, frames: Sequence[Frame] | None = None) -> ImageBatch:
-        """Read, fit and normalise images: `.images` enter the backbone, in `.frames`; `.pixels` is all in one tensor.
+        """Read, fit and normalize images: `.images` enter the backbone, in `.frames`; `.pixels` is all in one tensor.
 
         Args:
             images: as `forward` takes them.
@@ -183,9 +183,7 @@ class RegionExtractor(nn.Module):
         for index, picture in enumerate(pictures):
             photo = picture.frame_named(None if frames is None else frames[index], f"image {index}")
             target = self.fit(photo) if self.fit else photo
-            image = self._as_weights(picture.pixels_chw)
-            image = image if self.mean is None else image - self.mean.to(image)
-            image = image if self.std is None else image / self.std.to(image)
+            image = normalized(self._as_weights(picture.pixels_chw), self.mean, self.std)
             fitted.append(pixels_of.render(image, photo, target))
             targets.append(target)
         return pixels_of.batch(fitted, targets, padded=self.batch == "pad")

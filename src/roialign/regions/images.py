@@ -1,4 +1,4 @@
-"""Images as a backbone takes them: resized and padded as a frame says, normalised, those of one size together."""
+"""Images as a backbone takes them: resized and padded as a frame says, normalized, those of one size together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Elementwise operators, contractions, attention, reductions and normalisation."""
+"""Elementwise operators, contractions, attention, reductions and normalization."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def layer_norm(call: Call) -> Field:
 
 
 def group_norm(call: Call) -> Field:
-    """Normalising over space makes everything depend on everything; channels of other groups are counted, too."""
+    """Normalizing over space makes everything depend on everything; channels of other groups are counted, too."""
     field = call.field("input")
     over = range(1, len(field.shape))
     return join([field, reduced(field, list(over), keepdim=True, mixing=True)], call.shape)

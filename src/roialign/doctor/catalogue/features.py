@@ -10,7 +10,7 @@ ENTRIES = (
         "the feature map itself is zero there",
         "warning",
         "The RoIs lie on the map, but every channel of every cell that they read is zero. The boxes are not at fault: "
-        "a dead ReLU, weights that were not loaded, an input that was not normalised, or memory never written.",
+        "a dead ReLU, weights that were not loaded, an input that was not normalized, or memory never written.",
         "Look at the map before pooling: features.abs().amax(dim=(0, 2, 3)).",
         f"{STRIDE_16}\n{ONE_BOX}",
         "roi_align(torch.zeros(1, 8, 64, 64), boxes, 7, spatial_scale=1 / 16)",

@@ -32,7 +32,7 @@ ENTRIES = (
     ),
     Entry(
         "RA103",
-        "normalised boxes, between 0 and 1",
+        "normalized boxes, between 0 and 1",
         "error",
         "The boxes are fractions of the image's width and height, as many models return them. Read as pixels they "
         "all lie within the first pixel, so every RoI reads the same corner of the map.",
@@ -57,7 +57,7 @@ ENTRIES = (
         "spatial_scale is zero, negative or not finite",
         "error",
         "No such scale takes boxes to a map. Zero usually comes from an integer division (1 // 16), NaN from sizes "
-        "that were not known yet.",
+        "that were not known yet. The strides of a FeatureGrid are refused for the same reasons.",
         "Pass spatial_scale=1 / stride, with a true division.",
         f"{STRIDE_16}\n{ONE_BOX}",
         "roi_align(features, boxes, 7, spatial_scale=1 // 16)",
@@ -136,7 +136,8 @@ ENTRIES = (
         "an offset that is not known",
         "error",
         "A grid always knows its conventional offset, the structural one if it was traced, the calibrated one if it "
-        "was measured on images. This one was asked for an offset that it has not got.",
+        "was measured on images. This one was asked for an offset that it has not got, or that there is not, or was "
+        "made with one that is not two finite numbers.",
         "Take the grid from roialign.trace(backbone, image_size), or from roialign.calibrate(backbone, images).",
         "grid = FeatureGrid(size_hw=(50, 84), stride_yx=(16.0, 16.0))",
         'grid.with_offset("structural")',

@@ -74,7 +74,8 @@ ENTRIES = (
         "error",
         "output_size is a whole number of at least 1, or a pair (height, width) of them. sampling_ratio is a whole "
         "number of at most 128; 0 or less lets the size of the box decide. mode, compat and the like are words that "
-        "the operator names, and compat leaves out what the other library has not.",
+        "the operator names, and compat leaves out what the other library has not. The policy of set_policy, mean and "
+        "std of a RegionExtractor, the model of watch and the file of a saved call are options, too.",
         "Pass output_size=7 and sampling_ratio=2, or -1.",
         f"{STRIDE_16}\n{ONE_BOX}",
         "roi_align(features, boxes, (7, 7, 7), spatial_scale=1 / 16)",

@@ -45,7 +45,7 @@ def zero(known: Evidence) -> Finding | None:
     )
     decide = (
         "The boxes are not at fault here: look at the map (features.abs().amax()), at dead ReLUs before it, and "
-        "whether weights and input were loaded and normalised."
+        "whether weights and input were loaded and normalized."
     )
     return Finding("RA301", evidence, rows_where(dead), decide=decide)
 

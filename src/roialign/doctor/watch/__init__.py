@@ -16,6 +16,8 @@ from roialign.doctor.watch.libraries import showing_calls_to
 from roialign.doctor.watch.log import CallLog, LiveReport
 from roialign.doctor.watch.post_mortem import post_mortem as post_mortem
 from roialign.doctor.watch.sites import CallSites as CallSites
+from roialign.errors import OptionError
+from roialign.ops.validate import describe
 
 
 class watch:
@@ -40,6 +42,9 @@ class watch:
     Returns:
         On entering, a `Report` that fills as calls are made; each finding has its `call_site`.
 
+    Raises:
+        OptionError: RA506, if `model` is no module.
+
     Example:
         >>> import torch, roialign
         >>> with roialign.watch() as report, roialign.set_policy("ignore"):
@@ -49,6 +54,8 @@ class watch:
     """
 
     def __init__(self, model: nn.Module | None = None) -> None:
+        if not (model is None or isinstance(model, nn.Module)):
+            raise OptionError(f"RA506: expected model, an nn.Module or none; got {describe(model)}. watch() will do.")
         self._log = CallLog()
         self._block = watching(self._log.add, model)
 
