@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from roialign.backbones.layout import Layout
 from roialign.backbones.measure import Measured, measure
+from roialign.backbones.trace import trace
+from tests.backbones import networks
 from tests.backbones.zoo import ZOO, Net, built, observed, plain
 
 TOLERANCE_PX = 1e-3
@@ -350,3 +352,40 @@ def test_resnet50_is_measured_in_a_second_and_little_memory() -> None:
     assert [r.extent_hw for r in results.values() if isinstance(r, Measured)] == [(n, n) for n in (35, 91, 267, 427)]
     assert seconds < 1.5  # of one processor; 0.3 s on an idle machine
     assert kilobytes < 150 * 1024
+
+
+def test_what_takes_too_long_is_not_measured_whatever_the_machine():
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Conv2d(4, 4, 3, 1, 1))
+    levels = {"0": Layout((), "NCHW", (16, 24), 4)}
+    found = measure(backbone, (64, 96), 3, levels, work=1e9 / (512 * 64))
+    assert found["0"] == (
+        "it takes too long: with an image of 512 x 96 px more than 1e+09 numbers would be computed along an axis"
+    )
+    assert isinstance(measure(backbone, (64, 96), 3, levels, work=1e8 / (512 * 64))["0"], Measured)
+
+
+def test_levels_that_were_measured_before_it_took_too_long_are_kept():
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fine = nn.Conv2d(3, 4, 4, 4)
+            self.coarse = nn.Sequential(*(nn.Conv2d(4, 4, 31, padding=15) for _ in range(5)))
+
+        def forward(self, image):
+            fine = self.fine(image)
+            return fine, self.coarse(fine)
+
+    levels = {str(n): Layout((n,), "NCHW", (16, 24), 4) for n in range(2)}
+    found = measure(Deep(), (64, 96), 3, levels, work=3e8 / (512 * 96))
+    assert found["0"] == Measured((4.0, 4.0), (2.0, 2.0), (4, 4))
+    assert "takes too long: with an image of 1024 x 96 px" in found["1"]
+
+
+@pytest.mark.parametrize("name", ["convmixer_768_32", "convmixer_1536_20"])
+def test_wide_and_deep_networks_are_left_alone(name):
+    pytest.importorskip("timm")
+    start = time.process_time()
+    traced = trace(networks.from_timm(name), (224, 224))
+    assert time.process_time() - start < 8
+    assert traced["0"].stride_yx == (7, 7)
+    assert all("takes too long" in methods["measured"] for methods in traced.methods.values())

@@ -79,6 +79,10 @@ LAYERS = {
     ),
     "unfold": (run(lambda m, x: functional.unfold(x, 4, stride=4).unflatten(2, (8, 12))), (4, 2, 4)),
     "tensor.unfold": (run(lambda m, x: x.unfold(2, 4, 4).unfold(3, 4, 4).mean((4, 5))), (4, 2, 4)),
+    "fold": (run(lambda m, x: folded(m.conv(x), 3, 1, 1)), (2, 0.5, 11)),
+    "fold, stride 2": (run(lambda m, x: folded(m.conv(x), 3, 1, 2)), (2, 0.5, 11)),
+    "fold, dilation": (run(lambda m, x: folded(m.conv(x), 3, 2, 1, 2)), (2, 0.5, 19)),
+    "fold without overlap": (run(lambda m, x: folded(m.conv(x), 2, 0, 2)), (2, 0.5, 5)),
     "reshaped patches": (run(lambda m, x: x.unflatten(3, (12, 4)).unflatten(2, (8, 4)).mean((3, 5))), (4, 2, 4)),
     "written into zeros": (run(lambda m, x: m.wide(padded_by_copy(m.conv(x)))), (2, -1.5, 7)),
     "in place": (run(lambda m, x: m.conv(x).relu_().add_(1).mul_(2)), (2, 0.5, 3)),
@@ -92,6 +96,14 @@ LAYERS = {
     "instance norm": (seq(nn.Conv2d(3, 4, 3, 2, 1), nn.InstanceNorm2d(4)), (2, 0.5, None)),
     "batch norm": (seq(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4)), (2, 0.5, 3)),
 }
+
+
+def folded(x, kernel, padding, stride, dilation=1):
+    """Each cell the sum of the means of the windows that cover it."""
+    options = {"kernel_size": kernel, "padding": padding, "stride": stride, "dilation": dilation}
+    windows = functional.unfold(x, **options).unflatten(1, (-1, kernel**2))
+    means = windows.mean(2, keepdim=True).expand(windows.shape).flatten(1, 2)
+    return functional.fold(means, x.shape[2:], **options)
 
 
 def padded_by_copy(x):

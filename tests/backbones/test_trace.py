@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import logging
 import random
 import re
 import subprocess
@@ -199,18 +200,79 @@ def test_a_backbone_for_one_size():
     assert "takes no other image size (ValueError: only 32)" in traced.notes[0]
 
 
-def test_where_the_structure_is_unknown_the_other_methods_serve():
-    class Warped(nn.Conv2d):
-        def forward(self, image):
-            x = super().forward(image)
-            grid = functional.affine_grid(torch.eye(2, 3)[None].expand(len(x), -1, -1), list(x.shape), False)
-            return functional.grid_sample(x, grid, align_corners=False)
+class Unknown(nn.Module):
+    """Patches of 4 pixels, then an operator that there is no rule for, in a module of its own."""
 
-    traced = trace(Warped(3, 8, 4, 4), (32, 32), measured=False)
-    assert traced["0"].stride_yx == (4, 4)
-    assert traced["0"].structural_offset_yx is None
-    assert "grid_sampler_2d" in traced.notes[0]
+    class Last(nn.Module):
+        def __init__(self, operator) -> None:
+            super().__init__()
+            self.operator, self.offsets = operator, nn.Conv2d(8, 18, 3, 1, 1)
+
+        def forward(self, x):
+            return self.operator(self, x)
+
+    def __init__(self, operator, channels_last: bool) -> None:
+        super().__init__()
+        self.patches, self.last, self.channels_last = nn.Conv2d(3, 8, 4, 4), self.Last(operator), channels_last
+
+    def forward(self, image):
+        maps = self.last(self.patches(image))
+        return maps.permute(0, 2, 3, 1) if self.channels_last else maps
+
+
+def warped(module, x):
+    grid = functional.affine_grid(torch.eye(2, 3).to(x)[None].expand(len(x), -1, -1), list(x.shape), False)
+    return functional.grid_sample(x, grid, align_corners=False)
+
+
+def deformed(module, x):
+    from torchvision.ops import deform_conv2d
+
+    return deform_conv2d(x, module.offsets(x), torch.ones(8, 8, 3, 3).to(x), padding=1)
+
+
+UNKNOWN = {
+    "grid_sampler_2d": warped,
+    "deform_conv2d": deformed,
+    "sort": lambda module, x: x.sort(1).values,
+}
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("operator", UNKNOWN)
+def test_where_the_structure_is_unknown_the_other_methods_serve(operator, channels_last):
+    backbone = Unknown(UNKNOWN[operator], channels_last)
+    traced = trace(backbone, (32, 48))
+    grid = traced["0"]
+    assert (grid.size_hw, grid.stride_yx, grid.structural_offset_yx, grid.channels) == ((8, 12), (4, 4), None, 8)
+    assert re.fullmatch(
+        rf"The structure is unknown.*: 0: there is no rule for \w+\.{operator}\.\w+ in last\.", traced.notes[0]
+    )
+    assert "chooses by content" in traced.methods["0"]["measured"]
+    assert traced.as_maps(backbone(torch.rand(1, 3, 32, 48)))["0"].shape == (1, 8, 8, 12)
     assert "?" in str(traced)
+
+
+def test_where_the_gradient_leads_through_it_gives_the_offset():
+    traced = trace(Unknown(lambda module, x: functional.channel_shuffle(x, 2), True), (32, 48))
+    assert traced["0"].structural_offset_yx == (2, 2)
+    assert "channel_shuffle.default in last" in traced.notes[0]
+
+
+def test_nothing_on_stderr_where_no_other_size_fits(caplog):
+    class OneSize(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.places = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.zeros(1, 8, 8, 12))
+
+        def forward(self, image):
+            return self.patches(image) + self.places
+
+    traced = trace(OneSize(), (32, 48), measured=False)
+    assert "takes no other image size" in traced.notes[0]
+    assert caplog.records == []
+    logging.getLogger("torch._subclasses.fake_tensor").error("said outside of a trace")
+    assert len(caplog.records) == 1
 
 
 def test_the_table():

@@ -26,6 +26,8 @@ class AxisStructure:
         offset: centre of cell 0 on the primary path, the branch with the smallest receptive field.
         offset_range: least and greatest offset of all branches that meet, and of cells that lie unevenly.
         extent: receptive field in pixels, those in padding counted; None if it is the whole image.
+        field_centre: centre of cell 0's receptive field, which is that of its widest branch; None where the field is
+            the whole image, or does not move on by the stride from cell to cell, as under an FPN's coarser maps.
     """
 
     cells: int
@@ -33,6 +35,7 @@ class AxisStructure:
     offset: float
     offset_range: tuple[float, float]
     extent: float | None
+    field_centre: float | None
 
     @property
     def is_even(self) -> bool:
@@ -61,8 +64,15 @@ def fit(rows: Tensor, step: float, stride: float) -> AxisStructure | str:
     most = float((rows[CENTRE_MAX] - nominal * index)[inner].max())
     sees = (rows[HIGH] - rows[LOW] + 1).amax()
     ends = (min(least, float(rest.min())), max(most, float(rest.max())))
+    middles = ((rows[LOW] + rows[HIGH] + 1) / 2 - nominal * index)[inner]
+    is_one = bool(sees.isfinite()) and float(middles.max() - middles.min()) < _AFFINE
     return AxisStructure(
-        cells, _tidy(nominal), _tidy(offset), (_tidy(ends[0]), _tidy(ends[1])), float(sees) if sees.isfinite() else None
+        cells,
+        _tidy(nominal),
+        _tidy(offset),
+        (_tidy(ends[0]), _tidy(ends[1])),
+        float(sees) if sees.isfinite() else None,
+        _tidy(float(middles[0])) if is_one else None,
     )
 
 

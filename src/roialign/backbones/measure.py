@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +17,13 @@ from roialign.backbones.measure_ops import CannotMeasureError, PositiveMode
 _SHORT = 64  # px across the axis that is measured
 _LONG = (512, 1024, 2048)  # px along it: tried in turn until what the middle cells see fits
 _MOST_CELLS = 8192  # of all levels, where only the real size can be taken: a gradient goes back through all of them
+_MOST_WORK = 1e9  # numbers along each axis: about two seconds of one processor
+_GRADIENT = 0.2  # of the work of a run, for the gradient of a cell
 _MODULI = (64, 448, 960)  # multiples of the usual strides: 2 to 64, then 7 and 14, then 10, 12, 15, 20
+
+
+class _TooMuchWorkError(CannotMeasureError):
+    """The next run, or the next gradient, would take too long."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Measured:
 
 
 def measure(
-    backbone: nn.Module, image_hw: tuple[int, int], channels: int, levels: Mapping[str, Layout]
+    backbone: nn.Module, image_hw: tuple[int, int], channels: int, levels: Mapping[str, Layout], work: float = 0.0
 ) -> dict[str, Measured | str]:
     """Measure stride, offset and receptive field of each level by real gradients of the real module.
 
@@ -57,6 +64,8 @@ def measure(
         image_hw: image size that the levels were found at.
         channels: channels of the image.
         levels: how to find each map in the outputs.
+        work: numbers that a run computes for each pixel (`work_per_pixel`). Along each axis at most 1e9 numbers are
+            computed, which is counted, not timed, so that the result is that of every machine.
 
     Returns:
         For each level what was measured, or why it could not be.
@@ -76,8 +85,8 @@ def measure(
     if device.type == "meta":
         return dict.fromkeys(levels, "the module has no real parameters: it is on the meta device")
     with _undisturbed(backbone, device):
-        probe = _Probe(backbone, image_hw, channels, levels, device)
-        by_axis = [_measure_axis(probe, axis) for axis in range(2)]
+        probes = [_Probe(backbone, image_hw, channels, levels, device, work) for _ in range(2)]
+        by_axis = [_measure_axis(probe, axis) for axis, probe in enumerate(probes)]
     return {name: _joined(by_axis[0][name], by_axis[1][name]) for name in levels}
 
 
@@ -104,9 +113,11 @@ class _Run:
     image: Tensor
     maps: dict[str, Tensor]
     mixed: bool
+    spend: Callable[[float], None]
 
     def seen(self, name: str, axis: int, first: int, cells: int = 1) -> _Seen | str:
         """Centroid and extent of the gradient of cells in a row along the axis, or why there is none."""
+        self.spend(_GRADIENT)
         across = 3 - axis
         middle = self.maps[name].shape[across] // 2
         total = self.maps[name].narrow(2 + axis, first, cells).select(across, middle).sum()
@@ -142,14 +153,26 @@ class _Probe:
     channels: int
     levels: Mapping[str, Layout]
     device: torch.device
+    work: float
+    spent: float = 0.0
 
     def run(self, size_hw: tuple[int, int]) -> _Run:
         """The module's maps at a size; raises what the module raises where it does not take it."""
+        self._spend(size_hw, 1.0)
         image = torch.ones(1, self.channels, *size_hw, dtype=torch.float64, device=self.device, requires_grad=True)
         with PositiveMode() as mode:
             outputs = self.backbone(image * 1.0)  # not a leaf: modules may write into it
         maps = {name: self._map(layout, layout.pick(outputs), size_hw) for name, layout in self.levels.items()}
-        return _Run(image, maps, mode.mixed)
+        return _Run(image, maps, mode.mixed, functools.partial(self._spend, size_hw))
+
+    def _spend(self, size_hw: tuple[int, int], share: float) -> None:
+        """Count the work of a run or of a share of one before it is done."""
+        self.spent += share * self.work * size_hw[0] * size_hw[1]
+        if self.spent > _MOST_WORK:
+            raise _TooMuchWorkError(
+                f"it takes too long: with an image of {size_hw[0]} x {size_hw[1]} px more than {_MOST_WORK:.0e} "
+                "numbers would be computed along an axis"
+            )
 
     def _map(self, layout: Layout, output: Tensor, size_hw: tuple[int, int]) -> Tensor:
         if layout.kind != "tokens":
@@ -221,6 +244,9 @@ def _measure_axis(probe: _Probe, axis: int) -> dict[str, _Axis | str]:
                     results[name] = next((r for r in found if isinstance(r, _Axis) and not exact), found[-1])
             if all(isinstance(result, _Axis) for result in results.values()):
                 break
+    except _TooMuchWorkError as reason:
+        known = {name: result for name, result in results.items() if isinstance(result, _Axis)}
+        return {**dict.fromkeys(probe.levels, str(reason)), **known}
     except CannotMeasureError as reason:
         return dict.fromkeys(probe.levels, str(reason))
     except Exception as error:  # the module's own
@@ -275,6 +301,7 @@ def _undisturbed(backbone: nn.Module, device: torch.device) -> Iterator[None]:
     ]
     threads = torch.get_num_threads()
     trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    layers = [module for module in backbone.modules() if isinstance(module, nn.RNNBase)]
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(torch.inference_mode(False))
@@ -284,11 +311,15 @@ def _undisturbed(backbone: nn.Module, device: torch.device) -> Iterator[None]:
         try:
             torch.set_num_threads(1)  # each operation is too small to share, and shares badly on a busy machine
             backbone.eval()
+            for layer in layers:  # it refuses images of another type than its weights, which are not used
+                layer.__dict__["check_forward_args"] = lambda *args: None
             for parameter in trained:
                 parameter.requires_grad_(False)
             yield
         finally:
             torch.set_num_threads(threads)
+            for layer in layers:
+                layer.__dict__.pop("check_forward_args", None)
             for parameter in trained:
                 parameter.requires_grad_(True)
             for module, was_training in modes:

@@ -7,7 +7,7 @@ One rule for each kind of torch function, used on tensors that depend on the ima
 - sums, products and the like of two operands of the image are their mean: each branch has the same weight;
 - a factor or term that is not of the image (parameters, positions, masks) is left out;
 - a gate, that is an operand spread over the other's positions (squeeze and excitation, global context), is left out;
-- attention passes each token's own value: mixing tokens moves no grid;
+- attention passes each token's own value, a recurrent layer each step's: mixing them moves no grid;
 - the product of two image-dependent matrices, other than attention times values, passes nothing.
 """
 
@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from roialign.backbones import recurrent
 
 
 class CannotMeasureError(Exception):
@@ -199,6 +201,14 @@ def _nothing(like: Tensor, shape: Iterable[int]) -> Tensor:
     return (like.reshape(-1)[:1] * 0 + 1).expand(*shape)
 
 
+def _recurrent(mode: PositiveMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Each step passes its own value; what it takes from other steps moves no grid."""
+    mode.mixed = True
+    steps, *last = recurrent.results(args)
+    own = args[0].mean(-1, keepdim=True).expand(steps.shape).contiguous()
+    return (own, *(_nothing(own, state.shape) for state in last))
+
+
 def _operand(args: tuple[Any, ...], kwargs: dict[str, Any], index: int, name: str) -> Tensor:
     tensor: Tensor = args[index] if index < len(args) else kwargs[name]
     return tensor
@@ -292,6 +302,7 @@ _RULES: dict[str, _Rule] = {
     **{f"adaptive_max_pool{n}d": _adaptive_max_pool for n in (1, 2, 3)},
     **dict.fromkeys(("matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm"), _matmul),
     **dict.fromkeys(("softmax", "softmin"), _softmax),
+    **dict.fromkeys(recurrent.NAMES, _recurrent),
     **dict.fromkeys(("deform_conv2d", "topk", "sort", "argsort", "grid_sample"), _refuse),
     "linear": _linear,
     "scaled_dot_product_attention": _attention,

@@ -6,10 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from roialign.backbones.result import Method, pair
-from roialign.backbones.structure import Level
+from roialign.backbones.structure import Level, field_centre
 from roialign.geometry.grid import FeatureGrid
 
 _TOLERANCE = 1e-3  # pixels
+
+OtherSize = tuple[tuple[int, int], Mapping[str, Level]]
+"""An image size (height, width) at which offsets are others, and the maps there."""
 
 _Note = tuple[str, str] | None  # what holds, and the numbers of one map
 
@@ -20,14 +23,14 @@ def about(
     methods: Mapping[str, Mapping[str, Method]],
     image_hw: tuple[int, int],
     one_size: str | None,
-    other: Mapping[str, Level] | None,
+    other: OtherSize | None,
 ) -> tuple[str, ...]:
     """The notes on all maps, one for each thing that holds, with the maps that it holds of."""
     said = [f"The sizes of the maps were not compared with those of a larger image: {one_size}."] if one_size else []
     makers: list[Callable[[str], _Note]] = [
         lambda key: _unknown(levels[key]),
         lambda key: _not_divisible(grids[key], image_hw),
-        lambda key: _other_size(levels[key], (other or {}).get(key), image_hw),
+        lambda key: _other_size(levels[key], key, other),
         lambda key: _branches(levels[key]),
         lambda key: _shapes(grids[key], methods[key]),
         lambda key: _measured(levels[key], methods[key]),
@@ -63,12 +66,18 @@ def _not_divisible(grid: FeatureGrid, image_hw: tuple[int, int]) -> _Note:
     return ("The image's size is not a multiple of the stride", " and ".join(parts)) if parts else None
 
 
-def _other_size(level: Level, other: Level | None, image_hw: tuple[int, int]) -> _Note:
-    here, there = _offset(level), None if other is None else _offset(other)
-    if here is None or there is None or here == there:
+def _other_size(level: Level, key: str, other: OtherSize | None) -> _Note:
+    if other is None or not moved(level, other[1].get(key)):
         return None
-    size = f"{image_hw[0] + 1} x {image_hw[1] + 1}"
-    return f"The offset depends on the image size (TensorFlow's SAME padding does so); at {size} it is", there
+    (height, width), there = other
+    what = f"The offset depends on the image size (TensorFlow's SAME padding does so); at {height} x {width} it is"
+    return what, str(_offset(there[key]))
+
+
+def moved(here: Level, there: Level | None) -> bool:
+    """Whether a map's offset is known at two sizes and not the same."""
+    offsets = _offset(here), None if there is None else _offset(there)
+    return None not in offsets and offsets[0] != offsets[1]
 
 
 def _offset(level: Level) -> str | None:
@@ -79,8 +88,10 @@ def _branches(level: Level) -> _Note:
     if level.y is None or level.x is None or (level.y.is_even and level.x.is_even):
         return None
     (low_y, high_y), (low_x, high_x) = level.y.offset_range, level.x.offset_range
-    what = "Branches of different offsets meet, or cells lie unevenly; the table has the finest branch, all of them are"
-    return what, f"{pair((low_y, low_x))} to {pair((high_y, high_x))}"
+    what = "Branches of different offsets meet, or cells lie unevenly; offset and px off are the finest branch's"
+    centre = field_centre(level)
+    also = f", the receptive field's centre {pair(centre)}" if centre is not None else ""
+    return f"{what}, the range is", f"{pair((low_y, low_x))} to {pair((high_y, high_x))}{also}"
 
 
 def _shapes(grid: FeatureGrid, methods: Mapping[str, Method]) -> _Note:

@@ -54,14 +54,26 @@ class _Recorder(TorchDispatchMode):
         self.schemas: dict[Any, tuple[list[str], dict[str, Any]]] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        names, defaults = self.schemas.get(function) or self._schema(function)
-        given = dict(zip(names, args, strict=False)) | (kwargs or {})
-        arguments = defaults | {name: self.refs(value) for name, value in given.items()}
+        arguments = self.arguments(function, args, kwargs or {})
         out = function(*args, **(kwargs or {}))
+        self.write(function, arguments, out)
+        return out
+
+    def arguments(self, function: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+        """Those of a call under the names of its schema, with the defaults of the others."""
+        names, defaults = self.schemas.get(function) or self._schema(function)
+        given = dict(zip(names, args, strict=False)) | kwargs
+        return defaults | {name: self.refs(value) for name, value in given.items()}
+
+    def write(self, function: Any, arguments: dict[str, Any], out: Any) -> None:
+        """Write down a call and its results."""
         leaves = out if isinstance(out, (list, tuple)) else [out]
         results = tuple(self.refs(leaf) for leaf in leaves if isinstance(leaf, Tensor))
         self.entries.append(Entry(function, arguments, results, self.sandbox.path))
-        return out
+
+    def write_whole(self, function: Any, args: Any, out: Any) -> None:
+        """Write down a call that the sandbox did not take apart."""
+        self.write(function, self.arguments(function, args, {}), out)
 
     def _schema(self, function: Any) -> tuple[list[str], dict[str, Any]]:
         arguments = function._schema.arguments
@@ -85,5 +97,7 @@ def record(sandbox: Sandbox, image_hw: tuple[int, int], channels: int, batch: in
     """Run the backbone of `sandbox` on images of that size, computing nothing, and write down its operators."""
     recorder = _Recorder(sandbox)
     images: list[Ref] = []
-    outputs = sandbox.run(image_hw, channels, batch, recorder, lambda image: images.append(recorder.refs(image)))
+    outputs = sandbox.run(
+        image_hw, channels, batch, recorder, lambda image: images.append(recorder.refs(image)), recorder.write_whole
+    )
     return Tape(images[0], recorder.entries, outputs, recorder.values, recorder.alive)

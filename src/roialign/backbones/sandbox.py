@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from roialign.backbones.recurrent import OnWhole, WholeRecurrent
 from roialign.errors import TraceError
 
 
@@ -39,6 +42,7 @@ class Sandbox:
     def __enter__(self) -> Sandbox:
         with ExitStack() as exits:
             exits.enter_context(attributes_kept(self.backbone))
+            exits.enter_context(_without_tracebacks())
             exits.callback(torch.set_rng_state, torch.get_rng_state())
             exits.callback(random.setstate, random.getstate())
             exits.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
@@ -70,8 +74,9 @@ class Sandbox:
         batch: int = 1,
         watcher: TorchDispatchMode | None = None,
         on_image: Callable[[Tensor], None] | None = None,
+        on_whole: OnWhole | None = None,
     ) -> Any:
-        """What the backbone returns for a fake image; `watcher` sees each operator."""
+        """What the backbone returns for a fake image; `watcher` sees each operator, `on_whole` recurrent layers."""
         first = next((p for p in self.backbone.parameters() if p.is_floating_point()), torch.empty(0))
         with ExitStack() as exits:
             exits.enter_context(torch.no_grad())
@@ -82,6 +87,7 @@ class Sandbox:
             if watcher is not None:
                 self._watch_modules(exits)
                 exits.enter_context(watcher)
+            exits.enter_context(WholeRecurrent(on_whole))
             return torch.func.functional_call(self.backbone, self._fakes, (image,))
 
     def _watch_modules(self, exits: ExitStack) -> None:
@@ -97,6 +103,21 @@ class Sandbox:
         exits.callback(self._stack.clear)
         exits.callback(module_hooks.register_module_forward_pre_hook(enter).remove)
         exits.callback(module_hooks.register_module_forward_hook(leave, always_call=True).remove)
+
+
+@contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """Nothing on stderr where an operator does not take its shapes: torch logs a traceback besides raising."""
+    log, thread = logging.getLogger("torch._subclasses.fake_tensor"), threading.get_ident()
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.thread != thread or record.levelno < logging.ERROR
+
+    log.addFilter(passes)
+    try:
+        yield
+    finally:
+        log.removeFilter(passes)
 
 
 @contextmanager

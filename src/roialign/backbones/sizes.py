@@ -12,16 +12,31 @@ from roialign.backbones.layers import LayerStep
 from roialign.backbones.result import BackboneTrace
 from roialign.geometry import FeatureGrid
 
+_PLACED_BY_SIZE = ("pad", "copy", "slice")
+_SCALED_BY_SIZE = ("adaptive", "upsample")
+
 
 def depends_on_size(layers: Sequence[LayerStep]) -> bool:
     """Whether operators were run with which strides and offsets may be others at another image size."""
-    words = "pad", "adaptive", "upsample", "copy", "slice"
-    return any(word in step.operator for step in layers for word in words)
+    return any(word in step.operator for step in layers for word in (*_PLACED_BY_SIZE, *_SCALED_BY_SIZE))
+
+
+def growths(layers: Sequence[LayerStep]) -> list[int]:
+    """By how many pixels images have to be larger for each operator that may look at the size to do something else.
+
+    Padding to a multiple of n cells depends on the remainder of a map's size modulo n. A map grows by one cell when the
+    image does by the map's stride, and all maps before it by whole multiples of what their operators look at, mostly;
+    so only this operator does something else. For n of 3 and more one cell may not show it, but two do. One pixel more
+    is always among them: a size that needs no padding shows none.
+    """
+    placing = [step for step in layers if any(word in step.operator for word in _PLACED_BY_SIZE)]
+    strides = {math.ceil(stride) for step in placing for stride in step.stride_yx}
+    return sorted({1, *strides, *(2 * stride for stride in strides)})
 
 
 def resizes(layers: Sequence[LayerStep]) -> bool:
     """Whether maps were resized, on which strides may depend; padding and cutting moves cells, and no more."""
-    return any("adaptive" in step.operator or "upsample" in step.operator for step in layers)
+    return any(word in step.operator for step in layers for word in _SCALED_BY_SIZE)
 
 
 @dataclass(frozen=True)

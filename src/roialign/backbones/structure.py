@@ -17,6 +17,7 @@ from roialign.backbones.propagate import Propagation
 from roialign.backbones.record import Ref, record
 from roialign.backbones.rules.views import one_term
 from roialign.backbones.sandbox import Sandbox
+from roialign.backbones.work import work_per_pixel
 
 _EPSILON = 1e-6
 _BATCH = 2  # so that a dimension of size 1 is never the batch's
@@ -43,13 +44,24 @@ class Level:
         return extents(*self.rows, self.image_hw).expand(*self.layout.size_hw, 4)
 
 
+def field_centre(level: Level) -> tuple[float, float] | None:
+    """(y, x) of the centre of cell (0, 0)'s whole receptive field, where both axes have one."""
+    if level.y is None or level.x is None or level.y.field_centre is None or level.x.field_centre is None:
+        return None
+    return level.y.field_centre, level.x.field_centre
+
+
 @dataclass(frozen=True)
 class Structure:
-    """What the operators say: the maps, the outputs that are none and why, and the way there layer by layer."""
+    """What the operators say: the maps, the outputs that are none and why, and the way there layer by layer.
+
+    work: numbers that a run computes for each pixel of the image.
+    """
 
     levels: dict[str, Level]
     left_out: dict[str, str]
     layers: tuple[LayerStep, ...]
+    work: float
 
 
 def structure(backbone: nn.Module, image_hw: tuple[int, int], channels: int = 3) -> Structure:
@@ -74,7 +86,7 @@ def structure_in(sandbox: Sandbox, image_hw: tuple[int, int], channels: int, lay
             levels[name] = found
         else:
             left_out[name] = found
-    return Structure(levels, left_out, tuple(steps.steps))
+    return Structure(levels, left_out, tuple(steps.steps), work_per_pixel(tape))
 
 
 def _level(field: Field | None, shape: tuple[int, ...], path: Path, image_hw: tuple[int, int]) -> Level | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -12,9 +13,9 @@ from roialign.backbones import notes
 from roialign.backbones.layout import Layout
 from roialign.backbones.result import BackboneTrace, Method
 from roialign.backbones.sandbox import Sandbox, attributes_kept, first_line
-from roialign.backbones.shapes import mean_strides
-from roialign.backbones.sizes import are_those_of_large_images, depends_on_size, resizes, whole_cells
-from roialign.backbones.structure import Level, Structure, structure_in
+from roialign.backbones.shapes import mean_strides, settled
+from roialign.backbones.sizes import are_those_of_large_images, growths, resizes, whole_cells
+from roialign.backbones.structure import Level, Structure, field_centre, structure_in
 from roialign.errors import TraceError
 from roialign.geometry.grid import FeatureGrid, OffsetKind
 
@@ -46,8 +47,10 @@ def trace(
         image_size: (H, W) of the image.
         offset: which offset the grids use: "convention" (half a stride, which is what `aligned=True` means),
             "structural" or "calibrated".
-        channels: of the image; by default those that the first convolution takes, or 3.
-        measured: whether to measure the gradient, too; False is faster.
+        channels: of the image; by default 3, or where the backbone does not run on these, as many as its first
+            convolution takes.
+        measured: whether to measure the gradient, too, as far as that takes a few seconds: `methods` says where it
+            would take longer. False is faster.
 
     Returns:
         A mapping from the name of each map to its FeatureGrid, in the backbone's order. Outputs that are no map
@@ -69,17 +72,12 @@ def trace(
     """
     backbone = _checked(backbone)
     image_hw = _checked_size(image_size)
-    wanted = channels or _image_channels(backbone)
     with Sandbox(backbone) as sandbox:
-        try:
-            found = structure_in(sandbox, image_hw, wanted)
-        except TraceError:
-            raise
-        except Exception as error:
-            raise TraceError(_why_not_run(image_hw, wanted, sandbox.failed_in, error)) from error
+        found, wanted = _structure(sandbox, image_hw, [channels] if channels else _image_channels(backbone))
+        found = _with_settled_layouts(sandbox, image_hw, wanted, found)
         strides = mean_strides(sandbox, image_hw, wanted, _layouts(found))
-        other = None if isinstance(strides, str) else _at_another_size(sandbox, image_hw, wanted, found)
-    by_gradient = _measure(backbone, image_hw, wanted, _layouts(found)) if measured else {}
+        other = None if isinstance(strides, str) else _otherwise(sandbox, image_hw, wanted, found)
+    by_gradient = _measure(backbone, image_hw, wanted, found) if measured else {}
     result = _assembled(type(backbone).__name__, image_hw, found, strides, by_gradient, other)
     return result.with_offset(offset) if offset != "convention" else result
 
@@ -131,9 +129,10 @@ def _structure_at(backbone: nn.Module, image_hw: tuple[int, int]) -> Structure |
     """The structure at a size that the backbone may not take."""
     with Sandbox(backbone) as sandbox:
         try:
-            return structure_in(sandbox, image_hw, _image_channels(backbone))
-        except Exception:  # the module's own
+            found, channels = _structure(sandbox, image_hw, _image_channels(backbone))
+        except TraceError:
             return None
+        return _with_settled_layouts(sandbox, image_hw, channels, found)
 
 
 def _checked(backbone: Any) -> nn.Module:
@@ -156,47 +155,71 @@ def _checked_size(image_size: Any) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def _image_channels(backbone: nn.Module) -> int:
-    """Those that the first convolution takes; 3 if there is none."""
-    for module in backbone.modules():
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            return module.in_channels
-    return 3
+def _image_channels(backbone: nn.Module) -> list[int]:
+    """What to try: 3, then what the first convolution takes, which need not be the image."""
+    convolutions = (m for m in backbone.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)))
+    first = next(convolutions, None)
+    return [3] if first is None or first.in_channels == 3 else [3, first.in_channels]
 
 
-def _why_not_run(image_hw: tuple[int, int], channels: int, place: str, error: Exception) -> str:
+def _structure(sandbox: Sandbox, image_hw: tuple[int, int], channels: Sequence[int]) -> tuple[Structure, int]:
+    """The structure with the first number of channels that the backbone runs with, and that number."""
+    failures: dict[int, str] = {}
+    for number in channels:
+        try:
+            return structure_in(sandbox, image_hw, number), number
+        except TraceError:
+            raise
+        except Exception as error:
+            failures[number] = first_line(error) + (f" in {sandbox.failed_in}" if sandbox.failed_in else "")
+            cause = error
+    raise TraceError(_why_not_run(image_hw, failures)) from cause
+
+
+def _why_not_run(image_hw: tuple[int, int], failures: Mapping[int, str]) -> str:
     height, width = image_hw
-    where = f" in {place}" if place else ""
+    images = " or ".join(f"[N, {channels}, {height}, {width}]" for channels in failures)
+    several = len(failures) > 1
+    got = "; ".join((f"with {channels} channels " if several else "") + failures[channels] for channels in failures)
     return (
-        f"RA308: expected a backbone that runs on an image [N, {channels}, {height}, {width}]; got "
-        f"{first_line(error)}{where}. Check image_size and channels=; a forward that branches on values of the "
-        "image cannot be traced: trace the part of it that makes the maps."
+        f"RA308: expected a backbone that runs on an image {images}; got {got}. Check image_size and channels= "
+        "(--size and --channels of the command); a forward that branches on values of the image cannot be traced: "
+        "trace the part of it that makes the maps."
     )
+
+
+def _with_settled_layouts(sandbox: Sandbox, image_hw: tuple[int, int], channels: int, found: Structure) -> Structure:
+    """Rows and columns found by the maps' sizes where the operators do not say them."""
+    unknown = {name: level.layout for name, level in found.levels.items() if level.unknown}
+    if not unknown:
+        return found
+    layouts = settled(sandbox, image_hw, channels, unknown)
+    levels = {name: replace(level, layout=layouts.get(name, level.layout)) for name, level in found.levels.items()}
+    return replace(found, levels=levels)
 
 
 def _layouts(found: Structure) -> dict[str, Layout]:
     return {name: level.layout for name, level in found.levels.items()}
 
 
-def _at_another_size(
-    sandbox: Sandbox, image_hw: tuple[int, int], channels: int, found: Structure
-) -> dict[str, Level] | None:
-    """The structure at a size one pixel larger, where the size can change it."""
-    if not depends_on_size(found.layers):
-        return None
-    try:
-        return structure_in(sandbox, (image_hw[0] + 1, image_hw[1] + 1), channels, layers=False).levels
-    except Exception:  # the module's own, at a size that it does not take: there is nothing to compare then
-        return None
+def _otherwise(sandbox: Sandbox, image_hw: tuple[int, int], channels: int, found: Structure) -> notes.OtherSize | None:
+    """The next larger size at which offsets are others, and the maps there."""
+    for growth in growths(found.layers):
+        size_hw = image_hw[0] + growth, image_hw[1] + growth
+        try:
+            levels = structure_in(sandbox, size_hw, channels, layers=False).levels
+        except Exception:  # the module's own, at a size that it does not take: there is nothing to compare then
+            continue
+        if any(notes.moved(level, levels.get(name)) for name, level in found.levels.items()):
+            return size_hw, levels
+    return None
 
 
-def _measure(
-    backbone: nn.Module, image_hw: tuple[int, int], channels: int, layouts: Mapping[str, Layout]
-) -> Mapping[str, Any]:
+def _measure(backbone: nn.Module, image_hw: tuple[int, int], channels: int, found: Structure) -> Mapping[str, Any]:
     from roialign.backbones.measure import measure
 
     with attributes_kept(backbone):
-        return measure(backbone, image_hw, channels, layouts)
+        return measure(backbone, image_hw, channels, _layouts(found), found.work)
 
 
 def _assembled(
@@ -205,7 +228,7 @@ def _assembled(
     found: Structure,
     strides: dict[str, tuple[float, float]] | str,
     by_gradient: Mapping[str, Any],
-    other: dict[str, Level] | None,
+    other: notes.OtherSize | None,
 ) -> BackboneTrace:
     grids: dict[str, FeatureGrid] = {}
     methods: dict[str, dict[str, Method]] = {}
@@ -266,6 +289,7 @@ def _grid(level: Level, methods: Mapping[str, Method], image_hw: tuple[int, int]
         receptive_field_hw=(field_hw[0], field_hw[1]),
         channels=layout.channels,
         offset_range_yx=(y.offset_range, x.offset_range),
+        receptive_field_centre_yx=field_centre(level),
     )
 
 

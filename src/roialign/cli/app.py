@@ -128,6 +128,9 @@ def run_program(
 def trace(
     model: Annotated[str, typer.Argument(help="torchvision/NAME, timm/NAME, transformers/TYPE or path.py:callable.")],
     size: Annotated[str, typer.Option(help="Image size, HEIGHTxWIDTH.")] = "224x224",
+    channels: Annotated[
+        int | None, typer.Option(min=1, help="Of the image; 3, or what the first convolution takes.")
+    ] = None,
     offset: Annotated[str, typer.Option(help="In use: convention, structural, calibrated.")] = "convention",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     layers: Annotated[bool, typer.Option(help="Also print the accumulation layer by layer.")] = False,
@@ -148,7 +151,7 @@ def trace(
     from roialign.cli.trace import Images, run
 
     images = None if calibrate is None else Images(calibrate, plot, mean, std)
-    raise typer.Exit(run(model, size, offset, as_json, layers, images))
+    raise typer.Exit(run(model, size, offset, as_json, layers, images, channels))
 
 
 @app.command()

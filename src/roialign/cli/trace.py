@@ -37,7 +37,15 @@ class Images:
     std: str
 
 
-def run(model: str, size: str, offset: str, as_json: bool, layers: bool, images: Images | None = None) -> int:
+def run(
+    model: str,
+    size: str,
+    offset: str,
+    as_json: bool,
+    layers: bool,
+    images: Images | None = None,
+    channels: int | None = None,
+) -> int:
     """Print what is known of the model's grids; the exit status."""
     image_hw = _parsed(size)
     if image_hw is None:
@@ -48,7 +56,7 @@ def run(model: str, size: str, offset: str, as_json: bool, layers: bool, images:
         return 2
     try:
         backbone = load_backbone(model, image_hw)
-        result = _calibrated(backbone, image_hw, images) if images else trace(backbone, image_hw)
+        result = _calibrated(backbone, image_hw, images) if images else trace(backbone, image_hw, channels=channels)
         result = result.with_offset(cast(OffsetKind, offset))
     except (ModelError, ImportError, RoIError, _NotNumbersError) as error:
         print(f"roialign trace: {error}", file=sys.stderr)

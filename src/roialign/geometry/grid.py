@@ -24,13 +24,15 @@ class FeatureGrid:
         stride_yx: distance between the centres of neighbouring cells.
         offset_yx: centre of cell (0, 0); half a stride if left out, which is what `aligned=True` means.
         structural_offset_yx: where the receptive field of cell (0, 0) is centred, which follows from kernels,
-            strides and padding; None if not known.
+            strides and padding; that of the finest branch where several meet; None if not known.
         calibrated_offset_yx: what the trained weights respond to; None until measured.
         receptive_field_hw: pixels that a cell depends on, those beyond the image's border counted; the image's
             size where a cell depends on all of it; None if not known.
         channels: channels of the map; None if not known.
         offset_range_yx: ((y least, y most), (x least, x most)): the structural offsets of all branches that meet
             in the map, such as an FPN's top-down path; None if not known.
+        receptive_field_centre_yx: centre of the whole receptive field of cell (0, 0), all branches taken together;
+            None if not known, if it is the whole image, or if it does not move on by the stride from cell to cell.
 
     Raises:
         FeatureMapError: RA306, if size_hw, receptive_field_hw or channels are not whole numbers above zero; RA111,
@@ -50,6 +52,7 @@ class FeatureGrid:
     receptive_field_hw: tuple[int, int] | None = None
     channels: int | None = None
     offset_range_yx: tuple[tuple[float, float], tuple[float, float]] | None = None
+    receptive_field_centre_yx: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         keep = object.__setattr__

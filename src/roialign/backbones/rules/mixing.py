@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from roialign.backbones.fields import Field, join, mapped, reduced
 from roialign.backbones.rules.call import Call, Rule
+from roialign.backbones.rules.views import permuted
 
 
 def pointwise(call: Call) -> Field:
@@ -79,6 +80,16 @@ def scan(call: Call) -> Field:
     return join([field, reduced(field, [call["dim"]], keepdim=True, mixing=True)], call.shape)
 
 
+def recurrent(call: Call) -> list[Field]:
+    """A step keeps its place; what came before it, or after it in the other direction, is mixed over all steps."""
+    field = call.field("input")
+    time = 1 if call["batch_first"] else 0
+    steps = reduced(field, [-1], keepdim=True)
+    mixed = reduced(steps, [time], keepdim=True, mixing=True)
+    last = mixed if time == 0 else permuted(mixed, [1, 0, 2])
+    return [join([steps, mixed], call.shape), *(join([last], shape) for shape in call.shapes[1:])]
+
+
 def reduction(call: Call) -> list[Field]:
     field = call.field("self")
     dims = call.get("dim")
@@ -123,6 +134,7 @@ RULES: dict[str, Rule] = {
     **_table(product, "mm bmm addmm baddbmm mv addmv dot _int_mm addbmm"),
     **_table(linear, "linear"),
     **_table(softmax, "_softmax _log_softmax _safe_softmax softmax log_softmax"),
+    **_table(recurrent, "lstm gru rnn_tanh rnn_relu"),
     **_table(scan, "cumsum cumprod logcumsumexp"),
     **_table(reduction, "mean sum amax amin max min prod var std var_mean std_mean logsumexp any all argmax argmin"),
     **_table(reduction, "linalg_vector_norm norm nansum median nanmean"),

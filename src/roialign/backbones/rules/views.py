@@ -279,6 +279,43 @@ def im2col(call: Call) -> Field:
     return reshaped(ordered, (batch, channels * math.prod(kernels), rows * columns))
 
 
+def col2im(call: Call) -> Field:
+    """[N, channels * kernel, cells] to [N, channels, H, W]: a result reads its place in each window that covers it."""
+    field = call.field("self")
+    options = [[call[name][axis] for name in ("kernel_size", "stride", "padding", "dilation")] for axis in (0, 1)]
+    counts = [
+        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for size, (kernel, stride, padding, dilation) in zip(call["output_size"], options, strict=True)
+    ]
+    kernels = [kernel for kernel, *_ in options]
+    batch, channels = call.shape[:2]
+    field = reshaped(field, (batch, channels, *kernels, *counts))
+    field = permuted(field, [0, 1, 4, 2, 5, 3])
+    for axis, count in enumerate(counts):
+        field = _folded(field, 2 + axis, call["output_size"][axis], count, *options[axis])
+    return field
+
+
+def _folded(
+    field: Field, dim: int, results: int, windows: int, kernel: int, stride: int, padding: int, dilation: int
+) -> Field:
+    """Windows (`dim`) and their cells (the next dimension) in one, the results."""
+    reach = torch.arange(results)[:, None] + padding - torch.arange(kernel) * dilation
+    window = reach.div(stride, rounding_mode="floor")
+    used = (reach % stride == 0) & (window >= 0) & (window < windows)
+    index = torch.where(used, window * kernel + torch.arange(kernel), 0)
+    shape = [*field.shape[:dim], windows * kernel, *field.shape[dim + 2 :]]
+
+    def merge(term: Term) -> Term:
+        varies = max(term.values.shape[dim + 1 : dim + 3]) > 1
+        sizes = list(term.values.shape)
+        sizes[dim + 1 : dim + 3] = (windows, kernel) if varies else (1, 1)
+        values = term.values.expand(sizes).flatten(dim + 1, dim + 2)
+        return replace(term, values=values, steps=(*term.steps[: dim + 1], *term.steps[dim + 2 :]))
+
+    return slid(mapped(field, shape, merge), dim, uniform(index, 1 / stride, used))
+
+
 def unfold(call: Call) -> Field:
     """Tensor.unfold: windows along a dimension, their cells in a last one."""
     field, dim = call.field("self"), call["dimension"] % len(call["self"].shape)
@@ -324,6 +361,7 @@ RULES: dict[str, Rule] = {
     "aten::pixel_shuffle": pixel_shuffle,
     "aten::pixel_unshuffle": pixel_unshuffle,
     "aten::im2col": im2col,
+    "aten::col2im": col2im,
     "aten::unfold": unfold,
     "aten::unsqueeze": unsqueeze,
     "aten::squeeze": squeeze,
