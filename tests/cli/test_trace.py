@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from roialign.backbones.trace import trace
 from roialign.cli.app import app
 from roialign.integrations.models import ModelError, load_backbone
+from roialign.integrations.models.common import Middle
 
 NET = """
 from torch import nn
@@ -18,9 +21,20 @@ def lopsided():
     return nn.Sequential(nn.ZeroPad2d((3, 5, 1, 7)), nn.AvgPool2d(8))
 def net():
     return nn.Sequential(nn.Conv2d(3, 8, 7, stride=2, padding=3), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
-broken = 3
+number = 3
 def none():
     return None
+def build(cfg):
+    return nn.Identity()
+def raises():
+    return {}["key"]
+def leaves():
+    raise SystemExit("bye")
+def lacks():
+    import no_such_package
+class Failing(nn.Module):
+    def forward(self, image):
+        return image.view(1, 2, 3)
 """
 
 
@@ -64,6 +78,23 @@ def test_torchvision_models_give_a_map_of_each_size():
     assert [grid["stride_yx"][0] for grid in content["maps"].values()] == [2, 4, 8, 16, 32]
 
 
+@pytest.mark.parametrize(
+    ("name", "strides"), [("r3d_18", [2, 4, 8, 16]), ("raft_small", [8]), ("ssdlite320_mobilenet_v3_large", None)]
+)
+def test_video_flow_and_detection(name, strides):
+    pytest.importorskip("torchvision")
+    result = trace(load_backbone(f"torchvision/{name}", (64, 96)), (64, 96), measured=False)
+    found = [grid.stride_yx[0] for grid in result.values()]
+    assert found == strides or (strides is None and found[:2] == [16, 32])
+
+
+def test_tokens_of_video_at_one_time():
+    tokens, size_thw = torch.arange(1 + 2 * 3 * 4).float().view(1, -1, 1), (2, 3, 4)
+    stages = torch.nn.Identity()
+    stages.forward = lambda image: {"block": (tokens, size_thw)}
+    assert Middle(stages, 1)(None)["block"].flatten().tolist() == list(range(13, 25))
+
+
 def test_timm_models_give_their_features():
     pytest.importorskip("timm")
     content = json.loads(call("timm/resnet18", "--size", "64x96", "--json").output)
@@ -76,6 +107,53 @@ def test_transformers_models_from_their_type():
     assert [grid["stride_yx"][0] for grid in content["maps"].values()] == [4, 8, 16, 32]
 
 
+def test_a_file_that_cannot_be_read_as_python(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("import torch\ndef net(:\n    pass\n")
+    result = call(f"{path}:net")
+    assert result.exit_code == 2
+    assert "broken.py raised SyntaxError in line 2" in " ".join(result.output.split())
+    assert "without a callable. Type its name" in " ".join(call(str(path)).output.split())
+
+
+def test_a_file_finds_what_lies_beside_it(tmp_path):
+    (tmp_path / "beside_it.py").write_text("from torch import nn\ndef inner(): return nn.Conv2d(3, 8, 4, 4)\n")
+    path = tmp_path / "outer.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom beside_it import inner as net\n"
+        "@dataclass\nclass Options:\n    width: int = 3\n"
+    )
+    assert call(f"{path}:net", "--size", "64").exit_code == 0
+
+
+def test_a_defect_of_ours_is_said_to_be_one(net, monkeypatch):
+    def fails(*args, **kwargs):
+        raise KeyError("rule")
+
+    monkeypatch.setattr("roialign.cli.trace.trace", fails)
+    result = call(net)
+    assert result.exit_code == 2
+    assert re.search("could not be traced: KeyError: 'rule', in .* please report it", " ".join(result.output.split()))
+
+
+def test_the_vision_tower_and_the_encoder_of_larger_models(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    clip = transformers.CLIPConfig(text_config=small, vision_config={**small, "patch_size": 16, "image_size": 64})
+    clip.save_pretrained(tmp_path / "clip")
+    content = json.loads(call(f"transformers/{tmp_path}/clip/config.json", "--size", "64", "--json").output)
+    assert content["maps"]["last_hidden_state"]["stride_yx"] == [16, 16]
+    backbone = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], out_features=["stage2"])
+    detr = transformers.DetrConfig(
+        backbone_config=backbone, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16,
+        encoder_attention_heads=2, decoder_attention_heads=2,
+    )  # fmt: skip
+    detr.save_pretrained(tmp_path / "detr")
+    content = json.loads(call(f"transformers/{tmp_path}/detr/config.json", "--size", "64x96", "--json").output)
+    assert [grid["stride_yx"][0] for grid in content["maps"].values()] == [8, 8]
+    assert list(content["maps"]) == ["backbone.0", "encoder.last_hidden_state"]
+
+
 BAD = [
     (["resnet50"], r"expected torchvision/NAME.*Is it torchvision/resnet50 or timm/resnet50"),
     (["nowhere.py:net"], r"there is no file nowhere.py"),
@@ -83,6 +161,19 @@ BAD = [
     (["{net}", "--offset", "centre"], r"expected --offset convention, structural, calibrated; got 'centre'"),
     (["{net}s"], r"has no 'nets'; near: net"),
     (["{file}:none"], r"expected .*:none to return a torch.nn.Module; got NoneType"),
+    (["{file}"], r"expected path.py:callable; got .*nets.py without a callable. Such as .*nets.py:lopsided"),
+    (["{file}:build"], r"expected a callable that needs no arguments; .*:build needs cfg. Give them in a function"),
+    (["{file}:number"], r"expected .*:number to be a torch.nn.Module or a function that returns one; got int"),
+    (["{file}:raises"], r"nets.py:raises raised KeyError in line 13: 'key'"),
+    (["{file}:leaves"], r"nets.py:leaves raised SystemExit in line 15: bye"),
+    (["{file}:lacks"], r"nets.py:lacks raised ModuleNotFoundError in line 17: No module named 'no_such_package'"),
+    (["{file}:Failing"], r"RA308: expected a backbone that runs on .* It was raised in .*nets.py, line 20"),
+    (["torchvision"], r"expected torchvision/NAME.*Is it torchvision/resnet18 or another"),
+    (["timm/vit_tiny_patch16_224.none"], r"Invalid pretrained tag .*; it has vit_tiny_patch16_224.augreg"),
+    (["transformers/bert"], r"expected a configuration of a model that takes an image .* takes input_ids"),
+    (["transformers/siglip2"], r"takes an image .* and nothing else; .* also needs pixel_attention_mask"),
+    (["transformers/videomae"], r"transformers/videomae takes clips of 16 frames"),
+    (["torchvision/maxvit_t", "--size", "225x224"], r"torchvision/maxvit_t cannot be built for 225 x 224|does not run"),
 ]
 
 
@@ -91,7 +182,8 @@ def test_messages(arguments, message, net):
     given = [argument.format(net=net, file=net.removesuffix(":net")) for argument in arguments]
     result = call(*given)
     assert result.exit_code == 2
-    assert pytest.importorskip("re").search(message, result.output), result.output
+    assert max(map(len, result.output.splitlines())) <= 80 or "/" in result.output  # paths are not broken
+    assert re.search(message, " ".join(result.output.split())), result.output
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from roialign.backbones.recurrent import OnWhole, WholeRecurrent
 from roialign.errors import TraceError
 
+_LONGEST = 150  # signs of another's message
+
 
 class Sandbox:
     """A context in which a backbone can be run on fake images, in eval mode, and is put back afterwards.
@@ -135,7 +137,9 @@ def attributes_kept(backbone: nn.Module) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What kind of error, and the start of its message."""
+    """What kind of error, and the start of its message, in whole words."""
     lines = str(error).strip().splitlines()
     text = lines[0].rstrip(".!") if lines else ""
-    return f"{type(error).__name__}: {text[:150]}" if text else type(error).__name__
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST].rpartition(' ')[0] or text} ..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -79,7 +79,9 @@ class SizeFamily:
                     return None
             grids[name] = replace(grid, size_hw=size_hw)
             if not self.exact:
-                grids[name] = replace(grids[name], structural_offset_yx=None, offset_range_yx=None)
+                grids[name] = replace(
+                    grids[name], structural_offset_yx=None, offset_range_yx=None, receptive_field_centre_yx=None
+                )
         return grids
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,10 +21,12 @@ from roialign.backbones import BackboneTrace, calibrate
 from roialign.backbones.layers import LayerStep
 from roialign.backbones.pictures import sources_of
 from roialign.backbones.result import pair, shortened
+from roialign.backbones.sandbox import first_line
 from roialign.backbones.trace import trace
 from roialign.errors import RoIError
 from roialign.geometry.grid import OffsetKind
 from roialign.integrations.models import ModelError, load_backbone
+from roialign.integrations.models.file import line_in
 
 _WIDTH = 80
 
@@ -49,18 +53,19 @@ def run(
     """Print what is known of the model's grids; the exit status."""
     image_hw = _parsed(size)
     if image_hw is None:
-        print(f"roialign trace: expected --size HEIGHTxWIDTH, such as 800x1344; got {size!r}", file=sys.stderr)
-        return 2
+        return _refused(f"expected --size HEIGHTxWIDTH, such as 800x1344; got {size!r}")
     if offset not in get_args(OffsetKind):
-        print(f"roialign trace: expected --offset {', '.join(get_args(OffsetKind))}; got {offset!r}", file=sys.stderr)
-        return 2
+        return _refused(f"expected --offset {', '.join(get_args(OffsetKind))}; got {offset!r}")
     try:
         backbone = load_backbone(model, image_hw)
         result = _calibrated(backbone, image_hw, images) if images else trace(backbone, image_hw, channels=channels)
         result = result.with_offset(cast(OffsetKind, offset))
     except (ModelError, ImportError, RoIError, _NotNumbersError) as error:
-        print(f"roialign trace: {error}", file=sys.stderr)
-        return 2
+        return _refused(f"{error}{_line_of_file(error, model)}")
+    except Exception as error:  # whatever a model or a library raises; what is ours is a defect, and said to be one
+        return _refused(
+            f"{model} could not be traced: {first_line(error)}{_line_of_file(error, model) or _place(error)}"
+        )
     if as_json:
         content = result.to_dict()
         if layers:
@@ -72,6 +77,27 @@ def run(
         print("\nlayer by layer, where something changes:\n")
         print("\n".join(layer_table(result.layers)))
     return 0
+
+
+def _refused(message: str) -> int:
+    lines = textwrap.wrap(f"roialign trace: {message}", _WIDTH, break_long_words=False, break_on_hyphens=False)
+    print("\n".join(lines), file=sys.stderr)
+    return 2
+
+
+def _line_of_file(error: BaseException, model: str) -> str:
+    """Where in the user's own file it was that something failed while the model ran."""
+    cause, path = error.__cause__ or error, Path(model.rpartition(":")[0])
+    line = None if isinstance(error, ModelError) or not path.is_file() else line_in(cause, path)
+    return "" if line is None else f" It was raised in {path}, line {line}."
+
+
+def _place(error: BaseException) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f", in {Path(frame.filename).name}, line {frame.lineno}. This should not happen: please report it with the "
+        "output of roialign env"
+    )
 
 
 class _NotNumbersError(ValueError):

@@ -11,7 +11,10 @@ from torch import nn
 
 from roialign.backbones import library
 from roialign.backbones.library import Built
-from roialign.integrations.models import ForwardFeatures, Stages, load_backbone, stage_names
+from roialign.integrations.models import load_backbone
+from roialign.integrations.models.common import Stages
+from roialign.integrations.models.timm_models import ForwardFeatures
+from roialign.integrations.models.torchvision_models import stage_names
 
 _IMAGE_HW = (224, 224)  # at which the stages of a classifier are looked for
 _ANY_SIZE: tuple[dict[str, Any], ...] = (
@@ -49,7 +52,9 @@ class _Libraries:
             return module
         if isinstance(module, models.VisionTransformer):
             return Stages(module, ["encoder"])
-        return Stages(module, stage_names(module, _IMAGE_HW, isinstance(module, models.SwinTransformer)))
+        return Stages(
+            module, stage_names(module, type(module).__name__, _IMAGE_HW, isinstance(module, models.SwinTransformer))
+        )
 
 
 def _module_of(models: Any, name: str) -> str:

@@ -51,8 +51,9 @@ def away(last_edges: Tensor, ends: Tensor, grid: FeatureGrid, axis: int, sees_al
         return ends.new_zeros(ends.shape)
     stride = grid.stride_yx[axis]
     cells = ((last_edges - used_yx[axis]) / stride).ceil().clamp(0, grid.size_hw[axis] - 1)
-    if grid.structural_offset_yx is not None:
-        centre = grid.structural_offset_yx[axis]
+    known_yx = grid.receptive_field_centre_yx or grid.structural_offset_yx
+    if known_yx is not None:
+        centre = known_yx[axis]
     else:
         centre = used_yx[axis] + stride  # where it is at most: less than a stride from the conventional one
     return (ends - centre - cells * stride) / field_hw[axis]
