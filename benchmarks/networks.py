@@ -44,6 +44,12 @@ class Network:
 
 def efficientnet_lite0(seed: int | None = None, side_px: int = 320) -> Network:
     """timm's tf_efficientnet_lite0, with ImageNet weights, or random ones of a seed."""
+    weights = "ImageNet" if seed is None else f"random {seed}"
+    return _of_module("EfficientNet-Lite0", weights, efficientnet_lite0_module(seed), side_px, HALF)
+
+
+def efficientnet_lite0_module(seed: int | None = None) -> nn.Module:
+    """Its maps of strides 8, 16 and 32."""
     torch.manual_seed(seed or 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -56,7 +62,8 @@ def efficientnet_lite0(seed: int | None = None, side_px: int = 320) -> Network:
         missing, _ = backbone.load_state_dict(dict(zip(names, weights.values(), strict=True)), strict=False)
         if missing:
             raise RuntimeError(f"no weights for {missing[:3]}")
-    return _of_module("EfficientNet-Lite0", "ImageNet" if seed is None else f"random {seed}", backbone, side_px, HALF)
+    module: nn.Module = backbone
+    return module
 
 
 def resnet(name: str, seed: int, side_px: int = 320) -> Network:

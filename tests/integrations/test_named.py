@@ -48,7 +48,7 @@ def test_classifiers_are_run_up_to_their_maps() -> None:
     extractor = RegionExtractor(classifier, 3)
     assert pooled(extractor) == (2, 512, 3, 3)
     assert torch.equal(extractor.backbone(image), classifier.forward_features(image))
-    assert pooled(RegionExtractor(torchvision.models.squeezenet1_1(), 3)) == (2, 512, 3, 3)
+    assert pooled(RegionExtractor(torchvision.models.resnet18(), 3)) == (2, 512, 3, 3)
     module = nn.Conv2d(3, 8, 4, 4)
     assert RegionExtractor(module, 3).backbone is module
 

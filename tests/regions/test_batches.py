@@ -32,9 +32,18 @@ class Convolutions(nn.Module):
 class TopDown(Convolutions):
     """The coarse map is enlarged to the fine one: what it does depends on the size."""
 
+    mode = "nearest"
+
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         maps = super().forward(image)
-        return {**maps, "fine": maps["fine"] + F.interpolate(maps["coarse"], size=maps["fine"].shape[-2:])}
+        return {
+            **maps,
+            "fine": maps["fine"] + F.interpolate(maps["coarse"], size=maps["fine"].shape[-2:], mode=self.mode),
+        }
+
+
+class Smooth(TopDown):
+    mode = "bilinear"
 
 
 class Excited(Convolutions):
@@ -144,8 +153,8 @@ def test_images_that_are_prepared_first_and_their_boxes():
 def test_padding_reaches_the_boxes_that_are_said_to_be_reached_and_no_others(make, offset):
     """Boxes of one column each, from the middle of a narrow image to its edge, padded to the width of a large one."""
     torch.manual_seed(0)
-    small, large = torch.rand(3, 128, 400), torch.rand(3, 128, 640)
-    ends = torch.arange(20.0, 401.0, 2)
+    small, large = torch.rand(3, 128, 384), torch.rand(3, 128, 640)
+    ends = torch.arange(20.0, 385.0, 2)
     column = torch.stack([ends - 16, torch.full_like(ends, 40), ends, torch.full_like(ends, 56)], 1)
     maps = ["1" if make is efficientnet else "fine" if make is TopDown else "coarse"]
     options = {"mean": [0.9] * 3, "maps": maps, "offset": offset, "sampling_ratio": 8}
@@ -153,7 +162,7 @@ def test_padding_reaches_the_boxes_that_are_said_to_be_reached_and_no_others(mak
     padded = RegionExtractor(alone.backbone, 2, batch="pad", **options)
     with torch.no_grad():
         wanted = alone([small], [column]).features
-        with pytest.warns(RoIWarning, match=r"^RA312: .* of 192 boxes .*2 images of 2 sizes .* 128 x 640"):
+        with pytest.warns(RoIWarning, match=r"^RA312: .* of 184 boxes .*2 images of 2 sizes .* 128 x 640"):
             pooled = padded([large, small], [column[:1], column])
     change = (pooled.features[1:] - wanted).flatten(1).abs().amax(1) / magnitude(wanted)
     away = pooled.padding_distance[1:]
@@ -166,6 +175,20 @@ def test_padding_reaches_the_boxes_that_are_said_to_be_reached_and_no_others(mak
     ):  # of its two branches the one that sees more may be the one that sees the padding by a ratio
         nearest_unchanged = away[change <= RELATIVE[torch.float32]].min()
         assert nearest_unchanged > 0.5 - 40 / padded.trace((128, 640))[maps[0]].receptive_field_hw[1]
+
+
+@pytest.mark.parametrize(("make", "maps"), [(Smooth, ["fine"]), (efficientnet, ["1"])])
+def test_padding_reaches_all_boxes_where_the_backbone_pads_or_resizes_otherwise(make, maps):
+    """At a width of 397 it does something else than at 640, and boxes far from the padding change, too."""
+    torch.manual_seed(0)
+    small, large, far = torch.rand(3, 128, 397), torch.rand(3, 128, 640), torch.tensor([[300.0, 30, 330, 50]])
+    alone = RegionExtractor(make(), 2, maps=maps).eval()
+    padded = RegionExtractor(alone.backbone, 2, maps=maps, batch="pad")
+    with torch.no_grad():
+        with pytest.warns(RoIWarning, match="RA312"):
+            pooled = padded([large, small], [far, far])
+        assert worst(pooled.features[1:], alone([small], [far]).features) > 1e-3
+    assert pooled.padding_distance.tolist() == [math.inf, 0]
 
 
 def test_padding_reaches_all_boxes_where_each_cell_sees_the_whole_image():

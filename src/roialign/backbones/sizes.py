@@ -79,7 +79,9 @@ class SizeFamily:
                     return None
             grids[name] = replace(grid, size_hw=size_hw)
             if not self.exact:
-                grids[name] = replace(grids[name], structural_offset_yx=None, offset_range_yx=None)
+                grids[name] = replace(
+                    grids[name], structural_offset_yx=None, offset_range_yx=None, receptive_field_centre_yx=None
+                )
         return grids
 
 
@@ -100,6 +102,16 @@ def whole_cells(trace: BackboneTrace) -> int:
     """Pixels that are whole cells of every map on the way; cells of odd sizes come from resizing, and do not count."""
     strides = {stride for step in trace.layers for stride in step.stride_yx}
     return math.lcm(*(int(stride) for stride in strides if stride >= 1 and stride.is_integer()))
+
+
+def are_treated_alike(trace: BackboneTrace, one_hw: tuple[int, int], other_hw: tuple[int, int]) -> bool:
+    """Whether the backbone does the same at both sizes: it pads as much at each layer and resizes by one factor."""
+    if not depends_on_size(trace.layers):
+        return True
+    period = whole_cells(trace)
+    if resizes(trace.layers):
+        return all(size % period == 0 for size in (*one_hw, *other_hw))
+    return all((one - other) % period == 0 for one, other in zip(one_hw, other_hw, strict=True))
 
 
 def _period(trace: BackboneTrace) -> int | None:

@@ -133,9 +133,10 @@ def _structure_at(backbone: nn.Module, image_hw: tuple[int, int]) -> Structure |
     """The structure at a size that the backbone may not take."""
     with Sandbox(backbone) as sandbox:
         try:
-            return _structure(sandbox, image_hw, _image_channels(backbone))[0]
+            found, channels = _structure(sandbox, image_hw, _image_channels(backbone))
         except TraceError:
             return None
+        return _with_settled_layouts(sandbox, image_hw, channels, found)
 
 
 def _checked(backbone: Any) -> nn.Module:

@@ -52,8 +52,9 @@ class _Libraries:
             return module
         if isinstance(module, models.VisionTransformer):
             return Stages(module, ["encoder"])
-        names = stage_names(module, type(module).__name__, _IMAGE_HW, isinstance(module, models.SwinTransformer))
-        return Stages(module, names)
+        return Stages(
+            module, stage_names(module, type(module).__name__, _IMAGE_HW, isinstance(module, models.SwinTransformer))
+        )
 
 
 def _module_of(models: Any, name: str) -> str:

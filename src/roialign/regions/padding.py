@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from roialign.backbones import BackboneTrace
+from roialign.backbones.sizes import are_treated_alike
 from roialign.errors import FeatureMapError
 from roialign.geometry import FeatureGrid
 from roialign.ops import notice
@@ -27,7 +29,8 @@ def distances(
     """How far the cells that each roi [K, 5] reads are from the padding of its image, in receptive fields [K].
 
     Images of size `entered_hw` show something down to and across `filled_hw`, and were padded from there on. Infinite
-    where nothing was padded, 0 where each cell sees the whole image, negative within the padding.
+    where nothing was padded; 0 where each cell sees the whole image, and where the backbone does something else at the
+    size of the batch than at that of the image; negative within the padding.
     """
     result = rois.new_full((len(rois),), math.inf)
     images = rois[:, 0].long()
@@ -37,7 +40,8 @@ def distances(
         for level, (name, grid) in enumerate(grids.items()):
             far = away(rois[:, 4 - axis], ends, grid, axis, traced.whole_image[name][axis])
             result = result.minimum(far.where(is_padded & (levels == level), math.inf))
-    return result
+    alike = [size_hw == entered_hw or are_treated_alike(traced, size_hw, entered_hw) for size_hw in filled_hw]
+    return result.clamp(max=0).where(~rois.new_tensor(alike, dtype=torch.bool)[images], result)
 
 
 def away(last_edges: Tensor, ends: Tensor, grid: FeatureGrid, axis: int, sees_all: bool) -> Tensor:
@@ -47,8 +51,9 @@ def away(last_edges: Tensor, ends: Tensor, grid: FeatureGrid, axis: int, sees_al
         return ends.new_zeros(ends.shape)
     stride = grid.stride_yx[axis]
     cells = ((last_edges - used_yx[axis]) / stride).ceil().clamp(0, grid.size_hw[axis] - 1)
-    if grid.structural_offset_yx is not None:
-        centre = grid.structural_offset_yx[axis]
+    known_yx = grid.receptive_field_centre_yx or grid.structural_offset_yx
+    if known_yx is not None:
+        centre = known_yx[axis]
     else:
         centre = used_yx[axis] + stride  # where it is at most: less than a stride from the conventional one
     return (ends - centre - cells * stride) / field_hw[axis]

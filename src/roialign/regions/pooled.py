@@ -21,7 +21,8 @@ class Pooled(NamedTuple):
     """int64 [K], which map each box was pooled from."""
     padding_distance: Tensor
     """[K], how far the cells that each box reads are from what its image was padded with to fill the batch, in
-    receptive fields of its map: below 0.5 the padding reaches the box; infinite where there is none."""
+    receptive fields of its map: below 0.5 the padding reaches the box; infinite where there is none, 0 where each cell
+    sees the whole image, or where the backbone pads or resizes otherwise at the size of the batch."""
 
 
 def in_order(parts: Sequence[Pooled], images: Sequence[Sequence[int]], boxes: Sequence[int]) -> Pooled:
