@@ -20,7 +20,7 @@ from roialign.geometry import FeatureGrid
 from roialign.integrations.models import ModelError, load_backbone
 
 Outcome = Literal["right", "not checked", "refused", "wrong", "crashed"]
-SECONDS = 8.0  # for the passes of a check
+SECONDS = 5.0  # for the passes of a check
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,12 @@ def _without_tracebacks() -> Iterator[None]:
 def attributes_kept(backbone: nn.Module) -> Iterator[None]:
     """Put back what modules keep in attributes when they run, such as modes, counters and caches."""
     states = [(module, dict(module.__dict__), dict(module._buffers)) for module in backbone.modules()]
+    caches = [
+        (value, dict(value))
+        for _, attributes, _ in states
+        for name, value in attributes.items()
+        if type(value) is dict and not name.startswith("_")  # timm's attention biases by device, for one
+    ]
     try:
         yield
     finally:
@@ -134,6 +140,9 @@ def attributes_kept(backbone: nn.Module) -> Iterator[None]:
             module.__dict__.update(attributes)
             module._buffers.clear()
             module._buffers.update(buffers)
+        for cache, contents in caches:
+            cache.clear()
+            cache.update(contents)
 
 
 def first_line(error: BaseException) -> str:
