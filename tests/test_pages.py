@@ -23,7 +23,7 @@ def matches(line: str, words: str) -> bool:
         ("regions.md", 4, ()),
         ("grids.md", 1, ("timm",)),
         ("operators.md", 11, ()),
-        ("enable.md", 1, ()),
+        ("enable.md", 2, ()),
         ("onnx.md", 4, ("onnxruntime", "onnxscript", "torchvision")),
         ("compile.md", 4, ()),
     ],
