@@ -38,7 +38,7 @@ help:
 	@echo "make bench-operators  all the other operators, likewise: 30 minutes"
 	@echo "make bench-gpu        the kernels on a GPU, verified and timed: 6 minutes"
 	@echo "make bench-overhead   what watching costs a Mask R-CNN: 5 minutes"
-	@echo "make bench-models     whole models with and without enable(): 15 minutes"
+	@echo "make bench-models     whole models with enable() and upgrade(): 30 minutes"
 	@echo "make bench-doctor     faults injected into healthy pipelines: 15 minutes"
 	@echo "make bench-reports    what people reported: 5 minutes"
 	@echo "make bench-picture    do boxes follow edges? hits and false alarms: 5 minutes"
@@ -119,8 +119,9 @@ bench-overhead: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 	@$(RUN) -m benchmarks.overhead
 
 # With random weights: nothing is downloaded.
-bench-models: $(VENV)/.stamp-test
+bench-models: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 	@$(RUN) -m benchmarks.enable
+	@$(RUN) -m benchmarks.upgrade
 
 bench-doctor: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 	@$(RUN) -m benchmarks.doctor --seed 8

@@ -111,18 +111,25 @@ def inference(
     return infer
 
 
-def training_step(build: Callable[..., nn.Module], size_hw: tuple[int, int]) -> Call:
-    """The losses and their gradients, without the optimizer's step; gives the losses."""
-    model, image = _model(build, size_hw, torch.contiguous_format)
-    model.train()
+def target_of(size_hw: tuple[int, int]) -> dict[str, Tensor]:
+    """Eight objects on an image of this size, with masks and keypoints, as torchvision's detectors take them."""
     height, width = size_hw
-    corners = torch.rand(8, 2) * torch.tensor([0.6 * width, 0.6 * height])
-    boxes = torch.cat([corners, corners + torch.tensor([0.1 * width, 0.1 * height]) * (1 + 2 * torch.rand(8, 1))], 1)
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(8, 2, generator=generator) * torch.tensor([0.6 * width, 0.6 * height])
+    sizes = torch.tensor([0.1 * width, 0.1 * height]) * (1 + 2 * torch.rand(8, 1, generator=generator))
+    boxes = torch.cat([corners, corners + sizes], 1)
     points = torch.cat([(boxes[:, :2] + boxes[:, 2:]).div(2)[:, None].expand(8, 17, 2), torch.ones(8, 17, 1)], 2)
     masks = torch.zeros(8, *size_hw, dtype=torch.uint8)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.long().tolist(), strict=True):
         mask[y1:y2, x1:x2] = 1
-    target = {"boxes": boxes, "labels": torch.ones(8, dtype=torch.int64), "masks": masks, "keypoints": points}
+    return {"boxes": boxes, "labels": torch.ones(8, dtype=torch.int64), "masks": masks, "keypoints": points}
+
+
+def training_step(build: Callable[..., nn.Module], size_hw: tuple[int, int]) -> Call:
+    """The losses and their gradients, without the optimizer's step; gives the losses."""
+    model, image = _model(build, size_hw, torch.contiguous_format)
+    model.train()
+    target = target_of(size_hw)
 
     def step() -> list[Tensor]:
         torch.manual_seed(1)  # the proposals to learn from are drawn

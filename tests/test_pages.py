@@ -25,7 +25,7 @@ def matches(line: str, words: str) -> bool:
         ("grids.md", 1, ("timm",)),
         ("scrambled.md", 3, ("transformers",)),
         ("operators.md", 11, ()),
-        ("enable.md", 1, ()),
+        ("enable.md", 2, ()),
         ("onnx.md", 4, ("onnxruntime", "onnxscript", "torchvision")),
         ("compile.md", 4, ()),
     ],

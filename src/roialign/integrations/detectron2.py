@@ -1,14 +1,16 @@
-"""detectron2's `Boxes` as roialign's, and back; detectron2 itself is imported only to make its own."""
+"""detectron2's `Boxes` as roialign's, and back, and its pooler; detectron2 is imported only to make its own boxes."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from roialign.errors import BoxesShapeError, FrameError
+from roialign.errors import BoxesShapeError, FrameError, OptionError
 from roialign.geometry import Boxes, Frame
+from roialign.regions.multi_scale_roi_align import MultiScaleRoIAlign
 
 
 def boxes_from(boxes: Any, frame: Frame) -> Boxes:
@@ -49,3 +51,68 @@ def to_detectron2(boxes: Boxes) -> Any:
     """
     structures = importlib.import_module("detectron2.structures")
     return structures.Boxes(boxes.boxes_xyxy)
+
+
+class ROIPooler(nn.Module):
+    """detectron2's `ROIPooler` on roialign's operators: its arguments, its numbers, all levels in one call.
+
+    Convention: detectron2's boxes, in pixels of the image that entered the backbone.
+
+    Args:
+        output_size: bins (height, width), or one number for both.
+        scales: cells per pixel of each level: 1 / stride.
+        sampling_ratio: samples in each bin along each axis; 0 takes ceil(bin size in cells).
+        pooler_type: "ROIAlignV2", which is `aligned=True`, or "ROIAlign".
+        canonical_box_size: root of the area of a box that belongs to `canonical_level`.
+        canonical_level: binary logarithm of the stride for such a box.
+
+    Raises:
+        OptionError: RA506, for "ROIPool" and "ROIAlignRotated", which have no operator for several levels.
+
+    Deterministic. Source: detectron2's modeling/poolers.py; checked against a stand-in of its interface.
+
+    Example:
+        >>> import torch
+        >>> class Boxes:  # as detectron2.structures.Boxes
+        ...     tensor = torch.tensor([[20.0, 30.0, 120.0, 90.0]])
+        >>> pooler = ROIPooler(7, scales=(1 / 8, 1 / 16), sampling_ratio=0, pooler_type="ROIAlignV2")
+        >>> pooler([torch.rand(1, 8, 32, 48), torch.rand(1, 8, 16, 24)], [Boxes()]).shape
+        torch.Size([1, 8, 7, 7])
+    """
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        scales: Sequence[float],
+        sampling_ratio: int,
+        pooler_type: str,
+        canonical_box_size: int = 224,
+        canonical_level: int = 4,
+    ) -> None:
+        super().__init__()
+        if pooler_type not in ("ROIAlign", "ROIAlignV2"):
+            raise OptionError(
+                f'RA506: expected pooler_type "ROIAlignV2" or "ROIAlign"; got {pooler_type!r}. Keep detectron2\'s own '
+                "pooler for it."
+            )
+        self.pooler = MultiScaleRoIAlign(
+            [str(level) for level in range(len(scales))],
+            output_size,
+            sampling_ratio,
+            canonical_scale=canonical_box_size,
+            canonical_level=canonical_level,
+            scales=list(scales),
+            aligned=pooler_type == "ROIAlignV2",
+        )
+
+    def forward(self, x: Sequence[Tensor], box_lists: Sequence[Any]) -> Tensor:
+        """Pool [K, C, height, width].
+
+        Args:
+            x: feature maps [N, C, H, W], in the order of `scales`.
+            box_lists: detectron2's `Boxes` for each image.
+        """
+        maps = {str(level): one for level, one in enumerate(x)}
+        boxes = [boxes.tensor for boxes in box_lists]
+        pooled: Tensor = self.pooler(maps, boxes, [])  # scales are given: sizes of images are not asked for
+        return pooled

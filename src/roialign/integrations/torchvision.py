@@ -1,4 +1,4 @@
-"""Frames of torchvision's pipelines, and its bounding boxes as `Boxes`."""
+"""Frames of torchvision's pipelines, its bounding boxes as `Boxes`, and its detectors on roialign's poolers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from roialign.errors import BoxesShapeError, FrameError
 from roialign.geometry import Boxes, Frame
 from roialign.geometry.formats import ORDERS, from_xyxy
 from roialign.integrations import _probe
+from roialign.integrations.detectors import downgrade as downgrade
+from roialign.integrations.detectors import upgrade as upgrade
 
 _FORMATS = {"XYXY": ORDERS[0], "XYWH": ORDERS[1], "CXCYWH": ORDERS[2]}
 _PRESETS = "torchvision.transforms._presets"  # the `transforms()` of pretrained weights
