@@ -229,7 +229,7 @@ def test_a_transformer_of_timm_whose_features_come_from_a_method(patch: int) -> 
     assert [[finding.code for finding in call.findings] for call in report.calls] == [[], ["RA106"]] * 2
 
 
-@pytest.mark.parametrize("model", ["x", 3, torch.relu, torch.nn.Conv2d], ids=repr)
+@pytest.mark.parametrize("model", ["x", 3, torch.relu, torch.nn.Conv2d])
 def test_only_a_module_is_a_model(model: Any) -> None:
     with pytest.raises(roialign.RoIError, match=r"^RA506: expected model, an nn\.Module or none; got"):
         roialign.watch(model)
