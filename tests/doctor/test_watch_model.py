@@ -80,6 +80,7 @@ def test_one_trace_serves_all_sizes_that_its_strides_explain(monkeypatch: pytest
                     grid.stride_yx,
                     structural_offset_yx=grid.structural_offset_yx,
                     receptive_field_hw=grid.receptive_field_hw,
+                    receptive_field_centre_yx=grid.receptive_field_centre_yx,
                     channels=features.shape[1],
                     offset_range_yx=grid.offset_range_yx,
                 )

@@ -86,7 +86,7 @@ class SingleRoIExtractor(nn.Module):
         levels = self._levels(rois[:, 1:], len(maps))
         if roi_scale_factor is not None:
             rois = _enlarged(rois, roi_scale_factor)
-        return pool(maps, rois, self.output_size, grids, levels, self.sampling_ratio, self.aligned).features
+        return pool(maps, rois, self.output_size, grids, levels, self.sampling_ratio, self.aligned)[0]
 
     def _levels(self, boxes_xyxy: Tensor, levels: int) -> Tensor:
         size = ((boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])).sqrt()
