@@ -115,7 +115,7 @@ def _read_voc(folder: Path, split: str, classes: Sequence[str] | None) -> Photos
             if not (corners[0] < corners[2] and corners[1] < corners[3]) or kind not in label_of:
                 left_out.append(f"{name}: {kind} {corners}")
                 continue
-            rows.append([corners[0] - 1, corners[1] - 1, corners[2], corners[3]])  # VOC counts pixels from 1, last included
+            rows.append([corners[0] - 1, corners[1] - 1, *corners[2:]])  # VOC counts pixels from 1, the last included
             labels.append(label_of[kind])
             crowd.append(thing.findtext("difficult", "0").strip() == "1")
         path = folder / "JPEGImages" / f"{name}.jpg"

@@ -124,17 +124,25 @@ def _columns(batch: Batch) -> tuple[list[Tensor], list[Target]]:
 
 def _examined(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The losses of a first step that the doctor looks on at. Where it finds an error the training does not start."""
+    images, targets = _columns(batch)
     try:
         with roialign.watch() as report:
-            losses = model(*_columns(batch))
-    except Exception:
-        if not report.ok:
+            _pool_marks(model.module if isinstance(model, DistributedDataParallel) else model, images, targets)
+            losses = model(images, targets)
+    finally:
+        if report.findings:
             print(report, file=sys.stderr)
-        raise
-    if not report.ok:
-        print(report, file=sys.stderr)
+    if any(finding.severity == "error" for finding in report.findings):
         raise SystemExit("the doctor found an error in the first step; --no-doctor trains all the same")
     return losses
+
+
+@torch.no_grad()
+def _pool_marks(model: FasterRCNN, images: list[Tensor], targets: list[Target]) -> None:
+    """Pool at the marks alone, for the doctor: among the proposals of an untrained network they would drown."""
+    entered, resized = model.transform(images, targets)
+    maps = model.backbone(entered.tensors)
+    model.roi_heads.box_roi_pool(maps, [target["boxes"] for target in resized], entered.image_sizes)
 
 
 def _shares(counts: dict[str, int], losses: dict[str, Tensor], work: Work) -> dict[str, float]:
