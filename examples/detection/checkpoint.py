@@ -28,13 +28,16 @@ class Recipe:
     any_way_up: bool = False
     pooler: Pooler = "roialign"
     masks: bool = False
+    double: bool = False
 
     @property
-    def view(self) -> dict[str, Any]:
-        return {"size_hw": self.size_hw, "any_way_up": self.any_way_up}
+    def dtype(self) -> torch.dtype:
+        return torch.float64 if self.double else torch.float32
 
 
-def save(path: Path, recipe: Recipe, classes: tuple[str, ...], step: int, model: nn.Module, optimizer: Optimizer) -> None:
+def save(
+    path: Path, recipe: Recipe, classes: tuple[str, ...], step: int, model: nn.Module, optimizer: Optimizer
+) -> None:
     """Write the checkpoint beside the last one, then put it in its place: a process may be killed at any moment."""
     content = {
         "recipe": asdict(recipe),

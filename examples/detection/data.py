@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import numpy
 import torch
-from faster_coco_eval import mask as rle
+from hotcoco import mask as rle
 from PIL import Image
 from torch import Tensor
 
@@ -164,8 +164,14 @@ def _photo(
     crowd: list[bool],
     outlines: tuple[Any, ...] | None,
 ) -> Photo:
-    boxes_xyxy = torch.tensor(rows, dtype=torch.float32).reshape(-1, 4)
-    return Photo(path, size_hw, boxes_xyxy, torch.tensor(labels, dtype=torch.int64), torch.tensor(crowd, dtype=torch.bool), outlines)
+    return Photo(
+        path,
+        size_hw,
+        torch.tensor(rows, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(labels, dtype=torch.int64),
+        torch.tensor(crowd, dtype=torch.bool),
+        outlines,
+    )
 
 
 def _size_hw(path: Path) -> tuple[int, int]:

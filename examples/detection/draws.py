@@ -59,7 +59,8 @@ class View:
         whole = boxes * ratio_xy.repeat(2) + torch.tensor([left, top, left, top])
         boxes = whole.clamp(min=0).minimum(torch.tensor([self.size_hw[1], self.size_hw[0]]).repeat(2))
         sides = boxes[:, 2:] - boxes[:, :2]
-        kept = (sides.prod(1) >= _LEAST_VISIBLE * (whole[:, 2:] - whole[:, :2]).prod(1)) & (sides >= _LEAST_SIDE_PX).all(1)
+        visible = sides.prod(1) >= _LEAST_VISIBLE * (whole[:, 2:] - whole[:, :2]).prod(1)
+        kept = visible & (sides >= _LEAST_SIDE_PX).all(1)
         target = {"boxes": boxes[kept], "labels": labels[kept]}
         if masks is not None:
             target["masks"] = _shown_masks(masks[kept], resized_hw, (top, left), self.size_hw)
@@ -109,7 +110,9 @@ def _draws(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*numbers))
 
 
-def _shown(image: Tensor, resized_hw: tuple[int, int], corner_yx: tuple[int, int], canvas_hw: tuple[int, int]) -> Tensor:
+def _shown(
+    image: Tensor, resized_hw: tuple[int, int], corner_yx: tuple[int, int], canvas_hw: tuple[int, int]
+) -> Tensor:
     """Resized, and put or cut onto a grey canvas with its corner at `corner_yx`."""
     resized = functional.interpolate(image[None].float() / 255, resized_hw, mode="bilinear", antialias=True)[0]
     return _placed(resized, corner_yx, canvas_hw, 0.5)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy
 import torch
-from faster_coco_eval import COCO, COCOeval_faster
-from faster_coco_eval import mask as rle
+from hotcoco import COCO, COCOeval
+from hotcoco import mask as rle
 from torch import Tensor, nn
 
 from .checkpoint import restore
@@ -25,12 +25,12 @@ _MOST_DETECTIONS = 100  # of an image, those of the highest scores
 
 def detections(model: nn.Module, photos: Photos) -> Iterator[dict[str, Tensor]]:
     """What the detector finds in each photograph, in its pixels, on the CPU."""
-    device = next(model.parameters()).device
+    kind = next(model.parameters())
     trained = model.training
     model.eval()
     with torch.inference_mode():
         for photo in photos:
-            (found,) = model([photo.pixels().to(device).float() / 255])
+            (found,) = model([photo.pixels().to(kind) / 255])
             yield {key: value.cpu() for key, value in found.items()}
     model.train(trained)
 
@@ -92,7 +92,7 @@ def average_precision(truth: dict[str, Any], results: Results, kind: str = "bbox
         return dict.fromkeys(["AP", "AP50", "AP75", *(f"AP50 {name}" for name in names)], 0.0)
     with redirect_stdout(StringIO()):  # it tells how long it took
         marked = COCO(truth)
-        evaluation = COCOeval_faster(marked, marked.loadRes(results), kind)
+        evaluation = COCOeval(marked, marked.loadRes(results), kind)
         evaluation.params.maxDets = [1, 10, _MOST_DETECTIONS]
         evaluation.evaluate()
         evaluation.accumulate()

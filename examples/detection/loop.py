@@ -36,7 +36,7 @@ class Work:
     """Where a training runs and what it leaves behind; none of it decides which weights come out."""
 
     out: Path
-    device: torch.device = torch.device("cpu")
+    device: torch.device
     rank: int = 0
     world: int = 1
     workers: int = 0
@@ -51,7 +51,8 @@ class Work:
 def train(photos: Photos, recipe: Recipe, work: Work, say: Callable[[str], None] = print) -> FasterRCNN:
     """Train to the end, from the checkpoint where there is one."""
     torch.manual_seed(seed_of(recipe.seed, 4))
-    model = build(len(photos.classes), recipe.size_hw, masks=recipe.masks, pooler=recipe.pooler).to(work.device).train()
+    model = build(len(photos.classes), recipe.size_hw, masks=recipe.masks, pooler=recipe.pooler)
+    model.to(work.device, recipe.dtype).train()
     optimizer = AdamW(_groups(model, recipe), lr=recipe.rate, weight_decay=recipe.decay)
     first = resume(work.checkpoint, recipe, photos.classes, model, optimizer)
     last = math.ceil(recipe.epochs * len(photos) / recipe.batch)
@@ -113,9 +114,13 @@ def _batches(photos: Photos, recipe: Recipe, work: Work, first: int, last: int) 
     )
     for batch in loader:
         yield [
-            (image.to(work.device), {key: value.to(work.device) for key, value in target.items()})
+            (_to(image, work, recipe), {key: _to(value, work, recipe) for key, value in target.items()})
             for image, target in batch
         ]
+
+
+def _to(values: Tensor, work: Work, recipe: Recipe) -> Tensor:
+    return values.to(work.device, recipe.dtype if values.is_floating_point() else None)
 
 
 def _columns(batch: Batch) -> tuple[list[Tensor], list[Target]]:

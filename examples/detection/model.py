@@ -76,7 +76,7 @@ def build(
 
 
 class Pyramid(nn.Module):
-    """EfficientNet-Lite0 with feature maps of strides 8, 16, 32 and 64; its BatchNorm and its first layers are frozen."""
+    """EfficientNet-Lite0 with maps of strides 8, 16, 32 and 64; its BatchNorm and its first layers are frozen."""
 
     def __init__(self, weights: bool = True) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from faster_coco_eval import mask as rle
+from hotcoco import mask as rle
 from PIL import Image
 
 _TILE = 128  # pixels

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("data", type=Path, help="a folder of VOC's or COCO's form")
     parser.add_argument("--split", default="train", help="the photographs to learn from")
     parser.add_argument("--test", default="test", help="the photographs to evaluate on at the end; '' for none")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint, losses, scores, pictures; goes on from there")
+    parser.add_argument("--out", type=Path, required=True, help="the folder for what it makes; goes on from there")
     recipe = parser.add_argument_group("what decides the weights")
     recipe.add_argument("--epochs", type=float, default=Recipe.epochs)
     recipe.add_argument("--batch", type=int, default=Recipe.batch, help="photographs in a step, in all processes")
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     recipe.add_argument("--any-way-up", action="store_true", help="turn and mirror: seen from above or in a microscope")
     recipe.add_argument("--seed", type=int, default=Recipe.seed)
     recipe.add_argument("--pooler", choices=("roialign", "exact", "torchvision"), default=Recipe.pooler)
+    recipe.add_argument("--double", action="store_true", help="in float64: slow, and tells a mistake from rounding")
     work = parser.add_argument_group("how it is done")
     work.add_argument("--threads", type=int, help="of each process")
     work.add_argument("--workers", type=int, default=0, help="processes that read photographs")
@@ -91,10 +92,11 @@ def _work(options: argparse.Namespace) -> Work:
     return Work(options.out, device, rank, world, options.workers, options.doctor, options.checkpoint_minutes)
 
 
-def _introduce(photos: Photos, say: object) -> None:
+def _introduce(photos: Photos, say: Callable[[str], None]) -> None:
     marks = sum(len(photo.labels) for photo in photos)
     kind = "Mask R-CNN" if photos.has_masks else "Faster R-CNN"
-    say(f"{kind}: {len(photos)} photographs, {marks} things of {len(photos.classes)} classes: {', '.join(photos.classes)}")
+    classes = f"{len(photos.classes)} classes, {', '.join(photos.classes)}"
+    say(f"{kind}: {len(photos)} photographs, {marks} things of {classes}")
     for line in photos.left_out[:5]:
         say(f"left out, not a box of a known class: {line}")
 
