@@ -62,7 +62,7 @@ class Photos:
 
     @property
     def has_masks(self) -> bool:
-        return any(photo.outlines is not None for photo in self.photos)
+        return all(photo.outlines is not None for photo in self.photos)
 
 
 def read(folder: Path, split: str, classes: Sequence[str] | None = None) -> Photos:

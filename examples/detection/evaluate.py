@@ -110,7 +110,8 @@ def evaluate(model: nn.Module, photos: Photos) -> tuple[dict[str, dict[str, floa
         for result in as_results(number, found)
     ]
     truth = as_truth(photos)
-    kinds = {"boxes": "bbox"} | ({"masks": "segm"} if photos.has_masks else {})
+    has_masks = photos.has_masks and any("segmentation" in result for result in results)
+    kinds = {"boxes": "bbox"} | ({"masks": "segm"} if has_masks else {})
     return {name: average_precision(truth, results, kind) for name, kind in kinds.items()}, results
 
 
