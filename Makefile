@@ -17,7 +17,11 @@ BUILD_LOG := $(VENV)/build.log
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-rare check check-lint check-format check-types check-layers check-codes check-benchmarks \
 	sanitize compare-mmcv check-triton bench bench-gpu bench-operators bench-overhead bench-models bench-doctor bench-reports \
+<<<<<<< HEAD
 	bench-picture bench-batching zoo offsets notebook docs clean
+=======
+	bench-picture offsets train-bccd train-nuclei notebook docs clean
+>>>>>>> w/detection
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -45,6 +49,8 @@ help:
 	@echo "make bench-batching   what padding does to features, and what it costs to do without: 5 minutes"
 	@echo "make zoo              models of three libraries traced, and checked by brute force: 40 minutes"
 	@echo "make offsets          where cells are centred, on photographs: 15 minutes"
+	@echo "make train-bccd       Faster R-CNN on blood cells, BCCD=DIR: an hour"
+	@echo "make train-nuclei     Mask R-CNN on a micrograph of nuclei: 15 minutes"
 	@echo
 	@echo "The first run sets up .venv: torch and torchvision, about 6 GB."
 	@echo "Another Python: make PYTHON=python3.12 test"
@@ -146,6 +152,18 @@ zoo: $(VENV)/.stamp-test
 offsets: $(VENV)/.stamp-offsets demo/data/.stamp-deepforest
 	@$(RUN) -m benchmarks.offsets $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS))
 	@$(RUN) -m benchmarks.localisation
+
+# Faster R-CNN on blood cells: make train-bccd BCCD=DIR, and RECIPE="--epochs 4" for another training in OUT=DIR.
+# Goes on where it stopped, as make train-nuclei does: Mask R-CNN on the micrograph of stardist.
+train-bccd: $(VENV)/.stamp-detection
+	@test -n "$(BCCD)" || { echo "expected the folder of the BCCD data set: make train-bccd BCCD=DIR" >&2; exit 1; }
+	@$(RUN) -m examples.detection.train $(BCCD) --split trainval --any-way-up --deterministic --epochs 40 $(RECIPE) \
+		--out $(or $(OUT),demo/bccd)
+
+train-nuclei: $(VENV)/.stamp-detection demo/data/.stamp-stardist
+	@$(RUN) -m examples.detection.nuclei --wheel demo/data/stardist-*.whl --out demo/data/nuclei
+	@$(RUN) -m examples.detection.train demo/data/nuclei --size 256 256 --any-way-up --deterministic --epochs 60 \
+		$(RECIPE) --out $(or $(OUT),demo/nuclei)
 
 notebook: $(VENV)/.stamp-test
 	@$(RUN) scripts/run_notebook.py

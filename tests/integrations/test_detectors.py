@@ -123,6 +123,15 @@ def test_losses_do_not_change_and_steps_repeat(name: str) -> None:
     assert all(torch.equal(one, other) for one, other in zip(gradients, again, strict=True))
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_doctor_looks_at_the_calls_of_an_upgraded_detector(exact: bool) -> None:
+    model = upgrade(on_resnet18(detection.MaskRCNN), exact=exact)
+    for _ in range(2):
+        with roialign.watch() as report:
+            step(model)
+        assert report.examined == 4  # boxes, masks, and the masks to be learnt of each of two images
+
+
 def test_all_poolers_are_replaced_and_come_back() -> None:
     model = made("mask")
     before, names = detections(model), list(model.state_dict())

@@ -49,7 +49,8 @@ class PoolerRun:
         }
         scales: Any = getattr(self.module, "scales", None)
         rule: Any = getattr(self.module, "map_levels", None)
-        usable = scales and rule is not None and len(scales) == len(maps) and self._image_sizes
+        by_powers = hasattr(rule, "k_min")  # roialign's pooler finds the levels by its grids
+        usable = scales and by_powers and len(scales) == len(maps) and self._image_sizes
         if not usable or not all(type(some) is Tensor and some.dim() == 2 for some in boxes):
             return None
         origins = [origin_of(one) for one in maps.values()]

@@ -1,0 +1,1 @@
+"""Training of Faster R-CNN and Mask R-CNN on a folder of photographs: docs/detection.md."""
