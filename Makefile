@@ -17,11 +17,7 @@ BUILD_LOG := $(VENV)/build.log
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-rare check check-lint check-format check-types check-layers check-codes check-benchmarks \
 	sanitize compare-mmcv check-triton bench bench-gpu bench-operators bench-overhead bench-models bench-doctor bench-reports \
-<<<<<<< HEAD
-	bench-picture bench-batching zoo offsets notebook docs clean
-=======
-	bench-picture offsets train-bccd train-nuclei notebook docs clean
->>>>>>> w/detection
+	bench-picture bench-batching zoo offsets train-bccd train-nuclei notebook docs clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
