@@ -28,8 +28,9 @@ random weights, as `roialign trace` builds and traces it: at a square size and a
 stride; at 192 x 256 as well where the model refuses that.
 
 {again}- **right**: lines of the image were spoilt, one at a time, and reached the cells that the grid says and no
-  others; in a pyramid, whose cells see unevenly, none that the cell that sees most would not see; where attention, gates or normalisation mix the whole image, in the model without them; where that leaves no place,
-  the cells answered most that the grid says.
+  others; in a pyramid, whose cells see unevenly, none that the cell that sees most would not see; where attention,
+  gates or normalization mix the whole image, in the model without them; where that leaves no place, the cells answered
+  most that the grid says.
 - **not checked**: traced, but too slow to be run as often, or the check did not decide.
 - **refused**: a message instead of a grid.
 - **wrong**: the grid says something else than what the image did.
