@@ -1,7 +1,8 @@
 """Traces one model of each family at two sizes and checks the grids by brute force. Run by `make zoo`.
 
 Writes a page and a table to benchmarks/results/; with names of models or parts of them the results are not complete,
-and go to a temporary folder. Exit status 1 if a grid is wrong or a row crashed.
+and go to a temporary folder, unless --again puts them into the place of the rows that are there. Exit status 1 if a
+grid is wrong or a row crashed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from benchmarks.environment import environment
 from benchmarks.results import write_all
 from benchmarks.zoo.models import selected, sizes
-from benchmarks.zoo.report import as_csv, page
+from benchmarks.zoo.report import as_csv, from_csv, page
 from benchmarks.zoo.row import Row, traced_and_checked
 from benchmarks.zoo.workers import rows
 
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--seconds", type=float, default=150, help="for a row, after which it is given up")
     parser.add_argument("--square-only", action="store_true", help="one size of each")
+    parser.add_argument("--again", action="store_true", help="put what is found into the results that are there")
     options = parser.parse_args()
     tasks = [
         (model, size_hw)
@@ -48,12 +50,21 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130
-    found.sort(key=lambda row: (row.model, row.size_hw))
     where = {**environment(), **{name: version(name) for name in ("timm", "transformers")}}
-    partial = bool(options.parts) or options.square_only
-    folder = Path(tempfile.mkdtemp(prefix="zoo-")) if partial else _RESULTS
-    text = page(found, where, time.monotonic() - begin, options.workers)
-    write_all(folder, {"zoo.md": text.encode(), "zoo.csv": as_csv(found, where).encode()})
+    minutes = (time.monotonic() - begin) / 60
+    where |= {"minutes": f"{minutes:.1f}"}
+    kept = from_csv((_RESULTS / "zoo.csv").read_text(encoding="utf-8")) if options.again else []
+    are_new = {(row.model, row.size_hw) for row in found}
+    pairs = [pair for pair in kept if (pair[0].model, pair[0].size_hw) not in are_new]
+    first = kept[0][1] if kept else where
+    again = Counter(one["commit"] for _, one in pairs if one["commit"] != first["commit"])
+    if options.again:
+        again[where["commit"]] += len(found)
+    pairs = sorted([*pairs, *((row, where) for row in found)], key=lambda pair: (pair[0].model, pair[0].size_hw))
+    is_partial = (bool(options.parts) or options.square_only) and not options.again
+    folder = Path(tempfile.mkdtemp(prefix="zoo-")) if is_partial else _RESULTS
+    text = page([row for row, _ in pairs], first, float(first["minutes"]), options.workers, again)
+    write_all(folder, {"zoo.md": text.encode(), "zoo.csv": as_csv(pairs).encode()})
     counts = Counter(row.outcome for row in found)
     print(", ".join(f"{number} {outcome}" for outcome, number in counts.most_common()), file=sys.stderr)
     print(folder / "zoo.md")

@@ -50,6 +50,8 @@ class _Claim:
     slack: float
     """Pixels by which branches of other offsets, or cells that lie unevenly, reach further."""
     size: int
+    is_even: bool
+    """Whether each cell sees as much; else the field is that of the cell that sees most, as in a pyramid."""
 
     @classmethod
     def of(cls, grid: FeatureGrid, axis: int, size: int, slack: float) -> _Claim | None:
@@ -58,8 +60,12 @@ class _Claim:
             return None
         offset, field = grid.structural_offset_yx[axis], grid.receptive_field_hw[axis]
         least, most = grid.offset_range_yx[axis]
-        first = offset - field / 2
-        return cls(grid.size_hw[axis], grid.stride_yx[axis], first, first + field - 1, most - least + slack, size)
+        centre = None if grid.receptive_field_centre_yx is None else grid.receptive_field_centre_yx[axis]
+        is_even, are_apart = centre is not None, most > least
+        if centre is not None and are_apart:  # branches: their common field is centred elsewhere than the finest one
+            offset, are_apart = centre, False
+        first, slack = offset - field / 2, slack + (most - least if are_apart else 0)
+        return cls(grid.size_hw[axis], grid.stride_yx[axis], first, first + field - 1, slack, size, is_even)
 
     def lines(self) -> list[int]:
         """Where cells in a quarter, in the middle, and at the ends begin and end to see the image, and beyond."""
@@ -77,12 +83,12 @@ class _Claim:
         return (line < before - 1e-3) | (line > after + 1e-3)
 
     def at_the_end(self, line: int) -> Tensor:
-        """The cells whose first or last pixel it is, or would be without slack."""
+        """The cells whose first or last pixel it is, or would be without slack; none where cells see unevenly."""
         cells = torch.arange(self.cells, dtype=torch.float64) * self.stride
         first = (self.first + 2 * self.slack + cells).ceil() if self.slack else self.first + cells
         last = (self.last - 2 * self.slack + cells).floor() if self.slack else self.last + cells
         is_one = ((first - line).abs() < 1e-3) | ((last - line).abs() < 1e-3)
-        return is_one & (first <= last) & ~self.outside(line)
+        return is_one & (first <= last) & ~self.outside(line) & self.is_even
 
 
 def check(

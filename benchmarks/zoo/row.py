@@ -69,7 +69,10 @@ def verdict(backbone: nn.Module, result: BackboneTrace, seconds: float) -> tuple
     }
     apart = {
         name: replace(
-            grid, receptive_field_hw=alone[name].receptive_field_hw, offset_range_yx=alone[name].offset_range_yx
+            grid,
+            receptive_field_hw=alone[name].receptive_field_hw,
+            receptive_field_centre_yx=alone[name].receptive_field_centre_yx,
+            offset_range_yx=alone[name].offset_range_yx,
         )
         for name, grid in result.items()
         if name not in local and alone is not None and _is_local(alone, name) and grid.structural_offset_yx is not None

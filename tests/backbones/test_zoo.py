@@ -10,7 +10,7 @@ import pytest
 import torch
 from benchmarks.zoo import row as rows_module
 from benchmarks.zoo.check import TooSlowError, answers, check
-from benchmarks.zoo.report import as_csv, page
+from benchmarks.zoo.report import as_csv, from_csv, page
 from benchmarks.zoo.row import Row, traced_and_checked, verdict
 from benchmarks.zoo.workers import rows
 from torch import Tensor, nn
@@ -62,6 +62,41 @@ def test_right_grids_are_right(net: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model = net().eval()
     assert verdict(model, trace(model, (60, 90), measured=False), 60)[0] == "right"
+
+
+class Branches(nn.Module):
+    """A shortcut that averages, beside convolutions: centres of 2 and of 0.5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1))
+        self.shortcut = nn.Sequential(nn.AvgPool2d(4, 4), nn.Conv2d(3, 8, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.down(image) + self.shortcut(image)
+
+
+class Pyramid(nn.Module):
+    """A coarse map added to a fine one whose cells it does not divide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 3, 2, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        fine = self.fine(image)
+        return fine + nn.functional.interpolate(self.coarse(fine), size=fine.shape[2:])
+
+
+@pytest.mark.parametrize("net", [Branches, Pyramid])
+def test_grids_of_branches_and_of_pyramids(net: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = net().eval()
+    result = trace(model, (60, 92), measured=False)
+    assert verdict(model, result, 60)[0] == "right"
+    for false in ({"stride_yx": (4.25, 4.0)}, {"receptive_field_hw": (3, 3)}):
+        grids = {"0": replace(result["0"], **false)}
+        assert verdict(model, replace(result, grids=grids), 60)[0] == "wrong"
 
 
 FALSE = {
@@ -147,4 +182,7 @@ def test_a_model_that_hangs_or_dies_costs_its_row() -> None:
     names = ("cpu", "machine", "roialign", "commit", "torch", "torchvision", "timm", "transformers", "date")
     environment = dict.fromkeys(names, "some")
     assert "| **all** | 2 | 0 | 1 | 0 | 2 |" in page(found, environment, 60, 1)
-    assert len(as_csv(found, environment).splitlines()) == 6
+    assert "with `--again`: 3 at commit abc; zoo.csv says which." in page(found, environment, 60, 1, {"abc": 3})
+    pairs = [(row, environment) for row in found]
+    assert len(as_csv(pairs).splitlines()) == 6
+    assert from_csv(as_csv(pairs)) == pairs
