@@ -51,8 +51,7 @@ def main() -> int:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130
     where = {**environment(), **{name: version(name) for name in ("timm", "transformers")}}
-    minutes = (time.monotonic() - begin) / 60
-    where |= {"minutes": f"{minutes:.1f}"}
+    where |= {"minutes": f"{(time.monotonic() - begin) / 60:.0f}", "workers": str(options.workers)}
     kept = from_csv((_RESULTS / "zoo.csv").read_text(encoding="utf-8")) if options.again else []
     are_new = {(row.model, row.size_hw) for row in found}
     pairs = [pair for pair in kept if (pair[0].model, pair[0].size_hw) not in are_new]
@@ -63,7 +62,7 @@ def main() -> int:
     pairs = sorted([*pairs, *((row, where) for row in found)], key=lambda pair: (pair[0].model, pair[0].size_hw))
     is_partial = (bool(options.parts) or options.square_only) and not options.again
     folder = Path(tempfile.mkdtemp(prefix="zoo-")) if is_partial else _RESULTS
-    text = page([row for row, _ in pairs], first, float(first["minutes"]), options.workers, again)
+    text = page([row for row, _ in pairs], first, again)
     write_all(folder, {"zoo.md": text.encode(), "zoo.csv": as_csv(pairs).encode()})
     counts = Counter(row.outcome for row in found)
     print(", ".join(f"{number} {outcome}" for outcome, number in counts.most_common()), file=sys.stderr)

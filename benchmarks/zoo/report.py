@@ -21,7 +21,7 @@ Made by `make zoo`; do not edit it.
 - Machine: {cpu}, {machine}
 - Versions: roialign {roialign} at commit {commit}, torch {torch}, torchvision {torchvision}, timm {timm}, transformers
   {transformers}
-- Day: {date}; {minutes:.0f} minutes with {workers} processes of one thread each
+- Day: {date}; {minutes} minutes with {workers} processes of one thread each
 
 One model of each of timm's modules, of transformers' backbones and vision towers, and of torchvision's families, with
 random weights, as `roialign trace` builds and traces it: at a square size and at 229 x 301, which is no multiple of any
@@ -41,8 +41,6 @@ stride; at 192 x 256 as well where the model refuses that.
 def page(
     rows: Sequence[Row],
     environment: Mapping[str, str],
-    minutes: float,
-    workers: int,
     again: Mapping[str, int] | None = None,
 ) -> str:
     """All of it as Markdown; `again` is how many of the rows were made again at other commits."""
@@ -52,7 +50,7 @@ def page(
     lines = [[name, *(str(counts[name, outcome]) for outcome in outcomes)] for name in families]
     lines.append(["**all**", *(str(sum(counts[name, outcome] for name in families)) for outcome in outcomes)])
     parts = [
-        _HEAD.format(minutes=minutes, workers=workers, again=_again(again or {}), **environment),
+        _HEAD.format(again=_again(again or {}), **environment),
         table(["", *outcomes], lines),
     ]
     parts.append("\nSeconds of one processor: building, tracing, checking.\n")

@@ -179,10 +179,22 @@ def test_a_model_that_hangs_or_dies_costs_its_row() -> None:
         ("b", "refused"),
         ("b", "right"),  # at the other size
     ]
-    names = ("cpu", "machine", "roialign", "commit", "torch", "torchvision", "timm", "transformers", "date")
+    names = (
+        "cpu",
+        "machine",
+        "roialign",
+        "commit",
+        "torch",
+        "torchvision",
+        "timm",
+        "transformers",
+        "date",
+        "minutes",
+        "workers",
+    )
     environment = dict.fromkeys(names, "some")
-    assert "| **all** | 2 | 0 | 1 | 0 | 2 |" in page(found, environment, 60, 1)
-    assert "with `--again`: 3 at commit abc; zoo.csv says which." in page(found, environment, 60, 1, {"abc": 3})
+    assert "| **all** | 2 | 0 | 1 | 0 | 2 |" in page(found, environment)
+    assert "with `--again`: 3 at commit abc; zoo.csv says which." in page(found, environment, {"abc": 3})
     pairs = [(row, environment) for row in found]
     assert len(as_csv(pairs).splitlines()) == 6
     assert from_csv(as_csv(pairs)) == pairs
