@@ -101,6 +101,13 @@ def test_timm_models_give_their_features():
     assert [grid["stride_yx"][0] for grid in content["maps"].values()] == [2, 4, 8, 16, 32]
 
 
+def test_a_configuration_that_transformers_cannot_build_by_itself() -> None:
+    """ConvNeXt's defaults are tuples where lists are wanted, in transformers 5.23."""
+    pytest.importorskip("transformers")
+    content = json.loads(call("transformers/convnext", "--size", "64", "--json").output)
+    assert [grid["stride_yx"] for grid in content["maps"].values()] == [[n, n] for n in (4.0, 8.0, 16.0, 32.0)]
+
+
 def test_transformers_models_from_their_type():
     pytest.importorskip("transformers")
     content = json.loads(call("transformers/resnet", "--size", "64x96", "--json").output)

@@ -62,6 +62,9 @@ def _builders(
     inner = getattr(config, "backbone_config", None)
     if inner is not None and hasattr(inner, "use_pretrained_backbone"):
         inner.use_pretrained_backbone = False
+    for key, value in list(vars(config).items()):
+        if isinstance(value, tuple):  # ConvNeXt and FocalNet of 5.23 cannot be built with the tuples of their defaults
+            setattr(config, key, list(value))
     if type(config) in transformers.AutoBackbone._model_mapping:
         stages = [stage for stage in getattr(config, "stage_names", []) if stage != "stem"]
         if 0 < len(stages) <= 5 and not is_file:
