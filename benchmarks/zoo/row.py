@@ -151,5 +151,12 @@ def _maps(result: BackboneTrace, names: Mapping[str, Any]) -> Any:
 
 
 def _image(backbone: nn.Module, size_hw: tuple[int, int]) -> Tensor:
-    channels = next((m.in_channels for m in backbone.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), 3)
-    return torch.rand(1, channels, *size_hw, generator=torch.Generator().manual_seed(0))
+    """Of 3 channels, or of as many as the first convolution takes, as `trace` tries them."""
+    image = torch.rand(1, 3, *size_hw, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            backbone(image)
+    except Exception:  # the model's own
+        first = next(m for m in backbone.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)))
+        return torch.rand(1, first.in_channels, *size_hw, generator=torch.Generator().manual_seed(0))
+    return image

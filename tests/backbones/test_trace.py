@@ -386,20 +386,3 @@ def test_resnet50_at_full_size_takes_three_seconds_and_200_megabytes_at_most():
     seconds, megabytes = map(float, child.stdout.split())
     assert seconds < 3
     assert megabytes < 200
-
-
-def test_caches_in_dicts_are_put_back():
-    class Cached(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.cache = nn.Conv2d(3, 8, 4, 4), {}
-
-        def forward(self, image):
-            if "bias" not in self.cache:
-                self.cache["bias"] = self.conv.bias * 2
-            return self.conv(image) + self.cache["bias"].view(-1, 1, 1)
-
-    backbone = Cached()
-    trace(backbone, (32, 48))
-    assert backbone.cache == {}
-    assert backbone(torch.zeros(1, 3, 32, 48)).isfinite().all()

@@ -124,22 +124,30 @@ def _without_tracebacks() -> Iterator[None]:
 
 @contextmanager
 def attributes_kept(backbone: nn.Module) -> Iterator[None]:
-    """Put back what modules keep in attributes when they run, such as modes, counters and caches."""
-    states = [(module, dict(module.__dict__), dict(module._buffers)) for module in backbone.modules()]
+    """Put back what modules keep in attributes when they run, such as modes, counters and caches.
+
+    Parameters too: of a module with two names torch.func.functional_call leaves those that it put in.
+    """
+    states = [
+        (module, dict(module.__dict__), dict(module._buffers), dict(module._parameters))
+        for module in backbone.modules()
+    ]
     caches = [
         (value, dict(value))
-        for _, attributes, _ in states
+        for _, attributes, _, _ in states
         for name, value in attributes.items()
         if type(value) is dict and not name.startswith("_")  # timm's attention biases by device, for one
     ]
     try:
         yield
     finally:
-        for module, attributes, buffers in states:
+        for module, attributes, buffers, parameters in states:
             module.__dict__.clear()
             module.__dict__.update(attributes)
             module._buffers.clear()
             module._buffers.update(buffers)
+            module._parameters.clear()
+            module._parameters.update(parameters)
         for cache, contents in caches:
             cache.clear()
             cache.update(contents)
