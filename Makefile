@@ -42,7 +42,7 @@ help:
 	@echo "make bench-doctor     faults injected into healthy pipelines: 15 minutes"
 	@echo "make bench-reports    what people reported: 5 minutes"
 	@echo "make bench-picture    do boxes follow edges? hits and false alarms: 5 minutes"
-	@echo "make bench-batching   what padding does to features, and what it costs to do without: 5 minutes"
+	@echo "make bench-batching   what padding does to features, and what it costs to do without: a minute"
 	@echo "make zoo              models of three libraries traced, and checked by brute force: 40 minutes"
 	@echo "make offsets          where cells are centred, on photographs: 15 minutes"
 	@echo "make train-bccd       Faster R-CNN on blood cells, BCCD=DIR: an hour"
