@@ -1,4 +1,4 @@
-"""Frames whose axes are exchanged, held against the pixels that PIL turns."""
+"""Frames whose axes are exchanged, checked against the pixels that PIL turns."""
 
 import io
 import json

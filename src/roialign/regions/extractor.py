@@ -48,7 +48,7 @@ class RegionExtractor(nn.Module):
             or torchvision, which is run up to its maps; or the name of a model, "timm/resnet50",
             "torchvision/convnext_tiny" or "transformers/ORGANISATION/MODEL", which is built, in eval mode.
         output_size: bins (height, width), or one number for both.
-        pretrained: with a name, whether to load trained weights, which the library downloads when it has not got
+        pretrained: with a name, whether to load trained weights, which the library downloads if it does not have
             them, or to begin with random ones.
         fit: what is done to each image: a function of the image's `Frame` that returns a frame made of it, such as
             `lambda photo: photo.letterbox((640, 640))`. Bilinear, antialiased; padded with zeros after normalizing.

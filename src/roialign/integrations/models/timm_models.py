@@ -32,7 +32,7 @@ def build(name: str, image_hw: tuple[int, int]) -> nn.Module:
         raise ModelError(f"timm has no model {name!r}{near(name, known)}")
     try:
         defaults = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:  # a tag of weights that there is not, after a dot
+    except RuntimeError as error:  # an unknown tag of weights after the dot
         raise ModelError(f"timm/{name}: {first_line(error)}; it has {', '.join(_tags(timm, name))}") from error
     own_hw = tuple(defaults.input_size[1:]) if defaults is not None else image_hw
     sizes: list[dict[str, Any]] = [{}]
