@@ -136,7 +136,8 @@ ENTRIES = (
         "an offset that is not known",
         "error",
         "A grid always knows its conventional offset, the structural one if it was traced, the calibrated one if it "
-        "was measured on images. Here the offset asked for is missing or unknown, or one given is not two finite numbers.",
+        "was measured on images. Here the offset asked for is missing or unknown, or one given is not two finite "
+        "numbers.",
         "Take the grid from roialign.trace(backbone, image_size), or from roialign.calibrate(backbone, images).",
         "grid = FeatureGrid(size_hw=(50, 84), stride_yx=(16.0, 16.0))",
         'grid.with_offset("structural")',
