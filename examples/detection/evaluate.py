@@ -81,28 +81,33 @@ def as_results(number: int, found: dict[str, Tensor]) -> Results:
     ]
 
 
-def average_precision(truth: dict[str, Any], results: Results, kind: str = "bbox") -> dict[str, float]:
-    """AP over IoU 0.5 to 0.95, AP50, AP75, and AP50 of each class.
+def average_precision(
+    truth: dict[str, Any], results: Results, kind: str = "bbox", small_px: float = 32
+) -> dict[str, float]:
+    """AP over IoU 0.5 to 0.95, AP50, AP75, AP of small things, and AP50 of each class.
 
     Args:
         kind: "bbox" compares boxes, "segm" masks.
+        small_px: a thing whose area is less than the square of it is small.
     """
     names = [one["name"] for one in truth["categories"]]
     if not results:
-        return dict.fromkeys(["AP", "AP50", "AP75", *(f"AP50 {name}" for name in names)], 0.0)
+        return dict.fromkeys(["AP", "AP50", "AP75", "AP small", *(f"AP50 {name}" for name in names)], 0.0)
     with redirect_stdout(StringIO()):  # it tells how long it took
         marked = COCO(truth)
         evaluation = COCOeval(marked, marked.loadRes(results), kind)
         evaluation.params.maxDets = [1, 10, _MOST_DETECTIONS]
+        evaluation.params.areaRng = [[0, 1e10], [0, small_px**2]]
+        evaluation.params.areaRngLbl = ["all", "small"]
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class; things of all sizes
-    wanted = {"AP": precision, "AP50": precision[:1], "AP75": precision[5:6]}
+    precision, of_small = (evaluation.eval["precision"][:, :, :, area, -1] for area in (0, 1))  # IoU, recall, class
+    wanted = {"AP": precision, "AP50": precision[:1], "AP75": precision[5:6], "AP small": of_small}
     wanted |= {f"AP50 {name}": precision[:1, :, index] for index, name in enumerate(names)}
     return {key: float(some[some > -1].mean()) if (some > -1).any() else float("nan") for key, some in wanted.items()}
 
 
-def evaluate(model: nn.Module, photos: Photos) -> tuple[dict[str, dict[str, float]], Results]:
+def evaluate(model: nn.Module, photos: Photos, small_px: float = 32) -> tuple[dict[str, dict[str, float]], Results]:
     """The average precision of boxes and, where there are some, of masks, and what it was computed from."""
     results = [
         result
@@ -112,7 +117,7 @@ def evaluate(model: nn.Module, photos: Photos) -> tuple[dict[str, dict[str, floa
     truth = as_truth(photos)
     has_masks = photos.has_masks and any("segmentation" in result for result in results)
     kinds = {"boxes": "bbox"} | ({"masks": "segm"} if has_masks else {})
-    return {name: average_precision(truth, results, kind) for name, kind in kinds.items()}, results
+    return {name: average_precision(truth, results, kind, small_px) for name, kind in kinds.items()}, results
 
 
 def main() -> None:

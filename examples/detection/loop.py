@@ -52,6 +52,13 @@ def train(photos: Photos, recipe: Recipe, work: Work, say: Callable[[str], None]
     """Train to the end, from the checkpoint where there is one."""
     torch.manual_seed(seed_of(recipe.seed, 4))
     model = build(len(photos.classes), recipe.size_hw, masks=recipe.masks, pooler=recipe.pooler)
+    return fit(model, photos, recipe, work, say)
+
+
+def fit(
+    model: FasterRCNN, photos: Photos, recipe: Recipe, work: Work, say: Callable[[str], None] = print
+) -> FasterRCNN:
+    """Train this model to the end, from the checkpoint where there is one."""
     model.to(work.device, recipe.dtype).train()
     optimizer = AdamW(_groups(model, recipe), lr=recipe.rate, weight_decay=recipe.decay)
     first = resume(work.checkpoint, recipe, photos.classes, model, optimizer)
@@ -61,7 +68,7 @@ def train(photos: Photos, recipe: Recipe, work: Work, say: Callable[[str], None]
     replica = DistributedDataParallel(model) if work.world > 1 else model
     log = _Log(work, first, last, say)
     saved = time.monotonic()
-    for step, batch in enumerate(_batches(photos, recipe, work, first, last), start=first):
+    for step, batch in enumerate(batches(photos, recipe, work, first, last), start=first):
         _set_rates(optimizer, recipe, step, last)
         draws = range(step * recipe.batch + work.rank, (step + 1) * recipe.batch, work.world)
         seed_choices(model, recipe.seed, draws)
@@ -105,7 +112,7 @@ def _set_rates(optimizer: Optimizer, recipe: Recipe, step: int, last: int) -> No
         group["lr"] = recipe.rate * group["share"] * share
 
 
-def _batches(photos: Photos, recipe: Recipe, work: Work, first: int, last: int) -> Iterable[Batch]:
+def batches(photos: Photos, recipe: Recipe, work: Work, first: int, last: int) -> Iterable[Batch]:
     """This process's part of each step's batch."""
     view = View(recipe.size_hw, any_way_up=recipe.any_way_up)
     steps = Steps(first, last, recipe.batch, work.rank, work.world)
@@ -127,13 +134,18 @@ def _columns(batch: Batch) -> tuple[list[Tensor], list[Target]]:
     return [image for image, _ in batch], [target for _, target in batch]
 
 
-def _examined(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The losses of a first step that the doctor looks on at. Where it finds an error the training does not start."""
+def first_step(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The losses of a first step, for the doctor to look on at: it pools at the marks, too."""
     images, targets = _columns(batch)
+    _pool_marks(model.module if isinstance(model, DistributedDataParallel) else model, images, targets)
+    return model(images, targets)
+
+
+def _examined(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The losses of a first step. Where the doctor finds an error in it the training does not start."""
     try:
         with roialign.watch() as report:
-            _pool_marks(model.module if isinstance(model, DistributedDataParallel) else model, images, targets)
-            losses = model(images, targets)
+            losses = first_step(model, batch)
     finally:
         if report.findings:
             print(report, file=sys.stderr)

@@ -20,6 +20,7 @@ from examples.detection.evaluate import as_results, as_truth, average_precision
 from .scenes import write_coco, write_voc
 
 SPLITS = {"test": range(20)}
+SMALL_PX = 24
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,8 @@ def found_in(photos: Photos, shift_px: float = 0.0) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_all_found(photos: Photos, kind: str) -> None:
-    scores = average_precision(as_truth(photos), found_in(photos), kind)
-    assert scores == dict.fromkeys(["AP", "AP50", "AP75", "AP50 disc", "AP50 square"], pytest.approx(1))
+    scores = average_precision(as_truth(photos), found_in(photos), kind, small_px=1000)
+    assert scores == dict.fromkeys(["AP", "AP50", "AP75", "AP small", "AP50 disc", "AP50 square"], pytest.approx(1))
 
 
 def test_boxes_that_are_moved(photos: Photos) -> None:
@@ -78,16 +79,18 @@ def test_parity_with_pycocotools(photos: Photos, kind: str, seed: int) -> None:
     coco = pytest.importorskip("pycocotools.coco", reason="compares with pycocotools, where it is installed")
     cocoeval = pytest.importorskip("pycocotools.cocoeval")
     truth, results = as_truth(photos), noisy(photos, random.Random(seed))
-    scores = average_precision(copy.deepcopy(truth), copy.deepcopy(results), kind)
+    scores = average_precision(copy.deepcopy(truth), copy.deepcopy(results), kind, small_px=SMALL_PX)
     marked = coco.COCO()
     marked.dataset = copy.deepcopy(truth)
     marked.createIndex()
     evaluation = cocoeval.COCOeval(marked, marked.loadRes(copy.deepcopy(results)), kind)
+    evaluation.params.areaRng[1] = [0, SMALL_PX**2]
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    expected = dict(zip(("AP", "AP50", "AP75"), evaluation.stats, strict=False))
+    expected = dict(zip(("AP", "AP50", "AP75", "AP small"), evaluation.stats, strict=False))
     assert 0.1 < expected["AP"] < 0.9
+    assert 0.02 < expected["AP small"] != expected["AP"]
     assert {key: scores[key] for key in expected} == pytest.approx(expected, abs=1e-12)
 
 
