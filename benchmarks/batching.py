@@ -23,10 +23,10 @@ from roialign.regions import Pooled
 
 from .environment import Neighbours, environment
 from .networks import HALF, efficientnet_lite0_module
-from .offsets import as_csv, facts_of
+from .offsets import facts_of
 from .photographs import as_tensor, load_photographs
 from .report import table
-from .results import write_all
+from .results import records_as_csv, write_all
 
 RESULTS = Path(__file__).parent / "results"
 SHORTER_PX = (192, 224, 256, 320)
@@ -236,7 +236,7 @@ def main() -> None:
     }
     machine = environment()
     rows = [{**asdict(one), "photographs_a_second": statistics.median(speeds[one.way]), **machine} for one in changes]
-    contents = {"batching.md": _HEAD.format(**facts), "batching.csv": as_csv(rows)}
+    contents = {"batching.md": _HEAD.format(**facts), "batching.csv": records_as_csv(rows)}
     write_all(RESULTS, {name: text.encode() for name, text in contents.items()})
     print(f"written to {RESULTS}: {', '.join(contents)}")
 

@@ -22,10 +22,10 @@ from .environment import environment
 from .localisation_regression import FOLDS, JITTERS, Chip, Regression, as_input, chips_of, regress
 from .localisation_retrieval import COPIES, QUERIES, Retrieval, retrieve
 from .networks import STRIDES, Network, efficientnet_lite0
-from .offsets import as_csv, facts_of
+from .offsets import facts_of
 from .photographs import load_photographs, load_trees
 from .report import table
-from .results import write_all
+from .results import records_as_csv, write_all
 
 RESULTS = Path(__file__).parent / "results"
 OFFSETS = ("zero", "structural", "convention", "calibrated")
@@ -210,7 +210,7 @@ def main() -> None:
     rows = [{**{name: record.get(name, "") for name in names}, **machine} for record in records]
     contents = {
         "localisation.md": page(retrievals, regressions, (halves, offsets), chips, facts),
-        "localisation.csv": as_csv(rows),
+        "localisation.csv": records_as_csv(rows),
     }
     write_all(RESULTS, {name: text.encode() for name, text in contents.items()})
     print(f"[{time.monotonic() - begin:.0f} s] written to {RESULTS}: {', '.join(contents)}")

@@ -30,8 +30,8 @@ import roialign
 
 from .environment import Neighbours, environment
 from .mistakes_detectors import SIZE_HW, VARIANTS, Variant
-from .mistakes_report import as_csv, draw, page
-from .results import write_all
+from .mistakes_report import draw, page
+from .results import records_as_csv, write_all
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
@@ -102,7 +102,7 @@ def main() -> None:
     where, neighbours = environment(), Neighbours()
     jobs = []
     for seed, index in product(SEEDS, range(len(VARIANTS))):
-        recipe = Recipe(seed=seed, epochs=options.epochs, size_hw=SIZE_HW, any_way_up=True)
+        recipe = Recipe(seed=seed, epochs=options.epochs, batch=2, size_hw=SIZE_HW, any_way_up=True)
         if not (options.runs / f"{index}-{seed}.json").exists():
             jobs.append((options.data, index, recipe, options.runs))
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
@@ -115,7 +115,7 @@ def main() -> None:
         RESULTS,
         {
             "mistakes.md": page(rows, where, options.epochs).encode(),
-            "mistakes.csv": as_csv(rows, where).encode(),
+            "mistakes.csv": records_as_csv([row | where for row in rows]).encode(),
             "mistakes.svg": draw(rows).encode(),
         },
     )

@@ -38,7 +38,7 @@ class OneMap(nn.Module):
         self.enlarged_hw = (SIZE_HW[0] * 8 // 7, SIZE_HW[1] * 8 // 7) if stride_14 else None
         self.body = load_backbone()
         self.body.blocks[5][0].conv_dw.stride = (1, 1)
-        for part in (self.body.conv_stem, self.body.blocks[0], self.body.blocks[1]):
+        for part in (self.body.conv_stem, *self.body.blocks[:4]):
             part.requires_grad_(False)
         self.narrow = nn.Conv2d(320, _CHANNELS, 1)
         self.smooth = nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,18 +17,6 @@ _SCORES = "AP", "AP50", "AP75", "AP small"
 Rows = Sequence[Mapping[str, Any]]
 
 
-def as_csv(rows: Rows, where: Mapping[str, str]) -> str:
-    """Every run, with where it was made."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*rows[0], *where], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()} | where
-        for row in rows
-    )
-    return text.getvalue()
-
-
 def page(rows: Rows, where: Mapping[str, str], epochs: float) -> str:
     """The tables as Markdown."""
     seeds = len({row["seed"] for row in rows})
@@ -38,9 +25,9 @@ def page(rows: Rows, where: Mapping[str, str], epochs: float) -> str:
         "Made by `make bench-mistakes BCCD=DIR`; do not edit it.\n\n"
         f"- Machine: {where['cpu']}, {where['machine']}; torch {where['torch']}, torchvision {where['torchvision']}, "
         f"roialign at commit {where['commit']}, {where['date']}\n"
-        f"- A Faster R-CNN on one map of stride 16 (EfficientNet-Lite0 with its ImageNet weights), photographs of blood "
-        f"cells at {SIZE_HW[0]} x {SIZE_HW[1]}, {epochs:g} epochs of `train`, tested on `test`; {seeds} seeds: mean "
-        "(least to most). *Small* is what covers less than 32 x 32 pixels of what enters the detector: platelets.\n"
+        f"- A Faster R-CNN on one map of stride 16 (EfficientNet-Lite0 with its ImageNet weights), photographs of "
+        f"blood cells at {SIZE_HW[0]} x {SIZE_HW[1]}, {epochs:g} epochs of `train`, tested on `test`; {seeds} seeds: "
+        "mean (least to most). *Small* is below 32 x 32 pixels of what enters the detector: platelets.\n"
         "- The doctor: what it says of the first training step, under `roialign.watch()`; in brackets in how many of "
         "the seeds\n\n"
         f"![AP with each mistake](mistakes.svg)\n\n## Trained with it\n\n{_table(rows, _trained_with)}\n"

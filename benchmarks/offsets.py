@@ -7,8 +7,6 @@ the trained networks on that folder as well.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import shlex
 import sys
 import time
@@ -29,7 +27,7 @@ from .networks import STRIDES, Network, efficientnet_lite0, open_nsfw, resnet, v
 from .offsets_plot import draw
 from .photographs import load_folder, load_photographs
 from .report import table
-from .results import write_all
+from .results import records_as_csv, write_all
 
 RESULTS = Path(__file__).parent / "results"
 ASSETS = Path(__file__).parent.parent / "docs" / "assets"
@@ -174,15 +172,6 @@ def _agreements(rows: Sequence[Row]) -> Iterator[str]:
     yield f"{sum(row.agreement_by_chance for row in rows) / len(rows):.2f}"
 
 
-def as_csv(records: Sequence[Mapping[str, object]]) -> str:
-    """The records, one a line, under the names of the first."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in records)
-    return text.getvalue()
-
-
 def facts_of(module: str, begin: float) -> dict[str, str | float]:
     """Where and how the results were made."""
     packages = {name: version(name) for name in ("timm", "scikit-image", "scikit-learn")}
@@ -224,7 +213,7 @@ def main() -> None:
     machine = environment()
     contents = {
         "offsets.md": page(rows, facts),
-        "offsets.csv": as_csv([{**asdict(row), **machine} for row in rows]),
+        "offsets.csv": records_as_csv([{**asdict(row), **machine} for row in rows]),
         "offsets.svg": draw([asdict(row) for row in rows if row.photographs == OWN], STRIDES),
     }
     shown.save(ASSETS / "agreement.svg")

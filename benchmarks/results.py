@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .timing import Times
 
@@ -132,11 +133,15 @@ Row = TimeRow | OperatorRow | ModelRow | MemoryRow | FloorRow | GrowthRow | Swee
 
 def as_csv(rows: Sequence[Row], environment: Mapping[str, str]) -> str:
     """The rows, each with where and when it was measured."""
-    records = [{**_record(row), **environment} for row in rows]
+    return records_as_csv([{**_record(row), **environment} for row in rows])
+
+
+def records_as_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """The records, one a line, under the names of the first."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in records)
     return text.getvalue()
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import cast, get_args
 
 from benchmarks.report import table
+from benchmarks.results import records_as_csv
 from benchmarks.zoo.models import family
 from benchmarks.zoo.row import Outcome, Row
 
@@ -73,17 +74,13 @@ def _cells(row: Row) -> list[str]:
 
 def as_csv(rows: Sequence[tuple[Row, Mapping[str, str]]]) -> str:
     """The rows, each with where and when it was made."""
-    text = io.StringIO()
     records = []
     for row, environment in rows:
         fields = asdict(row)
         height, width = fields.pop("size_hw")
         times = {name: f"{value:.3g}" for name, value in fields.items() if isinstance(value, float)}
         records.append({**fields, **times, "image_height": height, "image_width": width, **environment})
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    return records_as_csv(records)
 
 
 def from_csv(text: str) -> list[tuple[Row, dict[str, str]]]:
