@@ -167,7 +167,7 @@ offsets: $(VENV)/.stamp-offsets demo/data/.stamp-deepforest
 train-bccd: $(VENV)/.stamp-detection
 	@test -n "$(BCCD)" || { echo "expected the folder of the BCCD data set: make train-bccd BCCD=DIR" >&2; exit 1; }
 	@$(KEEP_MEMORY) $(RUN) -m examples.detection.train $(BCCD) \
-		--split trainval --any-way-up --deterministic --epochs 40 $(RECIPE) --out $(or $(OUT),demo/bccd)
+		--split trainval --any-way-up --deterministic --epochs 16 $(RECIPE) --out $(or $(OUT),demo/bccd)
 
 train-nuclei: $(VENV)/.stamp-detection demo/data/.stamp-nuclei
 	@$(KEEP_MEMORY) $(RUN) -m examples.detection.train demo/data/nuclei \

@@ -1,7 +1,7 @@
 """A small Faster R-CNN on one map, and the coordinate mistakes that are made in it.
 
-The backbone is EfficientNet-Lite0 with the stride of its last stage taken out, as DC5 detectors and re-identification
-networks do: its map has a stride of 16, where the layers as they are published multiply to 32.
+The backbone is EfficientNet-Lite0 up to its fifth stage, with the stride of the fourth taken out, as DC5 detectors and
+re-identification networks do with a last stage: its map has a stride of 8, where the published layers multiply to 16.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from roialign.integrations.torchvision import upgrade
 
-SIZE_HW = (224, 336)  # multiples of 14 and of 16
+SIZE_HW = (224, 336)  # multiples of 7 and of 16
 _RESIZED = SIZE_HW[0] / 480  # of the photographs
 _CHANNELS = 96
 _ANCHORS_PX = (16, 28, 48, 88)
 
 
 class OneMap(nn.Module):
-    """The last map of the backbone, of stride 16; or of stride 14, for images that it enlarges by 8 / 7 at first.
+    """A map of stride 8; or of stride 7, for images that it enlarges by 8 / 7 at first.
 
-    Patches of 14 pixels are what DINOv2 and other vision transformers have.
+    So strides of 14, of patches as DINOv2 and other vision transformers have them, are to those of 16.
     """
 
-    def __init__(self, *, stride_14: bool = False) -> None:
+    def __init__(self, *, stride_7: bool = False) -> None:
         super().__init__()
         self.out_channels = _CHANNELS
-        self.enlarged_hw = (SIZE_HW[0] * 8 // 7, SIZE_HW[1] * 8 // 7) if stride_14 else None
-        self.body = load_backbone()
-        self.body.blocks[5][0].conv_dw.stride = (1, 1)
-        for part in (self.body.conv_stem, *self.body.blocks[:4]):
-            part.requires_grad_(False)
-        self.narrow = nn.Conv2d(320, _CHANNELS, 1)
+        self.enlarged_hw = (SIZE_HW[0] * 8 // 7, SIZE_HW[1] * 8 // 7) if stride_7 else None
+        whole = load_backbone()
+        whole.blocks[3][0].conv_dw.stride = (1, 1)
+        frozen = nn.Sequential(whole.conv_stem, whole.bn1, *whole.blocks[:3]).requires_grad_(False)
+        self.body = nn.Sequential(frozen, *whole.blocks[3:5])
+        self.narrow = nn.Conv2d(112, _CHANNELS, 1)
         self.smooth = nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1)
 
     def train(self, mode: bool = True) -> OneMap:
@@ -53,13 +53,13 @@ class OneMap(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         if self.enlarged_hw is not None:
             images = nn.functional.interpolate(images, self.enlarged_hw, mode="bilinear", align_corners=False)
-        return {"0": self.smooth(self.narrow(self.body(images)[-1]))}
+        return {"0": self.smooth(self.narrow(self.body(images)))}
 
 
-def build(classes: int, *, stride_14: bool = False) -> FasterRCNN:
+def build(classes: int, *, stride_7: bool = False) -> FasterRCNN:
     """The detector with the right grid, from a trace of its backbone."""
     model = FasterRCNN(
-        OneMap(stride_14=stride_14),
+        OneMap(stride_7=stride_7),
         min_size=SIZE_HW[0],
         max_size=SIZE_HW[1],
         size_divisible=2,
@@ -149,10 +149,10 @@ class Variant:
     what: str
     change: Change | None = None  # makes the mistake; None in what others are compared with
     of_pooling: bool = True  # and not of what is learnt from: a detector that was trained rightly can make it, too
-    stride_14: bool = False
+    stride_7: bool = False
 
     def build(self, classes: int) -> FasterRCNN:
-        model = build(classes, stride_14=self.stride_14)
+        model = build(classes, stride_7=self.stride_7)
         if self.change is not None:
             self.change(model)
         return model
@@ -160,8 +160,8 @@ class Variant:
 
 VARIANTS = (
     Variant("right", "none: the traced grid"),
-    Variant("half a cell", "`aligned=False` where it should be `True`", _pools(1 / 16, aligned=False)),
-    Variant("published stride", "stride 32, though the last one was taken out", _pools(1 / 32, aligned=True)),
+    Variant("half a cell", "`aligned=False` where it should be `True`", _pools(1 / 8, aligned=False)),
+    Variant("published stride", "stride 16, though the last one was taken out", _pools(1 / 16, aligned=True)),
     Variant("pooled before the resize", "boxes of the photograph before it was resized", _pools_at(_before_resize)),
     Variant("pooled as xywh", "x, y, width, height as xyxy", _pools_at(_as_xywh)),
     Variant("pooled at half", "boxes of an image of half the size", _pools_at(_half)),
@@ -170,6 +170,11 @@ VARIANTS = (
     ),
     Variant("learnt as xywh", "marks as x, y, width, height; what is no box is dropped", _learns(_as_xywh), False),
     Variant("learnt at half", "marks of an image of half the size", _learns(_half), False),
-    Variant("right, patches of 14", "none: the traced grid", stride_14=True),
-    Variant("power of two", "patches of 14 pixels, taken for 16", _pools(1 / 16, aligned=True), stride_14=True),
+    Variant("right, stride 7", "none: the traced grid", stride_7=True),
+    Variant(
+        "power of two",
+        "stride 7 taken for 8, as patches of 14 pixels are for 16",
+        _pools(1 / 8, aligned=True),
+        stride_7=True,
+    ),
 )

@@ -25,7 +25,7 @@ def page(rows: Rows, where: Mapping[str, str], epochs: float) -> str:
         "Made by `make bench-mistakes BCCD=DIR`; do not edit it.\n\n"
         f"- Machine: {where['cpu']}, {where['machine']}; torch {where['torch']}, torchvision {where['torchvision']}, "
         f"roialign at commit {where['commit']}, {where['date']}\n"
-        f"- A Faster R-CNN on one map of stride 16 (EfficientNet-Lite0 with its ImageNet weights), photographs of "
+        f"- A Faster R-CNN on one map of stride 8 (EfficientNet-Lite0 with its ImageNet weights), photographs of "
         f"blood cells at {SIZE_HW[0]} x {SIZE_HW[1]}, {epochs:g} epochs of `train`, tested on `test`; {seeds} seeds: "
         "mean (least to most). *Small* is below 32 x 32 pixels of what enters the detector: platelets.\n"
         "- The doctor: what it says of the first training step, under `roialign.watch()`; in brackets in how many of "
