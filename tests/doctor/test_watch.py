@@ -58,6 +58,28 @@ def test_multi_scale_pooling() -> None:
     assert codes(report) == [[], []]
 
 
+@pytest.mark.parametrize(("scale", "expected"), [(1 / 8, []), (1 / 16, ["RA106"])])
+def test_scales_that_the_program_wrote_down_are_doubted(scale: float, expected: list[str]) -> None:
+    backbone = nn.Conv2d(3, 8, 8, stride=8)
+    pooler = roialign.MultiScaleRoIAlign(["0"], 7, 2, scales=[scale], aligned=True)
+    boxes = torch.tensor([[10.0, 20.0, 60.0, 90.0], [0.0, 0.0, 448.0, 320.0], [300.0, 200.0, 440.0, 310.0]])
+    with roialign.watch() as report:
+        pooler({"0": backbone(torch.rand(1, 3, 320, 448))}, [boxes], [(320, 448)])
+    assert codes(report) == [expected]
+    if expected:
+        (fix,) = report.findings[0].fixes
+        assert fix.code == "MultiScaleRoIAlign(names, 7, 2, scales=[0.125], aligned=True)(features, boxes, sizes)"
+
+
+def test_grids_are_believed() -> None:
+    backbone = nn.Conv2d(3, 8, 8, stride=8)
+    grid = roialign.FeatureGrid((40, 56), (16.0, 16.0))
+    pooler = roialign.MultiScaleRoIAlign(["0"], 7, 2, grids=[grid], aligned=True)
+    with roialign.watch() as report:
+        pooler({"0": backbone(torch.rand(1, 3, 320, 448))}, [PIXELS[:1, 1:]], [(320, 448)])
+    assert codes(report) == [[]]
+
+
 class Pooling(nn.Module):
     """A backbone of stride 16."""
 

@@ -272,6 +272,10 @@ def call_line(call: RoICall) -> str:
     ratio = f", sampling_ratio={call.sampling_ratio}" if call.sampling_ratio > 0 else ""
     if call.operator == "pool_regions":
         return f"pool_regions(features, boxes, {size}, grids{ratio})"
+    if call.operator == "MultiScaleRoIAlign":  # a module; of the scales only that of this map is known here
+        aligned = ", aligned=True" if call.aligned else ""
+        scales = f"scales=[{number(call.spatial_scale)}]"
+        return f"MultiScaleRoIAlign(names, {size}, {call.sampling_ratio}, {scales}{aligned})(features, boxes, sizes)"
     options = f"output_size={size}, spatial_scale={number(call.spatial_scale)}{ratio}"
     if call.operator == "mmcv.ops.RoIAlign":  # a module, whose default is aligned=True
         return f"mmcv.ops.RoIAlign({options}, aligned={call.aligned})(features, boxes)"

@@ -97,8 +97,7 @@ class TorchvisionPooler(MultiScaleRoIAlign):
             self.scales = [1 / power for power in powers]
             for name, size_hw, power in zip(maps, sizes_hw, powers, strict=True):
                 _say_where_wrong(name, image_hw, size_hw, power)
-        self._given = True
-        return super()._inferred(maps, image_shapes)
+        return self._at_scales(maps)
 
 
 class ExactPooler(MultiScaleRoIAlign):

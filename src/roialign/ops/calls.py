@@ -52,7 +52,8 @@ class RoICall:
     @property
     def boxes_form(self) -> Literal["list", "rows"]:
         """Whether the caller holds a list with one tensor [L, 4] for each image, or rows [K, 5]."""
-        return "rows" if self.lists is None and self.operator != "pool_regions" else "list"
+        by_image = self.lists is not None or self.operator in ("pool_regions", "MultiScaleRoIAlign")
+        return "list" if by_image else "rows"
 
     @property
     def features_shape(self) -> tuple[int, int, int, int]:

@@ -45,6 +45,7 @@ FUNCTIONS = {
         pools_as_roi_align=True,
         empty_boxes="They are pooled as a point, flipped, or as zeros.",
     ),
+    "MultiScaleRoIAlign": Function(aligned_by_default=False, pools_as_roi_align=True, empty_boxes=""),
     "masked_roi_align": Function(
         never=("RA108",), tensors="features, boxes, masks", aligned_by_default=True, empty_boxes=""
     ),

@@ -98,7 +98,7 @@ class MultiScaleRoIAlign(nn.Module):
         self.scales = None if scales is None else list(scales)
         self.grids = grids
         self.aligned = validate.check_aligned(aligned)
-        self._given = scales is not None
+        self.given_scales = scales is not None
         self._names, self._cells = self._as_scripted()
 
     def forward(self, x: Maps, boxes: AnyBoxes, image_shapes: Shapes) -> Tensor:
@@ -134,7 +134,7 @@ class MultiScaleRoIAlign(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"featmap_names={self.featmap_names}, output_size={self.output_size}, sampling_ratio={self.sampling_ratio}"
-            + (f", scales={self.scales}" if self._given else "")
+            + (f", scales={self.scales}" if self.given_scales else "")
             + (", aligned=True" if self.aligned else "")
         )
 
@@ -183,14 +183,19 @@ class MultiScaleRoIAlign(nn.Module):
 
     def _inferred(self, maps: Mapping[str, Tensor], image_shapes: Sequence[tuple[int, int]]) -> list[FeatureGrid]:
         """The grid of each map, from the scales that were given or those that the sizes tell."""
-        if self._given and self.scales is not None:
-            if len(self.scales) != len(maps):
-                raise LevelError(
-                    f"RA401: expected a scale for each of the maps {', '.join(map(repr, maps))}; got {self.scales}."
-                )
-            strides = [_strides_of(scale) for scale in self.scales]
-        else:
-            strides = self._infer(maps, image_shapes)
+        if self.given_scales:
+            return self._at_scales(maps)
+        return self._at(maps, self._infer(maps, image_shapes))
+
+    def _at_scales(self, maps: Mapping[str, Tensor]) -> list[FeatureGrid]:
+        scales = self.scales or ()
+        if len(scales) != len(maps):
+            raise LevelError(
+                f"RA401: expected a scale for each of the maps {', '.join(map(repr, maps))}; got {self.scales}."
+            )
+        return self._at(maps, [_strides_of(scale) for scale in scales])
+
+    def _at(self, maps: Mapping[str, Tensor], strides: Sequence[tuple[float, float]]) -> list[FeatureGrid]:
         return [
             FeatureGrid((one.shape[2], one.shape[3]), stride_yx)
             for one, stride_yx in zip(maps.values(), strides, strict=True)
@@ -219,7 +224,8 @@ def multi_scale_roi_align(
     """What the module does, one step of a graph that torch.fx traces."""
     features, grids = pooler.grids_of(x, image_shapes)
     rois = validate.as_rois(boxes, features[0])
-    return pool(features, rois, pooler.output_size, grids, pooler.map_levels, pooler.sampling_ratio, pooler.aligned)[0]
+    options = (pooler.map_levels, pooler.sampling_ratio, pooler.aligned, pooler.given_scales)
+    return pool(features, rois, pooler.output_size, grids, *options)[0]
 
 
 def _largest_hw(image_shapes: Any) -> tuple[int, int]:

@@ -33,6 +33,12 @@ class RegionsCall:
     output_size_hw: tuple[int, int]
     sampling_ratio: int
     aligned: bool = True
+    as_scales: bool = False
+    """Whether the grids are no more than scales that the caller wrote down, to be doubted as `spatial_scale` is."""
+
+    def grid_of(self, level: int) -> FeatureGrid | None:
+        """The grid of one map, where it is known to be one."""
+        return None if self.as_scales else self.grids[level]
 
     def of_level(self, level: int) -> RoICall:
         """The call as it is for one map, and for the boxes that are pooled from it."""
@@ -42,7 +48,8 @@ class RegionsCall:
         scale = 1 / stride_x if even else (stride_y * stride_x) ** -0.5
         cells = None if conventional else cells_of(grid, self.aligned)
         options = (self.output_size_hw, scale, self.sampling_ratio, self.aligned)
-        return RoICall(self.maps[level], rois, *options, operator="pool_regions", cells=cells)
+        operator = "MultiScaleRoIAlign" if self.as_scales and cells is None else "pool_regions"
+        return RoICall(self.maps[level], rois, *options, operator=operator, cells=cells)
 
 
 @overload
@@ -141,10 +148,12 @@ def pool(
     levels: LevelRule | Tensor,
     sampling_ratio: int,
     aligned: bool = True,
+    as_scales: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pool `rois` [K, 5], which are in the image that entered the backbone: features, coverage and levels of each.
 
-    Without `aligned`, cells are read as in `roi_align(aligned=False)`: no shift, and no box below one cell.
+    Without `aligned`, cells are read as in `roi_align(aligned=False)`: no shift, and no box below one cell. `as_scales`
+    is for who looks at calls; see `RegionsCall`.
     """
     size_hw, _, ratio = validate.check_options(output_size, 1.0, sampling_ratio)
     validate.check_local([*maps, rois])
@@ -158,7 +167,7 @@ def pool(
         size_hw,
         ratio,
         not aligned,
-        lambda: RegionsCall(maps, rois, levels, grids, size_hw, ratio, aligned),
+        lambda: RegionsCall(maps, rois, levels, grids, size_hw, ratio, aligned, as_scales),
         lambda coverage, numbers: _off_the_image(numbers, coverage, grids),
     )
     return features, coverage, levels

@@ -98,7 +98,7 @@ class Examiner:
         else:
             for level in call.levels.unique().tolist():
                 if 0 <= level < len(call.maps):
-                    self._examine_now(call.of_level(level), call.grids[level], caller, site)
+                    self._examine_now(call.of_level(level), call.grid_of(level), caller, site)
 
     def _examine_now(self, call: RoICall, grid: FeatureGrid | None, caller: Caller | None, site: str) -> None:
         with self._lock:
@@ -115,7 +115,7 @@ class Examiner:
             if 0 <= level < len(call.maps):
                 held, site = waited.maps[level], waited.call_site
                 of_level, facts = call.of_level(level), facts_of(held)
-                self._examine(of_level, held.seen, call.grids[level], waited.caller, site, facts, late=True)
+                self._examine(of_level, held.seen, call.grid_of(level), waited.caller, site, facts, late=True)
 
     def _examine(
         self,
