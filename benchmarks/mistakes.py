@@ -101,14 +101,15 @@ def main() -> None:
     options = parser.parse_args()
     where, neighbours = environment(), Neighbours()
     jobs = []
-    for seed, index in product(SEEDS, range(len(VARIANTS))):
-        recipe = Recipe(seed=seed, epochs=options.epochs, batch=2, size_hw=SIZE_HW, any_way_up=True)
+    trained = [index for index, variant in enumerate(VARIANTS) if variant.learnt]
+    for seed, index in product(SEEDS, trained):
+        recipe = Recipe(seed=seed, epochs=options.epochs, size_hw=SIZE_HW, any_way_up=True)
         if not (options.runs / f"{index}-{seed}.json").exists():
             jobs.append((options.data, index, recipe, options.runs))
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         for number, line in enumerate(pool.map(_worker, jobs), start=1):
             print(f"{number} of {len(jobs)}: {line}", flush=True)
-    finished = (options.runs / f"{index}-{seed}.json" for index, seed in product(range(len(VARIANTS)), SEEDS))
+    finished = (options.runs / f"{index}-{seed}.json" for index, seed in product(trained, SEEDS))
     rows = [row for path in finished for row in json.loads(path.read_text())]
     where["cpus_used_by_others"] = f"{neighbours.cpus():.2f}"
     write_all(

@@ -93,7 +93,7 @@ def _groups(model: FasterRCNN, recipe: Recipe) -> list[dict[str, object]]:
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith("backbone.body."), parameter.dim() > 1), []).append(parameter)
+            groups.setdefault((".body." in name, parameter.dim() > 1), []).append(parameter)
     return [
         {
             "params": parameters,
