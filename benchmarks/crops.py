@@ -1,12 +1,13 @@
 """Features of boxes: RoIAlign on the maps of the image, or the network on crops. Run by `python -m benchmarks.crops`.
 
-Writes benchmarks/results/crops.md and .csv. `--blood DIR` adds the blood cells of the BCCD data set. `--most N` takes N
-boxes of each kind only, and writes nothing.
+Writes benchmarks/results/crops.md and .csv. `--blood DIR` adds the blood cells of the BCCD data set, and writes the
+tables of docs/crops.md too. `--most N` takes N boxes of each kind only, and writes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +21,8 @@ from torch import Tensor
 from .crops_data import Boxed, Scene, load_cells, load_nuclei, load_tree_tiles
 from .crops_features import JOINED, MASKED, Eye, Features, Levels, Method, RoIAlign, features_of, methods
 from .crops_probe import predictions
-from .crops_report import Score, Speed, page
-from .crops_scores import THIRDS, macro, precision_at, thirds
+from .crops_report import Score, Speed, page, summary
+from .crops_scores import THIRDS, halved, macro, precision_at, thirds
 from .environment import Neighbours, environment
 from .networks import efficientnet_lite0_classifier
 from .offsets import as_csv, facts_of
@@ -29,6 +30,8 @@ from .results import write_all
 from .timing import Budget, time_in_turn
 
 RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parent.parent / "docs"
+BEGIN, END = "<!-- crops -->", "<!-- end of crops -->"
 DRAWS = 5
 MOST = 300  # boxes of each kind and split
 TIMED, REPEATS = 3, 5  # images of each set
@@ -70,13 +73,6 @@ def scores(boxed: Boxed, features: dict[str, Features]) -> Iterator[Score]:
                 near = precision_at(rows[sought], things[sought], photographs[sought], boxed.nearest)
                 yield from _in_groups(boxed, (*of, "precision", draw), near, kinds[sought], third[sought])
         print(f"{boxed.name}: draw {draw + 1} of {DRAWS}", flush=True)
-
-
-def halved(groups: Tensor, seed: int) -> Tensor:
-    """bool [K]: the rows of half of the groups, drawn."""
-    names = groups.unique()
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
-    return torch.isin(groups, names[order[: len(names) // 2]])
 
 
 def _in_groups(
@@ -143,10 +139,20 @@ def main() -> None:
     }
     text = page(sets, found, took, facts)
     if options.most:
-        print(text)
+        print(text, summary(sets, found, took), sep="\n")
         return
     write_all(RESULTS, {"crops.md": text.encode(), "crops.csv": as_csv(records(found, took)).encode()})
-    print(f"written to {RESULTS}: crops.md, crops.csv")
+    if options.blood:
+        write_all(DOCS, {"crops.md": with_tables((DOCS / "crops.md").read_text(), summary(sets, found, took)).encode()})
+    print(f"written to {RESULTS}: crops.md, crops.csv; the tables of docs/crops.md, if there are blood cells")
+
+
+def with_tables(page: str, tables: str) -> str:
+    """The page of the documentation with these tables in place of those that it has."""
+    new, count = re.subn(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n\n{tables}\n{END}", page, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"expected {BEGIN} and {END} once in docs/crops.md; got them {count} times")
+    return new
 
 
 def records(found: Sequence[Score], took: Sequence[Speed]) -> list[dict[str, object]]:

@@ -30,6 +30,13 @@ def precision_at(features: Tensor, things: Tensor, photographs: Tensor, nearest:
     return (things[found] == things[:, None]).float().mean(1)
 
 
+def halved(groups: Tensor, seed: int) -> Tensor:
+    """bool [K]: the rows of half of the groups, drawn."""
+    names = groups.unique()
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+    return torch.isin(groups, names[order[: len(names) // 2]])
+
+
 def macro(values: Tensor, labels: Tensor) -> float:
     """The mean over labels of the mean of their values; NaN if there are none."""
     means = [values[labels == label].mean() for label in labels.unique()]

@@ -11,7 +11,7 @@ pytest.importorskip("hotcoco", reason="needs the extra `detection`")
 
 from benchmarks.crops_data import Scene, all_ways_up, at_most, background, boxes_of, displaced, over_boxes, shared_area
 from benchmarks.crops_features import POOLS, crop
-from benchmarks.crops_scores import macro, precision_at, thirds
+from benchmarks.crops_scores import halved, macro, precision_at, thirds
 
 from roialign import FeatureGrid, Frame
 
@@ -58,6 +58,16 @@ def test_too_few_rows_of_other_photographs_are_refused() -> None:
 
 def test_the_macro_mean_weighs_labels_alike() -> None:
     assert macro(torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([0, 0, 0, 1])) == 0.5
+
+
+def test_a_draw_takes_half_of_the_groups_whole() -> None:
+    groups = torch.randint(10, (80,)) * 3
+    draws = [halved(groups, seed) for seed in range(4)]
+    for draw in draws:
+        taken = set(groups[draw].tolist())
+        assert len(taken) == 5
+        assert taken.isdisjoint(groups[~draw].tolist())
+    assert len({tuple(draw.tolist()) for draw in draws}) == 4
 
 
 def test_thirds_are_those_of_each_kind() -> None:
