@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .detection_report import as_csv, draw, page
+from .detection_report import as_csv, draw, page, tables
 from .environment import Neighbours, environment
-from .results import write_all
+from .results import DOCS, with_tables, write_all
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS, POOLERS = (0, 1, 2), ("roialign", "torchvision")
@@ -97,12 +97,15 @@ def main() -> None:
     where["cpus_used_by_others"] = f"{neighbours.cpus():.2f}"
     rows = [row for job in jobs for row in rows_of(*job)]
     losses = {(training.name, pooler, seed): losses_of(folder) for training, pooler, seed, folder in jobs}
+    commands, figure = trainings(Path("BCCD"), Path("NUCLEI")), draw(losses).encode()
     contents = {
-        "detection.md": page(rows, trainings(Path("BCCD"), Path("NUCLEI")), where),
-        "detection.csv": as_csv(rows, where),
-        "detection.svg": draw(losses),
+        "detection.md": page(rows, commands, where).encode(),
+        "detection.csv": as_csv(rows, where).encode(),
+        "detection.svg": figure,
     }
-    write_all(RESULTS, {name: text.encode() for name, text in contents.items()})
+    write_all(RESULTS, contents)
+    write_all(DOCS / "assets", {"detection.svg": figure})
+    write_all(DOCS, {"detection.md": with_tables("detection.md", "detection", tables(rows, commands))})
 
 
 if __name__ == "__main__":

@@ -31,31 +31,34 @@ def as_csv(rows: Rows, where: Mapping[str, str]) -> str:
 
 def page(rows: Rows, trainings: Sequence[Training], where: Mapping[str, str]) -> str:
     """All of it as Markdown."""
-    parts = [
+    return (
         "# Whole detectors\n\nMade by `make bench-detection BCCD=DIR`; do not edit it.\n\n"
         f"- Machine: {where['cpu']}, {where['machine']}; torch {where['torch']}, torchvision {where['torchvision']}, "
         f"roialign at commit {where['commit']}, {where['date']}\n"
-        "- Tested on `test`. Means over the seeds (least to most). One thread each, as many trainings at once as there "
-        "are cores; other processes kept "
+        "- One thread each, as many trainings at once as there are cores; other processes kept "
         f"{where['cpus_used_by_others']} CPUs busy. Times are of training and testing.\n\n"
-        "![The loss of each training](detection.svg)\n"
-    ]
+        f"![The loss of each training](detection.svg)\n\n{tables(rows, trainings)}"
+    )
+
+
+def tables(rows: Rows, trainings: Sequence[Training]) -> str:
+    """Precision and time of both poolers, a table for each training."""
+    parts = []
     for training in trainings:
         own = [row for row in rows if row["training"] == training.name]
         seeds = len({row["seed"] for row in own})
-        parts.append(
-            f"\n## {training.what}\n\n"
-            f"`python -m examples.detection.train {training.data} {' '.join(training.recipe)}`, {seeds} seeds.\n\n"
-        )
-        classes = [name for name in own[0] if name.startswith("AP50 ")]
-        header = ["pooler", "", *_BROAD, *classes, "CPU minutes"]
+        command = f"python -m examples.detection.train {training.data} {' '.join(training.recipe)}"
+        parts.append(f"{training.what}, `{command}`; {seeds} seeds, mean (least to most):\n\n")
+        classes = [name for name in own[0] if name.startswith("AP50 ") and own[0][name] != ""]
+        header = ["", "pooler", *_BROAD, *classes, "CPU minutes"]
         parts += [f"| {' | '.join(header)} |\n| {' | '.join(['---'] * len(header))} |\n"]
         for (kind, pooler), some in groupby(sorted(own, key=_line), key=_line):
             of_line = list(some)
             values = [_spread([row[name] for row in of_line], 3) for name in (*_BROAD, *classes)]
             minutes = _spread([row["cpu_s"] / 60 for row in of_line], 1)
-            parts.append(f"| {' | '.join([pooler, kind, *values, minutes])} |\n")
-    return "".join(parts)
+            parts.append(f"| {' | '.join([kind, pooler, *values, minutes])} |\n")
+        parts.append("\n")
+    return "".join(parts).rstrip("\n") + "\n"
 
 
 def draw(losses: Mapping[tuple[str, str, int], Sequence[float]]) -> str:

@@ -30,8 +30,8 @@ import roialign
 
 from .environment import Neighbours, environment
 from .mistakes_detectors import SIZE_HW, VARIANTS, Variant
-from .mistakes_report import draw, page
-from .results import records_as_csv, write_all
+from .mistakes_report import draw, page, tables
+from .results import DOCS, records_as_csv, with_tables, write_all
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
@@ -112,14 +112,15 @@ def main() -> None:
     finished = (options.runs / f"{index}-{seed}.json" for index, seed in product(trained, SEEDS))
     rows = [row for path in finished for row in json.loads(path.read_text())]
     where["cpus_used_by_others"] = f"{neighbours.cpus():.2f}"
-    write_all(
-        RESULTS,
-        {
-            "mistakes.md": page(rows, where, options.epochs).encode(),
-            "mistakes.csv": records_as_csv([row | where for row in rows]).encode(),
-            "mistakes.svg": draw(rows).encode(),
-        },
-    )
+    figure = draw(rows).encode()
+    contents = {
+        "mistakes.md": page(rows, where, options.epochs).encode(),
+        "mistakes.csv": records_as_csv([row | where for row in rows]).encode(),
+        "mistakes.svg": figure,
+    }
+    write_all(RESULTS, contents)
+    write_all(DOCS / "assets", {"mistakes.svg": figure})
+    write_all(DOCS, {"mistakes.md": with_tables("mistakes.md", "mistakes", tables(rows))})
 
 
 if __name__ == "__main__":

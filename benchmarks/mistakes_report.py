@@ -30,9 +30,15 @@ def page(rows: Rows, where: Mapping[str, str], epochs: float) -> str:
         f"{seeds} seeds: mean (least to most). *Small*: below 32 x 32 pixels of what enters the detector, platelets.\n"
         "- The doctor: what it says of the first training step, under `roialign.watch()`; in brackets in how many of "
         "the seeds\n\n"
-        f"![AP with each mistake](mistakes.svg)\n\n## Trained with it\n\n{_table(rows, _trained_with)}\n"
-        "## Trained rightly, used with it\n\n"
-        f"{_table(rows, _used_with)}"
+        f"![AP with each mistake](mistakes.svg)\n\n{tables(rows)}"
+    )
+
+
+def tables(rows: Rows) -> str:
+    """What each mistake costs, trained with and used with."""
+    return (
+        f"## Trained with it\n\n{_table(rows, _trained_with)}\n"
+        f"## Trained rightly, used with it\n\n{_table(rows, _used_with)}"
     )
 
 
