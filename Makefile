@@ -20,7 +20,7 @@ BUILD_LOG := $(VENV)/build.log
 .PHONY: help demo test test-rare check check-lint check-format check-types check-layers check-codes check-benchmarks \
 	sanitize compare-mmcv check-triton bench bench-gpu bench-operators bench-overhead bench-models bench-doctor bench-reports \
 	bench-picture bench-batching bench-crops bench-detection bench-mistakes zoo offsets train-bccd train-nuclei notebook \
-	docs clean
+	docs pictures clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -31,6 +31,7 @@ help:
 	@echo "make check            lint, format, types, layers, codes, table of speeds"
 	@echo "make notebook         run the example notebook and store its outputs"
 	@echo "make docs             build the documentation into site/"
+	@echo "make pictures         draw its figures anew"
 	@echo "make clean            remove what was made, .venv included"
 	@echo
 	@echo "make test-rare        further cases of what make test tests: 5 minutes"
@@ -181,6 +182,9 @@ train-nuclei: $(VENV)/.stamp-detection demo/data/.stamp-nuclei
 
 notebook: $(VENV)/.stamp-test
 	@$(RUN) scripts/run_notebook.py
+
+pictures: $(VENV)/.stamp-bench
+	@$(RUN) scripts/make_zeros_picture.py
 
 docs: $(VENV)/.stamp-docs
 	@$(RUN) scripts/make_codes_page.py

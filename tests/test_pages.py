@@ -20,6 +20,7 @@ def matches(line: str, words: str) -> bool:
 @pytest.mark.parametrize(
     ("page", "blocks", "needs"),
     [
+        ("zeros.md", 2, ("torchvision",)),
         ("frames.md", 8, ("transformers",)),
         ("regions.md", 5, ()),
         ("crops.md", 1, ("timm",)),
