@@ -162,9 +162,10 @@ def _refuse_duplicates(given: str, found: list[ImageRef]) -> None:
     twice = [(one, other) for one, other in pairwise(found) if one.image_id == other.image_id]
     if twice:
         one, other = twice[0]
+        more = f"; {len(twice) - 1} more come twice" if twice[1:] else ""
         raise CollectionError(
-            f"RA704: expected each image of {given} under an id of its own; {len(twice)} come twice, the first is "
-            f"{one.image_id!r}: {_place(one)} and {_place(other)}. Take out one of the two."
+            f"RA704: expected each image of {given} under an id of its own; {one.image_id!r} is that of {_place(one)} and "
+            f"{_place(other)}{more}. Take out one of the two."
         )
 
 
