@@ -164,8 +164,8 @@ def _refuse_duplicates(given: str, found: list[ImageRef]) -> None:
         one, other = twice[0]
         more = f"; {len(twice) - 1} more come twice" if twice[1:] else ""
         raise CollectionError(
-            f"RA704: expected each image of {given} under an id of its own; {one.image_id!r} is that of {_place(one)} and "
-            f"{_place(other)}{more}. Take out one of the two."
+            f"RA704: expected each image of {given} under an id of its own; {one.image_id!r} is that of "
+            f"{_place(one)} and {_place(other)}{more}. Take out one of the two."
         )
 
 
