@@ -123,9 +123,7 @@ def test_empty_cells(tmp_path: Path) -> None:
 def test_a_broken_row_costs_its_image(tmp_path: Path, row: str, wanted: str) -> None:
     text = f"image,x1,y1,x2,y2,image_width,image_height\na.jpg,1,2,3,4,20,20\n{row}\n"
     source = read(tmp_path, text, "a.jpg", "b.jpg")
-    with pytest.raises(
-        AnnotationError, match=rf"^RA701: expected boxes of b\.jpg in .* as numbers; {wanted}"
-    ):
+    with pytest.raises(AnnotationError, match=rf"^RA701: expected boxes of b\.jpg in .* as numbers; {wanted}"):
         source.of(refs("b.jpg")[0])
     assert len(of(source)) == 1
 

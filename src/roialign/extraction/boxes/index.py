@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -179,8 +180,10 @@ def _filled(index: str, fingerprint: str) -> Filled | None:
 
 
 def _build(path: str, index: str, fill: Callable[[Tables], Filled], fingerprint: str) -> Filled:
+    place = Path(index)
+    for left in place.parent.glob(f"{glob.escape(place.name)}.*.unfinished"):  # by a process that was killed
+        left.unlink()
     unfinished = f"{index}.{os.getpid()}.unfinished"
-    Path(unfinished).unlink(missing_ok=True)
     connection = sqlite3.connect(unfinished, isolation_level=None)
     try:
         for setting in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -65536"):
