@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy
 import pytest
 
 from roialign.errors import AnnotationError
@@ -17,6 +18,7 @@ from roialign.extraction.images import list_images
 
 BCCD = os.environ.get("ROIALIGN_BCCD")
 BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>640</xmax><ymax>480</ymax></bndbox>"
+SIDES = ("xmin", "ymin", "xmax", "ymax")
 SIZE = "<size><width>640</width><height>480</height><depth>3</depth></size>"
 
 
@@ -74,7 +76,7 @@ def test_encodings_and_a_byte_order_mark() -> None:
         ("<annotations/>", "its root is <annotations>, not <annotation>"),
         (
             "<annotation><object><name>cat</name></object></annotation>",
-            r"the bndbox of object 0 is not .*: xmin None, ymin",
+            r"the bndbox of object 0 is .*: xmin None",
         ),
         (f"<annotation><object>{BOX.replace('640', 'x')}</object></annotation>", r"ymin '1', xmax 'x', ymax '480'"),
         (f"<annotation><object>{BOX.replace('>640<', '><')}</object></annotation>", r"xmax ''"),
@@ -106,9 +108,7 @@ def test_files_with_entities_are_refused_before_they_are_expanded(tmp_path: Path
     assert found[0] == "it declares the entity 'a', which no annotation needs"
     assert int(found[1]) < 20_000  # KiB; expanded it would be 10^9 bytes
     images = list_images(tmp_path)
-    with pytest.raises(
-        AnnotationError, match=r"^RA701: expected .*1\.xml of Pascal VOC's form; it declares the entity"
-    ):
+    with pytest.raises(AnnotationError, match=r"^RA701: expected .*1\.xml of .*; it declares the entity"):
         open_boxes(tmp_path, images, tmp_path / "index.sqlite").of(images[0])
 
 
@@ -136,11 +136,8 @@ def test_all_blood_cells_of_bccd(tmp_path: Path) -> None:
         found = source.of(image)
         assert found is not None
         page = ElementTree.parse(folder / "Annotations" / Path(image.image_id).with_suffix(".xml").name)
-        corners = [
-            [float(page_box.findtext(side, "")) for side in ("xmin", "ymin", "xmax", "ymax")]
-            for page_box in page.iter("bndbox")
-        ]
-        assert (found.boxes_xyxy + [1, 1, 0, 0]).tolist() == corners
+        corners = [[float(box.findtext(side, "")) for side in SIDES] for box in page.iter("bndbox")]
+        assert numpy.add(found.boxes_xyxy, [1, 1, 0, 0]).tolist() == corners
         assert found.columns["label"] == tuple(thing.findtext("name") for thing in page.iter("object"))
         assert found.size_hw == (480, 640)
         count += len(found)
