@@ -1,4 +1,4 @@
-"""Writes docs/reports.md, the list of reports that the doctor is held against.
+"""Writes docs/reports.md, the list of reports that the doctor is checked against.
 
 Kept and fresh reports are not listed: whoever works on the doctor should not look at them.
 """
@@ -18,14 +18,15 @@ _INTRODUCTION = """\
 
 <!-- Made by python -m benchmarks.reports.documentation from benchmarks/reports/: change that. -->
 
-The [doctor](doctor.md) is held against what people did. Each of these programs is made of a report in a public tracker,
-named by its repository and number: a small program with a network, a picture and boxes that does what the person did,
-with what would have been right beside it. Careful programs that look odd are among them, for they should get no error.
+The [doctor](doctor.md) is checked against what people did. Each of these programs is made from a report in a public
+tracker, named by its repository and number: a small program with a network, a picture and boxes that does what the
+person did, with what would have been right. Correct programs that look odd are included, because they should get no
+error.
 
-The reports have four parts. *Given* ones were there before the doctor was made to weigh explanations, and *fitted*
-ones were looked at while it was made: both are listed here. *Kept* ones were first run unseen when it was done, *fresh*
-ones after it was last tuned: these two are only counted. How the doctor does on each is in
-`benchmarks/results/reports.md`, in short in [How well it does](doctor.md#how-well-it-does).
+The reports have four parts. *Given* ones existed before the doctor weighed explanations, and *fitted* ones were looked
+at while that was written: both are listed here. *Kept* ones were first run unseen when it was done, *fresh* ones after
+the last tuning: these two are only counted. `benchmarks/results/reports.md` has how the doctor does on each, and
+[How well it does](doctor.md#how-well-it-does) a summary.
 
 ```console
 $ make bench-reports    # all of them, into benchmarks/results/reports.md
@@ -33,9 +34,9 @@ $ python -m benchmarks.reports --only "vision#2021" -v    # one, with the report
 $ python -m benchmarks.reports --only "vision#2021" --right    # what would have been right: any error is false
 ```
 
-A few programs are made twice, of coins and of blood smears; the latter need the data set BCCD, in a folder that
-`ROIALIGN_BCCD` names, and are left out without it. A new report is a function in `benchmarks/reports/`, in the part
-*fitted*; what the tests expect of it is written by `python -m benchmarks.reports --expect`.
+A few programs are made twice, with coins and with blood smears. The latter need the BCCD data set in the folder named
+by `ROIALIGN_BCCD`, and are left out without it. A new report is a function in `benchmarks/reports/`, in the part
+*fitted*; `python -m benchmarks.reports --expect` writes what the tests expect of it.
 """
 _HEADINGS: dict[Kind, str] = {
     "fault": "## Faults",

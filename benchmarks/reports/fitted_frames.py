@@ -13,7 +13,7 @@ from .scenes import coins, mirrored, objects, patches, photo, resized, resnet, w
 
 @fault(
     "YOLO-World#570",
-    "a letterboxed picture, whose bars are left out of account: boxes are scaled and not moved",
+    "a letterboxed picture, whose bars are ignored: boxes are scaled and not moved",
     *("RA107", "RA1", "RA2(?!04)"),
     says=r"\b80\b|pad|bar|letterbox",
     right="boxes + (0, 80, 0, 80)",
@@ -75,7 +75,7 @@ def crop_moved_otherwise() -> Program:
     "pictures are mirrored at random, boxes are not",
     *("RA107", "RA1(?!01)", "RA2(?!04)"),
     says="mirror|flip",
-    right="640 - x, and the two exchanged",
+    right="640 - x, and the two swapped",
 )
 def only_the_picture_mirrored() -> Program:
     model = resnet("layer2")
@@ -183,7 +183,7 @@ def scaled_by_the_other_side() -> Program:
 
 @fault(
     "faster-rcnn.pytorch#647",
-    "the image's index stands in the last column",
+    "the batch index is in the last column",
     *("RA207", "RA206"),
     says="column|first|last",
     right="boxes[:, [4, 0, 1, 2, 3]]",

@@ -34,7 +34,7 @@ def tokens_not_transposed() -> Program:
 
 @fault(
     "dinov2#153",
-    "tokens of a portrait are put into a map as wide as it should be high",
+    "the tokens of a portrait become a map whose width and height are swapped",
     *("RA304", "RA305"),
     says="height|width|swap|exchang|rows|columns",
     right="reshape(1, 32, 30, 16): 30 rows, 16 columns",
@@ -104,7 +104,7 @@ def letterbox() -> Program:
     return Program(model, run)
 
 
-@healthy("dense proposals", "every position of a grid, at three sizes, as a region proposal network begins")
+@healthy("dense proposals", "every position of a grid, at three sizes, like the anchors of a region proposal network")
 def dense_proposals() -> Program:
     model = resnet("layer3")
     image, _ = coins(480, 640)
@@ -145,7 +145,7 @@ def shapes_only() -> Program:
     return Program(model, run)
 
 
-@healthy("centre crop", "the short side becomes 256, the middle is cut out; boxes follow, but for those cut off")
+@healthy("centre crop", "the short side becomes 256, the middle is cropped; boxes follow, except those cut off")
 def centre_crop() -> Program:
     model = resnet("layer2")
     image, drawn = coins(480, 640)

@@ -15,7 +15,7 @@ from .scenes import Picture, blood, coins, mirrored, objects, page, patches, pho
 
 @fault(
     "human_object_interaction#14",
-    "objects that are absent from a frame have boxes of NaN",
+    "objects that are missing from a frame have NaN boxes",
     "RA205",
     right="finite boxes in rows 5 and 9, and as many rows",
 )
@@ -83,7 +83,7 @@ def whole_numbers() -> Program:
 @unseen(
     "RoIAlign.pytorch#14",
     "16 frames of 10 boxes, their indices made by repeat",
-    "repeat_interleave: every box is read from another frame, in which it lies just as well",
+    "repeat_interleave: every box is read from another frame, where it fits just as well",
 )
 def repeated_index() -> Program:
     model = resnet("layer3")
@@ -119,7 +119,7 @@ def sides_for_corners() -> Program:
 
 @fault(
     "PaQ-2-PiQ#9",
-    "boxes are made half like the features, on an image of 4000 pixels",
+    "boxes are converted to half like the features, on an image of 4000 pixels",
     "RA109",
     right="boxes in float32",
 )
@@ -154,7 +154,7 @@ def _large_image(dtype: torch.dtype) -> Program:
 
 @fault(
     "tensorrtx#1410",
-    "on a portrait, y is clipped to the width in place of the height",
+    "on a portrait, y is clipped to the width instead of the height",
     *("RA1", "RA2(?!04)"),
     says="480",
     right="the boxes before they were clipped: y2 ends at exactly 480, the width of 960 x 480; never drop rows",
@@ -174,7 +174,7 @@ def clipped_to_the_width() -> Program:
 
 @fault(
     "facenet-pytorch#113",
-    "left, top, right, bottom of faces are read as x, y, width, height and turned into corners",
+    "left, top, right, bottom of faces are read as x, y, width, height and converted to corners",
     *("RA2(?!04)", "RA1"),
     says=r"x2 ?- ?x1|added|sum of|once too often|2 ?\* ?x1|- boxes\[",
     right="x2 - x1, y2 - y1: they were corners already, so x2 >= 2 x1 and y2 >= 2 y1 in every row",
@@ -216,7 +216,7 @@ def _mosaic(pictures: list[Picture]) -> Program:
 
 @fault(
     "kornia#4550",
-    "a mosaic of oblong pictures, boxes moved by the height in x and by the width in y (coins)",
+    "a mosaic of non-square pictures, boxes moved by the height in x and by the width in y (coins)",
     *("RA1(?!01)", "RA2(?!04)"),
     says=r"mosaic|tile|stitch|concat|torch\.cat|\b80\b",
     right="boxes of the right tiles 80 px further right, of the lower ones 80 px further up",
@@ -264,7 +264,7 @@ _EXCHANGED = r"sort|mirror|flip|exchang|\[2, ?1, ?0, ?3\]"
 
 @fault(
     "netspresso-trainer#196",
-    "a mirrored picture, x of both corners mirrored and not exchanged (coins)",
+    "a mirrored picture, x of both corners mirrored and not swapped (coins)",
     *("RA2", "RA1"),
     says=_EXCHANGED,
     right="columns [2, 1, 0, 3] in every row; never drop rows",
@@ -301,7 +301,7 @@ def _from_below(seed: int, upper_first: bool) -> Program:
 
 @fault(
     "pdfplumber#198",
-    "y of a PDF's lines counts from the bottom of the page",
+    "y of a PDF's lines is measured from the bottom of the page",
     *("RA1", "RA2(?!04)"),
     says="bottom|upside|upward|mirror|792 -|flip",
     right="792 - y",
@@ -323,10 +323,10 @@ def lines_of_hocr() -> Program:
 
 @fault(
     "Rotated_ROIAlign#3",
-    "rotated boxes (cx, cy, w, h, angle) are given to the upright operator as rows of five",
+    "rotated boxes (cx, cy, w, h, angle) are passed to the upright operator as rows of five",
     *("RA206", "RA207", "RA2"),
     says="angle|rotat|radian|cx|last column",
-    right="the rotated operator; an index of 0 in the first column makes boxes of y, w, h, angle",
+    right="the rotated operator; with an index of 0 in the first column, y, w, h, angle become the box",
 )
 def rotated_boxes() -> Program:
     model = resnet("layer2")

@@ -42,7 +42,7 @@ def reduced_frame() -> Program:
     return _tracking((720, 1280), (360, 640))
 
 
-@unseen("MaskTrackRCNN#12 enlarged", "the same, of frames that were enlarged: all boxes lie inside", "boxes * 2")
+@unseen("MaskTrackRCNN#12 enlarged", "the same with enlarged frames: all boxes are inside", "boxes * 2")
 def enlarged_frame() -> Program:
     return _tracking((270, 480), (540, 960))
 
@@ -67,7 +67,7 @@ def _second_look(detector: Callable[..., nn.Module], frame_hw: tuple[int, int]) 
 
 @fault(
     "vision#1001",
-    "a detector's results are pooled again from its features, which are of the resized image",
+    "a detector's results are pooled again from its features, which belong to the resized image",
     "RA107",
     right="boxes times the detector's own resize",
 )
@@ -77,7 +77,7 @@ def detections_pooled_again() -> Program:
 
 @fault(
     "vision#1001 enlarged",
-    "the same as the person had it, 480 x 640 enlarged to 800 x 1066: all boxes lie inside",
+    "the same in the reported sizes, 480 x 640 enlarged to 800 x 1066: all boxes are inside",
     "RA107",
     right="boxes times the detector's own resize: the very tensor was seen to leave it",
 )
@@ -107,7 +107,7 @@ def exemplars() -> Program:
 
 @fault(
     "faster_rcnn_pytorch#39",
-    "boxes are projected onto the map by hand, and by spatial_scale once more",
+    "boxes are scaled to the map by hand, and again by spatial_scale",
     "RA102",
     right="spatial_scale=1",
 )
@@ -125,7 +125,7 @@ def projected_twice() -> Program:
 
 @fault(
     "Transformers-Tutorials#127",
-    "a document's boxes on the scale of 0 to 1000 are pooled from a page of 224 x 224",
+    "a document's boxes on a scale of 0 to 1000 are pooled from a page of 224 x 224",
     "RA107",
     says="1000",
     right="boxes * 224 / 1000",
@@ -160,7 +160,7 @@ def fractions_of_a_page() -> Program:
     "Paddle#45392",
     "four images and two random boxes between 0 and 1, cut from the images themselves",
     "RA103",
-    right="boxes * 512; and the boxes are of one image, where there are four",
+    right="boxes * 512; and the boxes are for one of the four images",
 )
 def random_fractions() -> Program:
     model = nn.Identity()
@@ -214,7 +214,7 @@ def two_resizes() -> Program:
 
 @fault(
     "DeepForest#1193",
-    "coordinates of a map, in metres, are taken for pixels",
+    "map coordinates in metres are taken for pixels",
     *("RA209", "RA107", "RA1", "RA205"),
     says="outside|beyond|far|any frame|map unit|metre|shift",
     right="the pixels: undo the map's affine transform; never drop all rows",
@@ -253,7 +253,7 @@ def _window(picture: Picture) -> Program:
 
 @fault(
     "sldc#10",
-    "a window of the picture goes in, boxes are in pixels of all of it (coins)",
+    "a crop of the picture goes in, boxes are in pixels of the whole picture (coins)",
     *("RA107", "RA1"),
     says="352",
     right="boxes minus the window's corner (352, 160)",
@@ -317,7 +317,7 @@ def padded_not_squeezed() -> Program:
     "fractions of each photograph are multiplied by the size of the padded batch's map",
     *("RA1", "RA2(?!04)"),
     says="pad",
-    right="fractions times each photograph's own cells; the weights are not at fault",
+    right="fractions times each photograph's own cells; the weights are fine",
 )
 def fractions_of_the_batch() -> Program:
     model = resnet("layer3")

@@ -14,7 +14,7 @@ from .scenes import objects, photo, resnet, seeded
 
 @fault(
     "maskrcnn-benchmark#1123",
-    "layer3 strides no more, the scale stays 1/16",
+    "layer3 no longer strides, the scale stays 1/16",
     "RA106",
     says=r"0\.125|1 ?/ ?8",
     right="spatial_scale=1/8",
@@ -85,7 +85,7 @@ def _off_the_stem(scale: float | None) -> Program:
 
 @fault(
     "detectron2#801",
-    "an unpadded stem, of which only the stride is thought of",
+    "an unpadded stem, where only the stride was considered",
     *("RA108", "RA1"),
     says=r"12\.5",
     right="cell (0, 0) is centred at 12.5 px: (boxes - 10.5) with the same scale; never a new spatial_scale",

@@ -47,7 +47,7 @@ def face_crops() -> Program:
     return Program(model, run)
 
 
-@healthy("Mask R-CNN", "a step of training, in which masks are cut out as well")
+@healthy("Mask R-CNN", "a training step, in which masks are cropped as well")
 def mask_rcnn_training() -> Program:
     model = seeded(
         lambda: MaskRCNN(
@@ -100,7 +100,7 @@ def letterboxed() -> Program:
     return Program(model, run)
 
 
-@healthy("dilated", "a ResNet-50 of output stride 8, and its right scale")
+@healthy("dilated", "a ResNet-50 of output stride 8, with the right scale")
 def dilated() -> Program:
     whole = seeded(lambda: torchvision.models.resnet50(weights=None, replace_stride_with_dilation=[False, True, True]))
     names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
@@ -160,7 +160,7 @@ def enlarged_features() -> Program:
     return Program(model, run)
 
 
-@healthy("tiles", "four tiles that overlap; each pools the boxes whose centre it holds, some cut by its edge")
+@healthy("tiles", "four overlapping tiles; each pools the boxes centred in it, some cut by its edge")
 def tiles() -> Program:
     model = resnet("layer2")
 
@@ -212,7 +212,7 @@ def levels_by_hand() -> Program:
     return Program(model, run, pooler)
 
 
-@healthy("bird's eye", "a lidar's map of 0.8 m a cell, boxes in metres, moved to its corner")
+@healthy("bird's eye", "a lidar map of 0.8 m per cell, boxes in metres, moved to its corner")
 def birds_eye() -> Program:
     model = seeded(lambda: nn.Sequential(nn.Conv2d(4, 16, 3, padding=1), nn.Conv2d(16, 16, 2, 2)))
 

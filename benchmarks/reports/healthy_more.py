@@ -85,7 +85,7 @@ def _offset_taken_off(scale: float) -> Program:
     return Program(model, run)
 
 
-@healthy("detectron2#801 in cells", "the 12.5 px of an unpadded stem are taken off by hand: (boxes - 12.5) / 4")
+@healthy("detectron2#801 in cells", "the 12.5 px of an unpadded stem are subtracted by hand: (boxes - 12.5) / 4")
 def offset_in_cells() -> Program:
     return _offset_taken_off(1.0)
 
@@ -95,7 +95,7 @@ def offset_in_pixels() -> Program:
     return _offset_taken_off(1 / 4)
 
 
-@healthy("ConvNeXt", "300 x 460, which is no multiple of 32: the map leaves out the edge, objects do not")
+@healthy("ConvNeXt", "300 x 460, not a multiple of 32: the map leaves out the edge, objects do not")
 def convnext() -> Program:
     model = seeded(lambda: torchvision.models.convnext_tiny(weights=None).features)
 
@@ -163,7 +163,7 @@ def _search_regions(picture: Picture) -> Program:
     return Program(model, run)
 
 
-@healthy("siam-mot#8", "maps are padded by 4 cells, so that search regions may leave the image (coins)")
+@healthy("siam-mot#8", "maps are padded by 4 cells, so search regions may leave the image (coins)")
 def search_regions_of_coins() -> Program:
     return _search_regions(coins(480, 640))
 
@@ -173,7 +173,7 @@ def search_regions_of_blood() -> Program:
     return _search_regions(blood(384))
 
 
-@healthy("PDF", "lines measured from the bottom are turned over, the page is drawn at 1.5 pixels a point")
+@healthy("PDF", "lines measured from the bottom are flipped, the page is drawn at 1.5 pixels per point")
 def turned_over() -> Program:
     model = resnet("layer3")
     paper, lines = page(seed=4)

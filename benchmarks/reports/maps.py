@@ -16,7 +16,7 @@ from .scenes import Picture, blood, coins, objects, photo, resnet, seeded
 
 @fault(
     "maskrcnn-benchmark#613",
-    "features that were pooled are pooled again, by the boxes of the images",
+    "pooled features are pooled again, with the boxes of the images",
     "RA3",
     says="pooled",
     right="the first output: 11 maps, 2 lists of boxes",
@@ -47,7 +47,7 @@ class _OwnNames(nn.Module):
 
 @fault(
     "vision#2021",
-    "the backbone has its own name for its map, the pooler asks for '0'",
+    "the backbone names its map differently, the pooler asks for '0'",
     "RA401",
     says="feat",
     right="featmap_names=['feat'], though torchvision itself raises an IndexError",
@@ -134,7 +134,7 @@ def registers_on_blood() -> Program:
 
 @unseen(
     "maskrcnn-benchmark#328",
-    "roi_pool of (0, 0, 7, 7) to 7 x 7 is held to be the slice [:7, :7]",
+    "roi_pool of (0, 0, 7, 7) to 7 x 7 is expected to be the slice [:7, :7]",
     "its coordinates are inclusive: (0, 0, 6, 6)",
 )
 def inclusive_corners() -> Program:

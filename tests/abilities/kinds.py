@@ -135,7 +135,7 @@ QUESTIONS = {
     "autocast": autocast,
     "channels_last": channels_last,
     "no boxes": no_boxes,
-    "bad image index": index_out_of_range,
+    "bad batch index": index_out_of_range,
     "deterministic": repeatable,
     "FLOPs": flops,
     "DTensor": distributed,

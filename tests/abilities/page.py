@@ -29,23 +29,23 @@ hide:
 
 <!-- Made by python -m tests.abilities.page, which asks the operators; the tests ask again. -->
 
-*yes*: it works, and the result was compared; *RA507* and the like: it is refused, with that [code](codes.md) and the
-reason; *no*: an error without a reason; *wrong*: it runs, and the result is wrong; -: the question does not arise.
-torchvision's operators of the same name stand beside. On the CPU.
+*yes*: it works, and the result was compared; *RA507* and the like: refused, with that [code](codes.md) and the reason;
+*no*: an error without a reason; *wrong*: it runs, and the result is wrong; -: the question does not apply. torchvision's
+operators of the same name are listed for comparison. On the CPU.
 """
 _NOTES = {
     "Derivatives": (
-        "*forward mode* is of the features; *wrong* there is a tangent of zeros, and under *to boxes* that there is no "
-        "gradient and no word about it."
+        "*forward mode* is for the features; *wrong* there means a tangent of zeros, under *to boxes* that there is "
+        "silently no gradient."
     ),
     "Compilers and exporters": (
         "*torch.compile*: in one graph, compiled at most twice for any number of boxes and any size of map. "
         "*torch.export*: with a dynamic number of boxes and dynamic sizes, saved and loaded. *ONNX*: equal in "
-        "onnxruntime, by the exporter of `torch.export` and by the older one."
+        "onnxruntime, with the exporter based on `torch.export` and with the older one."
     ),
     "Types, layouts and modes": (
-        "*deterministic*: the same bits again under `torch.use_deterministic_algorithms(True)`. *bad image index*: of "
-        "an image that the batch does not have."
+        "*deterministic*: the same bits again under `torch.use_deterministic_algorithms(True)`. *bad batch index*: out "
+        "of range."
     ),
 }
 
