@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,13 @@ def main() -> None:
     parser.add_argument("--bccd", type=Path, required=True, help="the folder of the BCCD data set")
     parser.add_argument("--nuclei", type=Path, default=Path("demo/data/nuclei"), help="as make train-nuclei writes it")
     parser.add_argument("--runs", type=Path, default=Path("demo/detection"), help="where the trainings are")
+    parser.add_argument("--only", help="the training of this name, bccd or nuclei")
     options = parser.parse_args()
     where, neighbours = environment(), Neighbours()
+    chosen = [one for one in trainings(options.bccd, options.nuclei) if options.only in (None, one.name)]
     jobs = [
         (training, pooler, seed, options.runs / f"{training.name}-{pooler}-{seed}")
-        for training in trainings(options.bccd, options.nuclei)
+        for training in chosen
         for seed in SEEDS
         for pooler in POOLERS
     ]
@@ -97,7 +99,8 @@ def main() -> None:
     where["cpus_used_by_others"] = f"{neighbours.cpus():.2f}"
     rows = [row for job in jobs for row in rows_of(*job)]
     losses = {(training.name, pooler, seed): losses_of(folder) for training, pooler, seed, folder in jobs}
-    commands, figure = trainings(Path("BCCD"), Path("NUCLEI")), draw(losses).encode()
+    commands = [replace(one, data=Path(one.name.upper())) for one in chosen]
+    figure = draw(losses).encode()
     contents = {
         "detection.md": page(rows, commands, where).encode(),
         "detection.csv": as_csv(rows, where).encode(),
