@@ -102,7 +102,7 @@ def calibrate(
     ahead = list(islice(tensors, LEAST_IMAGES))
     if len(ahead) < LEAST_IMAGES:
         raise FeatureMapError(
-            f"RA307: expected at least {LEAST_IMAGES} images, for an interval over images; got {len(ahead)}. Give more."
+            f"RA307: expected at least {LEAST_IMAGES} images, for an interval over images; got {len(ahead)}. Pass more."
         )
     channels, height, width = ahead[0].shape
     traced = trace(backbone, (height, width), channels=channels)
@@ -111,7 +111,7 @@ def calibrate(
     def maps_of(batch: Tensor) -> Mapping[str, Tensor]:
         if batch.shape[1] != channels:
             raise FeatureMapError(
-                f"RA307: expected images of {channels} channels, as the first; got {batch.shape[1]}. Convert them."
+                f"RA307: expected images of {channels} channels, like the first; got {batch.shape[1]}. Convert them."
             )
         return traced.as_maps(backbone(batch.to(parameter.device, parameter.dtype)))
 

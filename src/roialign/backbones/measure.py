@@ -129,12 +129,12 @@ class _Run:
         weights = self.image.new_zeros(1) if gradient is None else gradient.abs().sum((0, 1, across))
         pixels = weights.nonzero().flatten()
         if len(pixels) == 0:
-            return "no gradient leads from it to the image"
+            return "no gradient reaches the image from it"
         low, high = int(pixels[0]), int(pixels[-1])
         if low == 0 or high == len(weights) - 1:
             return (
-                f"its cells see the border of every image that was tried, up to {len(weights)} px: their receptive "
-                "field is larger, or the whole image is mixed"
+                f"its cells see the border of every image tried, up to {len(weights)} px: their receptive field is "
+                "larger, or the whole image is mixed"
             )
         centres = torch.arange(len(weights), dtype=weights.dtype, device=weights.device) + 0.5
         return _Seen(float((weights * centres).sum() / weights.sum()), high - low + 1)
@@ -198,7 +198,7 @@ class _Probe:
         cells = sum(layout.size_hw[0] * layout.size_hw[1] for layout in self.levels.values())
         if cells > _MOST_CELLS:
             raise CannotMeasureError(
-                f"it takes images of one size only, and {cells} cells are more than are measured ({_MOST_CELLS})"
+                f"it takes images of one size only, and {cells} cells are above the limit ({_MOST_CELLS})"
             )
         run = self.run(self.image_hw)
         yield run, {name: self.image_hw[axis] / run.maps[name].shape[2 + axis] for name in self.levels}, False

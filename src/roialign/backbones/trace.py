@@ -286,10 +286,10 @@ def _scrambled(found: OutOfOrder, image_hw: tuple[int, int]) -> Scrambled:
 def _none_in_order(name: str, scrambled: Mapping[str, Scrambled]) -> TraceError:
     reasons = "; ".join(f"{key}: {one.reason}" for key, one in scrambled.items())
     mended = next((one for one in scrambled.values() if one.grid is not None), None)
-    fix = "This is the backbone's fault; there is no line that mends it"
+    fix = "This is a bug in the backbone; no line of code repairs it"
     if mended is not None:
         line = f", as does: {mended.line}" if mended.line else ""
-        fix = f"This is the backbone's fault; `scrambled` of this error can put a map in order{line}"
+        fix = f"This is a bug in the backbone; `scrambled` of this error can put a map in order{line}"
     error = TraceError(
         f"RA311: expected maps whose cells are in the order of the image; got from {name}: {reasons}. {fix}."
     )

@@ -95,7 +95,7 @@ def check_image_size(image_size: Any) -> None:
     pair = values.real_pair(image_size)
     if image_size is not None and (pair is None or min(pair) < 1):
         raise errors.FeatureMapError(
-            f"RA307: expected image_size as (height, width), both at least 1; got {values.shown(image_size)}. Of a "
+            f"RA307: expected image_size as (height, width), both at least 1; got {values.shown(image_size)}. For a "
             "tensor: image.shape[-2:]."
         )
 

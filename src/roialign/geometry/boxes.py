@@ -99,7 +99,7 @@ class Boxes:
             device = torch.device(target)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DtypeError(
-                f"RA505: expected a Frame, a device or a type to take boxes to; got {shown(target)}. A device is "
+                f"RA505: expected a Frame, a device or a type to convert boxes to; got {shown(target)}. A device is "
                 f'"cpu" or "cuda:0", a type torch.float64. torch says: {str(error).splitlines()[0]}'
             ) from error
         return _boxes(self._given_xyxy.to(device), self._given_frame, self._frame)
@@ -184,7 +184,7 @@ class Boxes:
         first = parts[0]
         for place, part in enumerate(parts):
             if part._frame != first._frame:
-                fix = "Take them there first: part.to(frame)." if first._frame.is_connected(part._frame) else ""
+                fix = "Convert them first: part.to(frame)." if first._frame.is_connected(part._frame) else ""
                 raise FrameError(
                     f"RA107: expected all boxes in one frame; got [{first._frame}] at place 0 and [{part._frame}] at "
                     f"place {place}. {fix or 'They are of different images: keep one Boxes for each.'}"

@@ -118,7 +118,7 @@ class Frame:
             return way.rounded()
         except OverflowError:
             raise FrameError(
-                f"RA107: expected a map that float64 can hold; got one from [{self}] to [{other}] that is past its "
+                f"RA107: expected a map that float64 can hold; got one from [{self}] to [{other}] that is out of "
                 "range. Look for a step with an absurd scale."
             ) from None
 
@@ -237,7 +237,7 @@ class Frame:
         if known not in EXIF:
             raise FrameError(
                 f"RA107: expected an EXIF orientation, a whole number from 1 to 8; got {values.shown(orientation)}. "
-                "Where an image has none take 1: image.getexif().get(0x0112, 1)."
+                "If an image has none, use 1: image.getexif().get(0x0112, 1)."
             )
         return self if known == 1 else self._stepped(*upright(known, self.size_hw), f"exif orientation {known}")
 
@@ -384,7 +384,7 @@ def _restored(
 def _frame(given: Any) -> Frame:
     if not isinstance(given, Frame):
         raise FrameError(
-            f"RA107: expected a Frame; got {values.shown(given)}. Of an image: Frame.image((height, width))."
+            f"RA107: expected a Frame; got {values.shown(given)}. For an image: Frame.image((height, width))."
         )
     return given
 
@@ -393,9 +393,11 @@ def _no_path(source: Frame, target: Frame) -> str:
     roots = source.root, target.root
     alike = roots[0].size_hw == roots[1].size_hw and roots[0].id != roots[1].id
     return (
-        f"RA107: expected two frames of one image; got [{source}] and [{target}], made of different images with the "
-        f"ids {roots[0].id!r} and {roots[1].id!r}"
+        f"RA107: expected two frames of one image; got [{source}] and [{target}], made from different images with "
+        f"the ids {roots[0].id!r} and {roots[1].id!r}"
         + (", though of the same size" if alike else "")
-        + ". Make both from one frame: photo = Frame.image(size_hw), then photo.resize(...) and so on. If it is one "
-        'image that was loaded twice, say so: Frame.image(size_hw, id="its file name").'
+        + (
+            ". Make both from one frame: photo = Frame.image(size_hw), then photo.resize(...) and so on. If one "
+            'image was loaded twice, give both the same id: Frame.image(size_hw, id="its file name").'
+        )
     )

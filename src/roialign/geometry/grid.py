@@ -136,8 +136,8 @@ def _counts(wanted: str, given: Any, length: int = 2) -> tuple[Any, ...]:
     counts = [values.count(one) for one in values.listed(given, length) or (None,)]
     if None in counts:
         raise FeatureMapError(
-            f"RA306: expected {wanted}, whole numbers above zero; got {values.shown(given)}. Of a map [N, C, H, W] the "
-            "size is features.shape[-2:]."
+            f"RA306: expected {wanted}, whole numbers above zero; got {values.shown(given)}. For a map [N, C, H, W] "
+            "the size is features.shape[-2:]."
         )
     return tuple(counts)
 
@@ -147,6 +147,6 @@ def _offset(name: str, given: Any) -> tuple[float, float]:
     if pair is None:
         raise FeatureMapError(
             f"RA111: expected {name} in two finite numbers (y, x), pixels of the image; got {values.shown(given)}. "
-            "Leave out what is not known."
+            "Leave out what you do not know."
         )
     return pair

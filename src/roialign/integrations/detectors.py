@@ -140,7 +140,7 @@ class _Grids:
         if missing:
             raise LevelError(
                 f"RA401: expected maps of the traced backbone, {', '.join(map(repr, traced.trace))}; got "
-                f"{missing[0]!r}. Upgrade the model again when its backbone has changed."
+                f"{missing[0]!r}. Upgrade the model again after changing its backbone."
             )
         grids = traced.grids(maps, batch_hw)
         if grids is None:
@@ -227,8 +227,9 @@ def _say_where_wrong(name: str, image_hw: _Size, size_hw: _Size, power: float) -
     notice.say(
         lambda: (
             f"RA403: the map {name!r} of {size_hw[0]} x {size_hw[1]} cells, of an image of {image_hw[0]} x "
-            f"{image_hw[1]} pixels, is pooled at stride {power:g}, as torchvision's MultiScaleRoIAlign would; its own "
-            f"is {stride_yx[0]:g} down and {stride_yx[1]:g} across. To train anew: upgrade(model, exact=True)."
+            f"{image_hw[1]} pixels, is pooled at stride {power:g}, as torchvision's MultiScaleRoIAlign would; its "
+            f"own is {stride_yx[0]:g} vertically and {stride_yx[1]:g} horizontally. To retrain: upgrade(model, "
+            "exact=True)."
         ),
         LevelError,
     )
@@ -237,8 +238,8 @@ def _say_where_wrong(name: str, image_hw: _Size, size_hw: _Size, power: float) -
 def _why_none(model: nn.Module) -> str:
     derived = [type(m).__name__ for m in model.modules() if isinstance(m, theirs.MultiScaleRoIAlign)]
     if derived:
-        return f"a class of its own, {derived[0]}, whose forward is not known. Replace it by hand."
+        return f"a class of its own, {derived[0]}, whose forward is unknown. Replace it by hand."
     return (
-        f"{type(model).__name__} with none. One-stage detectors, RetinaNet, FCOS, SSD, pool no regions: nothing is to "
-        "be gained."
+        f"{type(model).__name__} with none. One-stage detectors, RetinaNet, FCOS, SSD, pool no regions, so there is "
+        "nothing to gain."
     )

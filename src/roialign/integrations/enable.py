@@ -116,13 +116,13 @@ def _import_torchvision() -> None:
         extension = importlib.import_module(f"{_LIBRARY}.extension")
     except ImportError as error:
         raise ImportError(
-            f"roialign.enable() serves torchvision's operators, and torchvision cannot be imported: {error}. Install "
-            "it: pip install torchvision. roialign's own operators do without it."
+            f"roialign.enable() needs torchvision, which cannot be imported: {error}. Install it: pip install "
+            "torchvision. roialign's own operators do not need it."
         ) from error
     if not extension._has_ops():
         raise ImportError(
-            f"roialign.enable() serves torchvision's operators, which torchvision cannot load with torch "
-            f"{torch.__version__}. Install the torchvision that belongs to it: pip install --upgrade torch torchvision."
+            "roialign.enable() replaces torchvision's operators, which torchvision cannot load with torch "
+            f"{torch.__version__}. Install the matching torchvision: pip install --upgrade torch torchvision."
         )
 
 
@@ -137,7 +137,7 @@ def _put() -> None:
     if all(backend.why_not is not None for backend in BACKENDS):
         slow = BACKENDS[0]
         warnings.warn(
-            f"{slow.why_not}, so torchvision's own kernels serve as before. {slow.advice} `roialign env` shows more.",
+            f"{slow.why_not}, so torchvision's own kernels stay in use. {slow.advice} `roialign env` shows more.",
             UserWarning,
             stacklevel=4,
         )

@@ -56,8 +56,8 @@ def apply(transform: Any, image: Any, *targets: Any, frame: Frame | None = None)
     frame = frame or Frame.image(size_hw)
     if frame.size_hw != size_hw:
         raise FrameError(
-            f"RA107: expected the frame of the image, {_words(size_hw)}; got [{frame}]. Pass the frame of the very "
-            "image that goes in."
+            f"RA107: expected the frame of the image, {_words(size_hw)}; got [{frame}]. Pass the frame of the image "
+            "that goes in."
         )
     if type(transform).__module__ == _PRESETS:
         return (transform(image), *targets, frame_after(transform, frame))
@@ -66,10 +66,10 @@ def apply(transform: Any, image: Any, *targets: Any, frame: Frame | None = None)
         outputs = transform((image, *targets, _probe.Probe.at(frame), *boxes))
     except TypeError as error:
         raise FrameError(
-            f"RA107: expected a pipeline of torchvision.transforms.v2 that takes boxes along with the image; got: "
+            "RA107: expected a pipeline of torchvision.transforms.v2 that takes boxes along with the image; got: "
             f"{error}. The first version of the transforms and plain functions take one image only: use the v2 "
-            "transform of the same name, v2.Lambda(function, tv_tensors.Image) for functions. AutoAugment and its "
-            "kind warp the image alone and cannot be followed."
+            "transform of the same name, v2.Lambda(function, tv_tensors.Image) for functions. AutoAugment and "
+            "similar transforms warp only the image and cannot be followed."
         ) from error
     after = _probe.frame_of(outputs, len(targets) + 1)
     _probe.check(frame, after, _size_hw(outputs[0]), outputs[len(targets) + 2 :])
@@ -101,8 +101,8 @@ def frame_after(transform: Any, frame: Frame | tuple[int, int]) -> Frame:
         random = not torch.equal(before, torch.get_rng_state())
     if random:
         raise FrameError(
-            "RA107: expected a pipeline without random steps; got one that draws random numbers, so that each run has "
-            "a frame of its own. Run it on the image: image, frame = apply(transform, image)."
+            "RA107: expected a pipeline without random steps; got one that draws random numbers, so each run has its "
+            "own frame. Run it on the image: image, frame = apply(transform, image)."
         )
     return after
 
@@ -141,7 +141,7 @@ def batch_frames(
         if len(image_list.image_sizes) != len(images):
             raise FrameError(
                 f"RA107: expected a frame for each of the {len(image_list.image_sizes)} images of image_list; got "
-                f"{len(images)}. Pass the frames of the images of that batch, in its order."
+                f"{len(images)}. Pass the frames of the images of that batch, in order."
             )
         resized = [frame.resize(size_hw) for frame, size_hw in zip(images, image_list.image_sizes, strict=True)]
         height, width = image_list.tensors.shape[-2:]
@@ -233,9 +233,9 @@ def _rcnn_size(transform: GeneralizedRCNNTransform, frame: Frame) -> tuple[int, 
         return transform.fixed_size[1], transform.fixed_size[0]
     if transform.training and (len(transform.min_size) > 1 or transform._skip_resize):
         raise FrameError(
-            "RA107: expected a transform that chooses no size at random; got one in training with min_size="
-            f"{transform.min_size}. Pass what it returned: images, _ = transform(images); batch_frames(transform, "
-            "frames, images)."
+            "RA107: expected a transform without a random size; got one in training with "
+            f"min_size={transform.min_size}. Pass what it returned: images, _ = transform(images); "
+            "batch_frames(transform, frames, images)."
         )
     scale = min(transform.min_size[-1] / min(frame.size_hw), transform.max_size / max(frame.size_hw))
     # as F.interpolate does with recompute_scale_factor=True

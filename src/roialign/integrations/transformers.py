@@ -89,8 +89,9 @@ def _known(processor: Any) -> Callable[[Any, Frame], Frame]:
         backends = importlib.import_module("transformers.image_processing_backends")
     except ImportError:
         raise FrameError(
-            f"RA107: expected an image processor of transformers 5 or newer; got a {type(processor).__name__} without "
-            'it. Run pip install "transformers>=5", or write the steps down: Frame.image(size_hw).resize(...).'
+            f"RA107: expected an image processor of transformers 5 or newer; got a {type(processor).__name__} "
+            'without it. Run pip install "transformers>=5", or write the steps yourself: '
+            "Frame.image(size_hw).resize(...)."
         ) from None
     backend = next(
         (base for base in (backends.TorchvisionBackend, backends.PilBackend) if isinstance(processor, base)), None
@@ -103,8 +104,8 @@ def _known(processor: Any) -> Callable[[Any, Frame], Frame]:
     if backend is None or (own and name not in _RESIZE_CROP_PAD):
         reason = f"with its own {', '.join(own)}" if backend is not None else "which is none"
         raise FrameError(
-            f"RA107: expected an image processor that is known to resize, crop and pad; got "
-            f"{type(processor).__name__}, {reason}. Look at what it does and write it down: "
+            "RA107: expected an image processor that is known to resize, crop and pad; got "
+            f"{type(processor).__name__}, {reason}. Look at what it does and write the steps yourself: "
             "Frame.image(size_hw).resize(...).pad(...)."
         )
     return _resize_crop

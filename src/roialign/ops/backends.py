@@ -44,14 +44,14 @@ BACKENDS = (
         "cpu",
         "CPU",
         native.why_not,
-        "Install again with pip install --no-build-isolation, torch and a C++20 compiler at hand.",
+        "Reinstall with pip install --no-build-isolation, with torch and a C++20 compiler available.",
     ),
     Backend(
         "Triton",
         "cuda",
         "CUDA",
         gpu.load(),
-        "ROIALIGN_TRITON=1 in the environment chooses them, where Triton is installed.",
+        "ROIALIGN_TRITON=1 in the environment selects them, if Triton is installed.",
     ),
 )
 """All that are known, at most one for each type of device."""
@@ -79,8 +79,7 @@ def _say_once_if_slow(device_type: str) -> None:
     if backend is not None:
         frame = calling_frame(("roialign", "torch"))
         warnings.warn_explicit(
-            f"{backend.why_not}, so the slower reference in PyTorch serves. {backend.advice} `roialign env` shows "
-            "more.",
+            f"{backend.why_not}, so the slower PyTorch reference is used. {backend.advice} `roialign env` shows more.",
             UserWarning,
             frame.f_code.co_filename,
             frame.f_lineno,

@@ -67,8 +67,8 @@ def _as_rois(boxes: Any, box_indices: Any, image: Tensor) -> Tensor:
     """[K, 5]: image index, x1, y1, x2, y2."""
     if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
         raise errors.BoxesShapeError(
-            f"RA210: expected boxes as a tensor [K, 4] (y1, x1, y2, x2); got {validate.describe(boxes)}. The index of "
-            "the image is in box_indices."
+            f"RA210: expected boxes as a tensor [K, 4] (y1, x1, y2, x2); got {validate.describe(boxes)}. The batch "
+            "index is in box_indices."
         )
     integers = isinstance(box_indices, Tensor) and not box_indices.is_floating_point() and not box_indices.is_complex()
     if not integers or box_indices.shape != boxes.shape[:1]:

@@ -25,8 +25,8 @@ def library_path() -> Path:
     """
     if not CPU_LIBRARY.exists():
         raise FileNotFoundError(
-            f"expected the C++ kernels at {CPU_LIBRARY}; they were not built. Install again with pip install "
-            "--no-build-isolation, torch and a C++20 compiler at hand."
+            f"expected the C++ kernels at {CPU_LIBRARY}; they were not built. Reinstall with pip install "
+            "--no-build-isolation, with torch and a C++20 compiler available."
         )
     return CPU_LIBRARY
 

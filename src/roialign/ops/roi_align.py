@@ -72,7 +72,7 @@ def roi_align(
     """
     if torch.jit.is_scripting():
         if mode != "avg" or compat is not None:
-            raise RuntimeError("RA506: a scripted roi_align serves mode='avg' without compat")
+            raise RuntimeError("RA506: a scripted roi_align supports only mode='avg' without compat")
         rois, (height, width) = scripted_rois(boxes, input), scripted_size(output_size)
         output: Tensor = torch.ops.roialign.roi_align(
             input, rois, height, width, spatial_scale, sampling_ratio, aligned

@@ -182,8 +182,8 @@ def _off_the_volume(
         return None
     row, size = int(off.nonzero()[0]), " x ".join(map(str, shape[2:]))
     return lambda: (
-        f"RA209: {int(off.sum())} of {len(off)} RoIs lie mostly or wholly off the volume, and what lies off it is "
-        f"pooled as zeros. The first is boxes[{row}] = {validate.row_text(rois, row)}, on {size} cells (z, y, x) at "
-        f"spatial_scale {scales_zyx} (z, y, x). Boxes are x1, y1, z1, x2, y2, z2 in the volume that the backbone saw, "
-        "and spatial_scale is 1 / stride."
+        f"RA209: {int(off.sum())} of {len(off)} RoIs lie mostly or wholly off the volume, and samples off it are "
+        f"zeros. The first is boxes[{row}] = {validate.row_text(rois, row)}, on {size} cells (z, y, x) at "
+        f"spatial_scale {scales_zyx} (z, y, x). Boxes are x1, y1, z1, x2, y2, z2 in the volume that the backbone "
+        "saw, and spatial_scale is 1 / stride."
     )

@@ -108,8 +108,8 @@ class RegionExtractor(nn.Module):
             mean, std = (built.mean if mean is None else mean), (built.std if std is None else std)
         elif pretrained is not None:
             raise OptionError(
-                f"RA506: expected pretrained with the name of a model; got it with {type(backbone).__name__}, whose "
-                "weights are what they are. Leave it out."
+                f"RA506: expected pretrained with the name of a model; got it with {type(backbone).__name__}, which "
+                "already has its weights. Leave it out."
             )
         if batch not in ("by_size", "pad"):
             raise OptionError(f'RA506: expected batch, "by_size" or "pad"; got {batch!r}. Leave it out for "by_size".')
@@ -197,8 +197,8 @@ class RegionExtractor(nn.Module):
         if len(each) != len(pictures) or (named is not None and len(named) != len(pictures)):
             raise BatchIndexError(
                 f"RA208: expected boxes, and a frame where frames are given, for each of {len(pictures)} images; got "
-                f"{len(each)} and {'none' if named is None else len(named)}. An image without boxes takes "
-                "torch.empty(0, 4)."
+                f"{len(each)} and {'none' if named is None else len(named)}. Use torch.empty(0, 4) for an image "
+                "without boxes."
             )
         if named is None:
             named = [
@@ -285,7 +285,7 @@ def _of_each(boxes: Any, count: int) -> Sequence[Any]:
         return boxes
     raise BatchIndexError(
         f"RA208: expected boxes for each of {count} images of several sizes, in a list; got "
-        f"{validate.describe(boxes)}. An image without boxes takes torch.empty(0, 4)."
+        f"{validate.describe(boxes)}. Use torch.empty(0, 4) for an image without boxes."
     )
 
 

@@ -67,7 +67,7 @@ def levels_of(levels: LevelRule | Tensor, boxes_xyxy: Tensor, grids: Sequence[Fe
     chosen: Any = levels if isinstance(levels, Tensor) else _ask(levels, boxes_xyxy, grids)
     if not isinstance(chosen, Tensor) or chosen.is_floating_point() or chosen.dtype == torch.bool:
         raise LevelError(
-            f"RA401: expected the level of each box as integers [{len(boxes_xyxy)}]; got {describe(chosen)}. Give "
+            f"RA401: expected the level of each box as integers [{len(boxes_xyxy)}]; got {describe(chosen)}. Pass "
             "levels=FPNLevels(), a tensor, or a function of boxes_xyxy and grids that returns one."
         )
     return chosen.to(boxes_xyxy.device, torch.int64)

@@ -74,15 +74,15 @@ class MultiScaleRoIAlign(nn.Module):
     ) -> None:
         super().__init__()
         if scales is not None and grids is not None:
-            raise LevelError("RA401: expected scales or grids; got both. A grid holds the scale: give grids alone.")
+            raise LevelError("RA401: expected scales or grids; got both. A grid includes the scale: pass only grids.")
         size_hw, _, ratio = validate.check_options(
             tuple(output_size) if isinstance(output_size, Sequence) else output_size, 1.0, sampling_ratio
         )
         names = [featmap_names] if isinstance(featmap_names, str) else featmap_names
         if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
             raise LevelError(
-                f"RA401: expected featmap_names, a list of names of feature maps; got {validate.describe(names)}. Give "
-                "those that the backbone gives, such as list(backbone(images))."
+                f"RA401: expected featmap_names, a list of names of feature maps; got {validate.describe(names)}. "
+                "Pass those that the backbone returns, such as list(backbone(images))."
             )
         if not (scales is None or isinstance(scales, Sequence)):
             raise LevelError(
@@ -171,7 +171,7 @@ class MultiScaleRoIAlign(nn.Module):
         if not named:
             raise LevelError(
                 f"RA401: expected feature maps named {', '.join(map(repr, self.featmap_names)) or 'something'}; got "
-                f"{', '.join(map(repr, x)) or 'none'}. Give featmap_names as the backbone names its maps."
+                f"{', '.join(map(repr, x)) or 'none'}. Set featmap_names to the backbone's names."
             )
         return named
 
@@ -268,9 +268,9 @@ def _say_where_it_differs(
         notice.say(
             lambda: (
                 f"RA404: the scales inferred for this batch are {_scales_text(scales)}, for the last one they were "
-                f"{_scales_text(before)}. Images of all sizes share one: pass grids=roialign.trace(backbone, "
-                "image_size=(H, W)), or scales=, to be exact. torchvision's MultiScaleRoIAlign would keep those of the "
-                "first batch."
+                f"{_scales_text(before)}. Images of all sizes share the same scales: pass "
+                "grids=roialign.trace(backbone, image_size=(H, W)), or scales=, to be exact. torchvision's "
+                "MultiScaleRoIAlign would keep those of the first batch."
             ),
             LevelError,
         )
@@ -297,4 +297,4 @@ def _scales_text(scales: Sequence[Scale]) -> str:
 
 def _stride_text(stride_yx: tuple[float, float]) -> str:
     y, x = stride_yx
-    return f"{y:g}" if y == x else f"{y:.4g} down and {x:.4g} across"
+    return f"{y:g}" if y == x else f"{y:.4g} vertically and {x:.4g} horizontally"

@@ -191,22 +191,22 @@ def match(features: Features, grids: Grids) -> tuple[list[Tensor], list[FeatureG
         if missing:
             raise LevelError(
                 f"RA401: expected a grid for each feature map; got none for {missing[0]!r}, only for "
-                f"{', '.join(map(repr, grids))}. Give both the names that the backbone gives, or pick maps: "
-                "{name: features[name] for name in grids}."
+                f"{', '.join(map(repr, grids))}. Give both the backbone's names, or select maps: {{name: "
+                "features[name] for name in grids}."
             )
         listed = [grids[name] for name in features]
     if len(maps) != len(listed):
         raise LevelError(
             f"RA401: expected a grid for each feature map; got {len(maps)} maps and {len(listed)} grids. Give both "
-            "as dicts with the backbone's names, or as lists in one order."
+            "as dicts with the backbone's names, or as lists in the same order."
         )
     for index, (one, grid) in enumerate(zip(maps, listed, strict=True)):
         validate.check_input(one)
         if tuple(one.shape[2:]) != grid.size_hw:
             raise FeatureMapError(
-                f"RA106: expected map {index} to have the {grid.size_hw[0]} x {grid.size_hw[1]} cells of its grid; got "
-                f"{list(one.shape)}. The grid is of another image size or layer: trace the backbone at the size of "
-                "the images, roialign.trace(backbone, image_size=images.shape[-2:])."
+                f"RA106: expected map {index} to have the {grid.size_hw[0]} x {grid.size_hw[1]} cells of its grid; "
+                f"got {list(one.shape)}. The grid belongs to another image size or layer: trace the backbone at the "
+                "size of the images, roialign.trace(backbone, image_size=images.shape[-2:])."
             )
     return maps, listed
 
@@ -260,7 +260,7 @@ def _in_the_image(boxes: Boxes, image: int, grids: Sequence[FeatureGrid]) -> Box
             height, width = grid.image_size_hw
             raise FrameError(
                 f"RA107: expected boxes in the image that entered the backbone, about {height:g} x {width:g} pixels; "
-                f"got Boxes for image {image} in {boxes.frame}. Say how that image was made of this one: "
+                f"got Boxes for image {image} in {boxes.frame}. Say how that image was made from this one: "
                 f"frames=[photo.resize(({height:.0f}, {width:.0f})), ...]; see roialign.Frame."
             )
     return boxes
@@ -276,7 +276,7 @@ def _off_the_image(rois: Tensor, coverage: Tensor, grids: Sequence[FeatureGrid])
     values = ", ".join(f"{value:g}" for value in rois[row, 1:].tolist())
     return lambda: (
         f"RA107: {int(off.sum())} of {len(rois)} boxes lie off the image of about {height:g} x {width:g} pixels that "
-        f"entered the backbone, so their features are zeros or nearly so; the first is boxes[{row}] = [{values}]. If "
-        "they are of the image before it was resized or padded, use Boxes(values, frame) and frames=...; see "
+        f"entered the backbone, so their features are zero or nearly zero; the first is boxes[{row}] = [{values}]. "
+        "If they belong to the image before it was resized or padded, use Boxes(values, frame) and frames=...; see "
         "roialign.Frame."
     )

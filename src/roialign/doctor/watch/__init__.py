@@ -55,7 +55,9 @@ class watch:
 
     def __init__(self, model: nn.Module | None = None) -> None:
         if not (model is None or isinstance(model, nn.Module)):
-            raise OptionError(f"RA506: expected model, an nn.Module or none; got {describe(model)}. watch() will do.")
+            raise OptionError(
+                f"RA506: expected model, an nn.Module or none; got {describe(model)}. watch() without it works, too."
+            )
         self._log = CallLog()
         self._block = watching(self._log.add, model)
 

@@ -62,6 +62,6 @@ def _meant(model: str) -> str:
         return f" Is it {model}/resnet18 or another of its models?"
     path = model.rpartition(":")[0] or model
     if Path(path).exists():
-        return " A file is to end in .py."
+        return "A file must end in .py."
     name = model.rpartition("/")[2]
     return f" Is it torchvision/{name} or timm/{name}?" if name else ""
