@@ -137,7 +137,7 @@ def test_each_code_is_found_in_its_example_and_not_in_the_right_call(code: str) 
 
 EVIDENCE = {  # what the evidence of each code's example must say
     "RA101": r"span x = 300 to 400, y = 300 to 400; the map has only 64 columns and 64 rows\. 1 of 1 RoIs lie off",
-    "RA102": r"y = 18\.75 to 50; .* They fit as cells of the 64 x 64 map; spatial_scale=0\.0625 scales them once too often",
+    "RA102": r"y = 18\.75 to 50; .* They fit as cells of the 64 x 64 map; spatial_scale=0\.0625 scales them once",
     "RA103": r"span x = 0\.1 to 0\.4, y = 0\.3 to 0\.9; the map covers an image of about 1024 columns .* are fractions",
     "RA104": r"spatial_scale is 16, which enlarges the boxes; pass 0\.0625",
     "RA105": r"Expected spatial_scale, a finite number above zero; got int 0",
@@ -151,7 +151,7 @@ EVIDENCE = {  # what the evidence of each code's example must say
     "RA203": r"span x = 100 to 600, y = 40 to 900; the map covers .* 640 rows\. .* Read y first .* they fit",
     "RA204": r"1 have no width or no height; the first is boxes\[3\] = \[500, 500, 500, 600\]",
     "RA205": r"1 of 2 boxes cannot be sampled \(row 1\), the first is row 1 = \[nan, 0, 9, 9\] of image 0",
-    "RA206": r"have a batch index out of range \(the batch has 1\), the first is boxes\[0\] = \[1, 300, 300, 400, 400\]",
+    "RA206": r"a batch index out of range \(the batch has 1\), the first is boxes\[0\] = \[1, 300, 300, 400, 400\]",
     "RA207": r"the batch index column is missing",
     "RA208": r"at most one list of boxes for each of the 1 images in the batch; got 2 lists",
     "RA209": r"1 of 10 RoIs lie wholly and 0 mostly off the map",
