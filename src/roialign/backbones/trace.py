@@ -37,10 +37,10 @@ def trace(
     backbone, pixel (0, 0) covering [0, 1) x [0, 1). Maps are named by the keys of dicts and the indices of
     sequences, joined by dots where outputs are nested; a single tensor is called "0".
 
-    Three methods are held against each other: the structure (positions are carried through each operator that
-    the backbone runs; exact), the sizes of the maps at other image sizes, and the gradient of a cell with
-    respect to the image. Where they disagree `notes` says so. The backbone is run on tensors without values in
-    eval mode, and is left as it was: its mode, parameters, buffers and the random state. Deterministic.
+    Three methods are checked against each other: the structure (positions are carried through each operator that the
+    backbone runs; exact), the sizes of the maps at other image sizes, and the gradient of a cell with respect to the
+    image. Where they disagree `notes` says so. The backbone is run on tensors without values in eval mode, and is left
+    as it was: its mode, parameters, buffers and the random state. Deterministic.
 
     Args:
         backbone: any module that takes an image [N, C, H, W] and returns a map, or sequences or dicts of maps:

@@ -47,7 +47,7 @@ def save_call(
     Args:
         path: file to write.
         input: features [N, C, H, W].
-        boxes: [K, 5] with the image's index in column 0, or a list with one [L, 4] for each image; xyxy.
+        boxes: [K, 5] with the batch index in column 0, or a list with one [L, 4] per image; xyxy.
         output_size: bins (height, width), or one number for both.
         spatial_scale: as given to `roi_align`.
         sampling_ratio: as given to `roi_align`.
@@ -57,9 +57,9 @@ def save_call(
             shape and type. What depends on the values, RA301 and RA302, is then not examined.
 
     Raises:
-        OptionError: RA506, if `path` is no path, or an argument is made of anything but tensors, numbers, text, lists
-            and tuples.
-        FeatureMapError: RA307, if `image_size` is no (height, width).
+        OptionError: RA506, if `path` is not a path, or an argument is made of anything but tensors, numbers, text,
+            lists and tuples.
+        FeatureMapError: RA307, if `image_size` is not (height, width).
 
     Example:
         >>> import tempfile, torch, roialign

@@ -16,14 +16,14 @@ from roialign.geometry.values import shown
 
 
 class Boxes:
-    """Boxes of one image, as numbers in a frame of it, which they can be taken from to any other.
+    """Boxes of one image: numbers in a frame, convertible to any other frame of that image.
 
     Convention: x1, y1, x2, y2, x first, continuous: x1 and x2 are edges, so a box is x2 - x1 wide, and the box
     (0, 0, width, height) is all of the frame. Boxes may reach outside and may be of zero size.
 
-    A value, to be replaced rather than changed in place. The numbers are kept as they came, and `boxes_xyxy`
-    computes those of the current frame from them, in float64, each time it is read. So a chain of `.to(frame)`
-    rounds once, and there and back again gives the same bits. Differentiable; deterministic.
+    A value, to be replaced rather than changed in place. The numbers are kept as passed, and `boxes_xyxy` computes
+    those of the current frame from them, in float64, each time it is read. So a chain of `.to(frame)` rounds once, and
+    there and back again gives the same bits. Differentiable; deterministic.
 
     Args:
         boxes_xyxy: [N, 4], float32 or float64; integers become float32. A tensor, an array or a list of rows.
@@ -34,7 +34,7 @@ class Boxes:
         DtypeError: RA109, for float16 and bfloat16.
         BoxesValueError: RA205 for NaN and infinity, RA204 where x1 > x2 or y1 > y2, with the first such row and
             its likely cause.
-        FrameError: RA107, if `frame` is none.
+        FrameError: RA107, if `frame` is not a `Frame`.
 
     Example:
         >>> photo = Frame.image((480, 640), name="photo")

@@ -29,11 +29,11 @@ _MOST_REDUCED = 4096  # bits: larger numbers share no factors that are worth loo
 
 @dataclass(frozen=True, repr=False)
 class AxisMap:
-    """The map from one frame to another, along each axis on its own: `scale_yx * source + shift_yx`.
+    """The map from one frame to another, separate for each axis: `scale_yx * source + shift_yx`.
 
     Convention: pairs are (y, x) of the target, in pixels of the frames; a negative scale is a flip. Where the map is
-    `transposed`, the axes of the source are exchanged first: y becomes `scale_yx[0] * x + shift_yx[0]`. The numbers
-    are the exact map of the whole chain of steps, rounded once to float64.
+    `transposed`, the axes of the source are swapped first: y becomes `scale_yx[0] * x + shift_yx[0]`. The numbers are
+    the exact map of the whole chain of steps, rounded once to float64.
 
     Example:
         >>> from roialign import Frame

@@ -32,13 +32,13 @@ def upgrade(model: Model, *, exact: bool = False, offset: OffsetKind = "conventi
 
     Every `MultiScaleRoIAlign`, `RoIAlign`, `RoIPool`, `PSRoIAlign` and `PSRoIPool` of torchvision's in the model is
     replaced by the one of roialign; weights, modes and names of parameters stay. So training on the CPU is
-    deterministic in them, empty and bad boxes raise with a code, and boxes off the maps are said.
+    deterministic in them, empty and bad boxes raise with a code, and boxes off the maps give a notice.
 
     Args:
         model: a Faster, Mask or Keypoint R-CNN, with any backbone, or any module with such poolers in it.
         exact: False keeps torchvision's numbers, for weights that were trained with them: its power of two for both
-            axes, taken from the first batch, and `aligned=False`. True pools at the stride and offset of the
-            backbone's grids, for training anew: traced at once, and again where the size of a batch changes them.
+            axes, taken from the first batch, and `aligned=False`. True pools at the stride and offset of the backbone's
+            grids, for retraining: traced at once, and again where the size of a batch changes them.
         offset: which offset of the grids, with `exact`; see `roialign.trace`.
 
     Returns:
@@ -73,8 +73,7 @@ def upgrade(model: Model, *, exact: bool = False, offset: OffsetKind = "conventi
 def downgrade(model: Model) -> Model:
     """Take `upgrade` back: torchvision's own poolers, in place.
 
-    Returns:
-        The model itself, as it is where nothing was upgraded.
+    Returns: The model itself, unchanged if nothing was upgraded.
 
     Example:
         >>> from torchvision.models import detection

@@ -27,8 +27,8 @@ _PRESETS = "torchvision.transforms._presets"  # the `transforms()` of pretrained
 def apply(transform: Any, image: Any, *targets: Any, frame: Frame | None = None) -> tuple[Any, ...]:
     """Run a `torchvision.transforms.v2` pipeline, and get the frame of the image that comes out.
 
-    The frame goes through the pipeline with the image and meets the very same random numbers. Steps that do
-    not act along each axis on its own (rotation, shear, perspective, elastic) raise when they are drawn.
+    The frame goes through the pipeline with the image, with the same random numbers. Steps that do not act on each axis
+    separately (rotation, shear, perspective, elastic) raise when they are drawn.
 
     Args:
         transform: a v2 transform, a `Compose` or `nn.Sequential` of them, or the `transforms()` of weights.
@@ -40,8 +40,8 @@ def apply(transform: Any, image: Any, *targets: Any, frame: Frame | None = None)
         The transformed image, the targets, and last the `Frame`, a descendant of `frame`.
 
     Raises:
-        FrameError: RA107, for steps that cannot be followed, and where the pipeline's boxes do not go where the
-            frame says, as with a transform of one's own that treats images in a special way.
+        FrameError: RA107, for steps that cannot be followed, and where the pipeline's boxes do not go where the frame
+            says, as with a custom transform that treats images specially.
 
     Example:
         >>> from torchvision.transforms import v2
@@ -84,8 +84,8 @@ def frame_after(transform: Any, frame: Frame | tuple[int, int]) -> Frame:
         frame: of the image, or its size (height, width) for a new one.
 
     Raises:
-        FrameError: RA107, where `apply` raises it, and if the pipeline draws random numbers: a frame is then of
-            one run only, and `apply` gives it.
+        FrameError: RA107, where `apply` raises it, and if the pipeline draws random numbers: each run then has its own
+            frame, which `apply` returns.
 
     Example:
         >>> from torchvision.models import ResNet50_Weights
@@ -156,7 +156,7 @@ def boxes_from(bounding_boxes: tv_tensors.BoundingBoxes, frame: Frame) -> Boxes:
         frame: that they are in; its size is their `canvas_size`.
 
     Raises:
-        FrameError: RA107, if the canvas is not of the frame's size.
+        FrameError: RA107, if the canvas does not have the frame's size.
         BoxesShapeError: RA210, for rotated formats.
 
     Example:

@@ -35,7 +35,7 @@ def frame_after(processor: Any, frame: Frame | tuple[int, int]) -> Frame:
         frame: of the image, or its size (height, width) for a new one.
 
     Raises:
-        FrameError: RA107, for a processor that does something else than resize, crop and pad.
+        FrameError: RA107, for a processor that does anything but resize, crop and pad.
 
     Example:
         >>> from transformers import CLIPImageProcessor  # doctest: +SKIP
@@ -56,7 +56,7 @@ def frames_after(processor: Any, frames: Sequence[Frame | tuple[int, int]]) -> l
         frames: of the images of one batch, or their sizes (height, width).
 
     Raises:
-        FrameError: RA107, for a processor that does something else than resize, crop and pad.
+        FrameError: RA107, for a processor that does anything but resize, crop and pad.
 
     Example:
         >>> from transformers import DetrImageProcessor  # doctest: +SKIP

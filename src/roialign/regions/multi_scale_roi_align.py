@@ -23,10 +23,10 @@ class MultiScaleRoIAlign(nn.Module):
     """RoIAlign from the level of a pyramid that suits each box: torchvision's class, in one call for all levels.
 
     Convention: boxes are x1, y1, x2, y2, in the image that entered the backbone, each image at the top left of the
-    padded batch. With scales that are powers of two the numbers are those of `torchvision.ops.MultiScaleRoIAlign`.
-    Left out, `scales` and `grids` are inferred for each batch, per axis, from `image_shapes` and the sizes of the
-    maps; torchvision rounds the height's to a power of two once and keeps that for all later batches. Where the two
-    differ a warning says so, once.
+    padded batch. With scales that are powers of two the numbers are those of `torchvision.ops.MultiScaleRoIAlign`. By
+    default `scales` and `grids` are inferred for each batch, per axis, from `image_shapes` and the sizes of the maps;
+    torchvision rounds the height's to a power of two once and keeps that for all later batches. Where the two differ a
+    warning says so, once.
 
     Boxes go to the coarsest of the given levels whose stride their size asks for, so levels may be left out and come
     in any order; torchvision returns zeros for boxes of levels that it was not given.
@@ -34,7 +34,7 @@ class MultiScaleRoIAlign(nn.Module):
     Computed, differentiable and deterministic as `roi_align` is.
 
     Args:
-        featmap_names: names of the feature maps to pool from; names of which there is no map are left alone.
+        featmap_names: names of the feature maps to pool from; names without a map are ignored.
         output_size: bins (height, width), or one number for both.
         sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells).
         canonical_scale: root of the area of a box, in pixels, that belongs to `canonical_level`.
@@ -45,7 +45,7 @@ class MultiScaleRoIAlign(nn.Module):
 
     Raises:
         LevelError: RA401, where no map has any of the names, or scales and grids do not belong to the maps.
-        RoIError: for other arguments that cannot be right; see `roialign.errors`.
+        RoIError: for other invalid arguments; see `roialign.errors`.
 
     Source: Lin et al., "Feature Pyramid Networks for Object Detection", 2017; `torchvision.ops.MultiScaleRoIAlign`.
 
@@ -105,8 +105,8 @@ class MultiScaleRoIAlign(nn.Module):
         """Pool [K, C, height, width] from the maps `x` of a batch.
 
         Args:
-            x: feature maps [N, C, H, W] by name; those that are not in `featmap_names` are left alone.
-            boxes: for each image a tensor [L, 4], in a list, or one tensor [K, 5] with the image's index first.
+            x: feature maps [N, C, H, W] by name; those that are not in `featmap_names` are ignored.
+            boxes: for each image a tensor [L, 4], in a list, or one tensor [K, 5] with the batch index first.
             image_shapes: (height, width) of each image before it was padded to the batch.
         """
         if torch.jit.is_scripting():

@@ -91,13 +91,13 @@ def pool_regions(
 
     Args:
         features: one map [N, C, H, W], or several of one N and C: a list, or a dict as backbones return it.
-        boxes: for each image a `Boxes` or a tensor [L, 4], in a list; one `Boxes` if there is one image; or a
-            tensor [K, 5] with the image's index in column 0.
+        boxes: for each image a `Boxes` or a tensor [L, 4], in a list; one `Boxes` if there is one image; or a tensor
+            [K, 5] with the batch index in column 0.
         output_size: bins (height, width), or one number for both.
         grids: the grid of each map: from `roialign.trace(backbone, image_size)`, or by hand. Matched by name if
             both are dicts, by position otherwise.
-        frames: the frame of each image as it entered the backbone, where `Boxes` are in other frames. Left out,
-            `Boxes` have to be in the frame that entered the backbone, and their frame's size is held against the
+        frames: the frame of each image as it entered the backbone, where `Boxes` are in other frames. By default
+            `Boxes` have to be in the frame that entered the backbone, and their frame's size is checked against the
             grids.
         levels: which map each box is pooled from, if there are several: `FPNLevels()`, a tensor [K] of indices
             into `features`, or a function of boxes_xyxy [K, 4] and the list of grids that returns one.
@@ -109,13 +109,13 @@ def pool_regions(
         levels, int64 [K].
 
     Raises:
-        FrameError: RA107, for boxes in a frame from which no way leads to the grids.
+        FrameError: RA107, for boxes in a frame without a path to the grids.
         FeatureMapError: RA106, for maps of other sizes than their grids.
-        LevelError: RA401, for maps without a grid, and for levels that there are not.
-        RoIError: for other arguments that cannot be right; see `roialign.errors`.
+        LevelError: RA401, for maps without a grid, and for missing levels.
+        RoIError: for other invalid arguments; see `roialign.errors`.
 
     Warns:
-        RoIWarning: once for each line of code, when boxes lie mostly or wholly off the image.
+        RoIWarning: once per line of code, when boxes lie mostly or wholly off the image.
 
     Example:
         >>> grids = {"c4": FeatureGrid((50, 84), (16.0, 16.0)), "c5": FeatureGrid((25, 42), (32.0, 32.0))}

@@ -35,7 +35,7 @@ def load_backbone(model: str, image_hw: tuple[int, int] = (224, 224)) -> nn.Modu
     Raises:
         ModelError: for a name that is not known, with near ones; for a model that takes no images; and for a file or
             a function that fails, with the line.
-        ImportError: if the package is not installed, with what installs it.
+        ImportError: if the package is not installed, with the command that installs it.
 
     Example:
         >>> load_backbone("resnet18")
