@@ -50,7 +50,7 @@ def measure(
 
     Convention: (height, width) and (y, x) in pixels of the image that enters the backbone.
 
-    The module runs in eval mode on oblong images of ones whose sides leave the same remainder modulo the strides as
+    The module runs in eval mode on non-square images of ones whose sides leave the same remainder modulo the strides as
     `image_hw`, so that padding that depends on the size stays as it is; where it takes one size only, on that size.
     Torch functions are made positive and uniform, so that gradients show positions only: see `measure_ops`. Mixing over
     the whole image (gates, attention) is left out, for it moves no grid. Cells in the middle are taken, and the image
@@ -204,7 +204,7 @@ class _Probe:
         yield run, {name: self.image_hw[axis] / run.maps[name].shape[2 + axis] for name in self.levels}, False
 
     def _narrow(self, axis: int, length: int, modulus: int) -> tuple[int, int]:
-        """An oblong image size, alike to the real one modulo the strides, and of another length."""
+        """A non-square image size, equal to the real one modulo the strides, and of another length."""
         real, across = self.image_hw[axis], self.image_hw[1 - axis]
         long = length + (real - length) % modulus
         long += modulus if long == real else 0

@@ -24,8 +24,8 @@ class Disorder:
 
     Args:
         where: which cell lies where, as the end of a sentence.
-        index: int64 [cells], which cell of the map, counted by rows, each cell of the map in order is; None where no
-            permutation mends it.
+        index: int64 [cells], which cell of the map, counted by rows, each cell of the map in order is; None if no
+            permutation repairs it.
         size_hw: of the map in order.
     """
 

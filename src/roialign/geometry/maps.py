@@ -14,7 +14,7 @@ from torch import Tensor
 from roialign.errors import FrameError
 from roialign.geometry import values
 
-EXIF = {  # the orientations: whether the axes are exchanged, and then which are flipped, y and x
+EXIF = {  # the orientations: whether the axes are swapped, and then which are flipped, y and x
     1: (False, False, False),
     2: (False, False, True),
     3: (False, True, True),
@@ -156,7 +156,7 @@ SAME = ExactMap(Line(1, 0, 1), Line(1, 0, 1))
 
 
 def exact_map(scale_yx: Any, shift_yx: Any, transposed: bool = False) -> ExactMap:
-    """`scale_yx * source + shift_yx`, the axes of the source exchanged first where `transposed`.
+    """`scale_yx * source + shift_yx`, the axes of the source swapped first where `transposed`.
 
     Raises:
         FrameError: RA107, unless these are two finite numbers each, and the scales are not zero.

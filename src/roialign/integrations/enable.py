@@ -23,7 +23,7 @@ from roialign.ops.perform import refuse
 from roialign.ops.validate import as_rois, check_input
 
 _LIBRARY = "torchvision"
-_OF_OPTIONS = ("RA105", "RA506")  # torchvision serves some scales and sampling ratios that are refused here
+_OF_OPTIONS = ("RA105", "RA506")  # torchvision accepts some scales and sampling ratios that are refused here
 
 _lock = threading.RLock()
 _overrides: Overrides | None = None
@@ -153,7 +153,7 @@ def _remove() -> None:
 
 def _kernel(pool: Callable[..., Any], hidden: Any) -> Callable[..., Any]:
     def kernel(keys: Any, *arguments: Any) -> Any:
-        with torch._C.DisableTorchFunction():  # what sees the operator is not to see what serves it
+        with torch._C.DisableTorchFunction():  # what sees the operator must not see its kernel
             try:
                 return pool(*arguments)
             except (RuntimeError, RoIError) as error:

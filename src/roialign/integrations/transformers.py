@@ -13,7 +13,7 @@ from roialign.errors import FrameError
 from roialign.geometry import Frame
 
 # Processors with a `_preprocess` or a `resize` of their own whose geometry is nevertheless resize, crop, pad:
-# each is held against its pixels by a test.
+# each is checked against its pixels by a test.
 _RESIZE_CROP_PAD = frozenset(
     f"{name}ImageProcessor"
     for name in (

@@ -64,7 +64,7 @@ def crop_and_resize(
 
 
 def _as_rois(boxes: Any, box_indices: Any, image: Tensor) -> Tensor:
-    """[K, 5]: image index, x1, y1, x2, y2."""
+    """[K, 5]: batch index, x1, y1, x2, y2."""
     if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
         raise errors.BoxesShapeError(
             f"RA210: expected boxes as a tensor [K, 4] (y1, x1, y2, x2); got {validate.describe(boxes)}. The batch "

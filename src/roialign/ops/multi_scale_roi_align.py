@@ -32,7 +32,7 @@ def multi_scale_roi_align(
 
     Args:
         inputs: L feature maps [N, C, H, W] of one type, with the same N and C.
-        rois: [K, 5], image index, x1, y1, x2, y2, in the type that is computed in.
+        rois: [K, 5], batch index, x1, y1, x2, y2, in the type that is computed in.
         levels: int64 [K], which map each box is pooled from.
         cells: four numbers for each map: scale and shift of the rows (y), then of the columns (x).
         output_size_hw: bins (height, width).

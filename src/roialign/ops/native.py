@@ -1,4 +1,4 @@
-"""The library of C++ kernels: loaded before the operators are registered, for it defines those that it serves."""
+"""The library of C++ kernels, loaded before the operators are registered, because it defines those it implements."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def library_path() -> Path:
 
 
 def load() -> str | None:
-    """Load the C++ kernels; the reason why they do not serve, or None."""
+    """Load the C++ kernels; the reason why they cannot be used, or None."""
     if hasattr(torch.ops.roialign, "roi_align"):
         return None  # the program has loaded it already, or a copy
     if not CPU_LIBRARY.exists():

@@ -161,7 +161,7 @@ class MultiScaleRoIAlign(nn.Module):
         return names, [list(cells_of(grid, self.aligned)) for grid in grids if isinstance(grid, FeatureGrid)]
 
     def _named(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The maps to pool from, in their own order; torchvision's detectors name some that there are not."""
+        """The maps to pool from, in their own order; torchvision's detectors name some that do not exist."""
         if not isinstance(x, Mapping):
             raise LevelError(
                 "RA401: expected feature maps by name, a dict as backbones return it; got "

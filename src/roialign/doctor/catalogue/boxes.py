@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from roialign.doctor.catalogue.entry import AT_16, OBLONG, ONE_BOX, STRIDE_16, Entry
+from roialign.doctor.catalogue.entry import AT_16, NON_SQUARE, ONE_BOX, STRIDE_16, Entry
 
 ENTRIES = (
     Entry(
@@ -36,7 +36,7 @@ ENTRIES = (
         "The boxes have rows before columns, as in TensorFlow and NumPy code. On a non-square image some of them are "
         "then beyond its shorter side. On a square one only the picture reveals the mistake.",
         "Swap the columns: boxes[:, [1, 0, 3, 2]].",
-        f"{OBLONG}\nboxes = [torch.tensor([[100.0, 700.0, 200.0, 900.0], [300.0, 40.0, 600.0, 400.0]])]",
+        f"{NON_SQUARE}\nboxes = [torch.tensor([[100.0, 700.0, 200.0, 900.0], [300.0, 40.0, 600.0, 400.0]])]",
         AT_16,
         "roi_align(features, [boxes[0][:, [1, 0, 3, 2]]], 7, spatial_scale=1 / 16)",
     ),

@@ -265,7 +265,7 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
         share = table.SIDES_EXCHANGED * (table.ON_ITS_SIDE if _is_on_its_side(scene) else 1.0)
         yield replace(
             called,
-            name="sides exchanged",
+            name="sides swapped",
             code="RA107",
             share=share,
             scale=called.scale * sides,

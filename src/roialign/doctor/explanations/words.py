@@ -42,17 +42,17 @@ _ORDERS = {
         "The centre was taken for the corner: every box is half its size too far to the bottom right."
     ),
     "corner halved": ("The centre was computed as (x + w) / 2, half the corner and half the size: it is x + w / 2."),
-    "turned clockwise": (
+    "rotated clockwise": (
         "Rotated by 90 degrees they fit: the EXIF orientation was applied to the picture or to the boxes, but not to "
         "both."
     ),
-    "turned counter-clockwise": (
+    "rotated counter-clockwise": (
         "Rotated by 90 degrees they fit: the EXIF orientation was applied to the picture or to the boxes, but not to "
         "both."
     ),
     "x1 and x2 swapped": "x1 and x2 are swapped, as by a flip that mirrors both without swapping them.",
     "y1 and y2 swapped": "y1 and y2 are swapped: sort them if y is measured from the top.",
-    "corners exchanged": "The far corner comes first: sort the corners.",
+    "corners swapped": "The far corner comes first: sort the corners.",
     "mirrored": "x is measured from the right: the boxes are mirrored, or the image was and they were not.",
     "from the right, far edge first": (
         "x is measured from the right: the boxes are mirrored, and x1 and x2 not swapped."
@@ -222,7 +222,7 @@ def _of_the_frame(known: Evidence, place: Place) -> str:
             parts = f"parts of the image, {place.ratio:g} to each side"
             of = "percents of the image" if place.ratio == 100 else parts
             return f"They run from 0 to {place.ratio:g}: {of}, as annotation tools and language models give them."
-        case "sides exchanged":
+        case "sides swapped":
             return (
                 "Width and height are swapped: x was multiplied by the height of the image and y by its width, or "
                 "the image was resized to (width, height) instead of (height, width)."

@@ -19,7 +19,7 @@ class BoxForm(NamedTuple):
     name: str
     sides: str
     columns: int
-    """Coordinates of a box, without the image index."""
+    """Coordinates of a box, without the batch index."""
 
     @property
     def wanted(self) -> str:
