@@ -128,11 +128,11 @@ def _renamed(intake: Intake, rng: random.Random) -> Intake:
 
 
 MORE_FAULTS: tuple[Fault, ...] = (
-    Fault("x1 and x2 exchanged", "RA204", _ALL, _boxes(lambda intake: intake.xyxy[:, [2, 1, 0, 3]])),
+    Fault("x1 and x2 swapped", "RA204", _ALL, _boxes(lambda intake: intake.xyxy[:, [2, 1, 0, 3]])),
     Fault("mirrored, x1 > x2", "RA204", _ALL, _boxes(lambda i: _mirrored(i, [0, 1, 2, 3])), also=("RA212",)),
     Fault("y from the bottom, y1 > y2", "RA212", _ALL, _boxes(lambda i: _from_the_bottom(i, [0, 1, 2, 3]))),
     Fault("corners converted twice", "RA211", _ALL, _boxes(_converted_twice), lies_within=_within),
-    Fault("clipped by the wrong side", "RA213", _ALL, _boxes(_clipped)),
+    Fault("clipped to the wrong side", "RA213", _ALL, _boxes(_clipped)),
     Fault(
         "boxes of the photograph",
         "RA107",

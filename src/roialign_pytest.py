@@ -1,7 +1,7 @@
 """The pytest plugin: `pytest --roialign` fails the tests that make faulty RoI calls.
 
-pytest imports the plugins of all installed packages at each start. This module therefore lies beside the package,
-whose import brings torch, and loads the rest only under the option.
+pytest imports the plugins of all installed packages at each start. This module is therefore next to the package,
+whose import loads torch, and loads the rest only with the option.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--roialign-strict",
         action="store_true",
         default=False,
-        help="as --roialign, and warnings fail the test, too",
+        help="like --roialign, but warnings fail the test, too",
     )
 
 
@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         'roi_ok(*codes, reason=""): under --roialign, RoI calls of this test may have these codes of roialign, or '
-        "those that begin so; all codes if none is named.",
+        "codes with these prefixes; all codes if none is given.",
     )
     strict = bool(config.getoption("--roialign-strict"))
     if strict or config.getoption("--roialign"):

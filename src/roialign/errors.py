@@ -8,7 +8,7 @@ from typing import Any
 
 
 class RoIError(ValueError):
-    """A call of an RoI operator that cannot be right: what was wanted, what came, the usual fix.
+    """An invalid call of an RoI operator: what was expected, what it got, the usual fix.
 
     `code` is the RA code that `roialign explain` describes.
     """
@@ -26,7 +26,7 @@ class BoxesShapeError(RoIError, AssertionError):
 
 
 class BoxesValueError(RoIError):
-    """Coordinates that are no box: NaN, infinite or astronomically large, or an end before its beginning."""
+    """Invalid coordinates: NaN, infinite, astronomically large, or an end before its beginning."""
 
 
 class FrameError(RoIError):
@@ -34,7 +34,7 @@ class FrameError(RoIError):
 
 
 class BatchIndexError(RoIError, IndexError):
-    """A box that names an image that the batch does not have."""
+    """A batch index out of range."""
 
 
 class FeatureMapError(RoIError):
@@ -42,7 +42,7 @@ class FeatureMapError(RoIError):
 
 
 class MaskError(RoIError):
-    """Masks that do not go with the boxes: another number of them, or no masks at all."""
+    """Masks that do not match the boxes, or are not masks."""
 
 
 class TraceError(RoIError):
@@ -59,7 +59,7 @@ class ScaleError(RoIError):
 
 
 class LevelError(RoIError):
-    """A box of a level that the pyramid does not have, or maps that do not make up a pyramid."""
+    """A missing level, or maps that do not form a pyramid."""
 
 
 class MapNameError(LevelError, KeyError):
@@ -78,7 +78,7 @@ class MapNameError(LevelError, KeyError):
 
 
 class OutputSizeError(RoIError):
-    """An output_size or a sampling_ratio that cannot be used."""
+    """An invalid output_size or sampling_ratio."""
 
 
 class OptionError(RoIError):
@@ -86,18 +86,18 @@ class OptionError(RoIError):
 
 
 class DtypeError(RoIError, RuntimeError):
-    """Boxes and features whose types or devices do not fit together.
+    """Boxes and features whose types or devices do not match.
 
     Also a RuntimeError, because that is what torchvision raises here.
     """
 
 
 class DerivativeError(RoIError, RuntimeError):
-    """A derivative that there is none of, or that is not computed: it is never zero in silence."""
+    """An unsupported derivative; it is never silently zero."""
 
 
 class ExportError(RoIError):
-    """A call that the format that a model is exported to has nothing for."""
+    """A call without an equivalent in the format that a model is exported to."""
 
 
 class CollectionError(RoIError):
@@ -113,5 +113,5 @@ class CoverageError(RoIError):
 
 
 class RoIWarning(UserWarning):
-    """Features that are not what they are taken for: of RoIs that lie off the map, which are zero, or nearly so; of a
-    batch whose padding reaches them."""
+    """Features that are probably not what you expect: those of RoIs off the map are zero or nearly zero, and those near
+    a batch's padding depend on it."""

@@ -30,8 +30,8 @@ hide:
 <!-- Made by python -m tests.abilities.page, which asks the operators; the tests ask again. -->
 
 *yes*: it works, and the result was compared; *RA507* and the like: refused, with that [code](codes.md) and the reason;
-*no*: an error without a reason; *wrong*: it runs, and the result is wrong; -: the question does not apply. torchvision's
-operators of the same name are listed for comparison. On the CPU.
+*no*: an error without a reason; *wrong*: it runs, and the result is wrong; -: the question does not apply.
+torchvision's operators of the same name are listed for comparison. On the CPU.
 """
 _NOTES = {
     "Derivatives": (

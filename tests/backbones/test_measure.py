@@ -303,8 +303,8 @@ class Choosy(nn.Module):
 
 
 def test_reasons_why_a_level_cannot_be_measured() -> None:
-    assert "see the border of every image that was tried, up to " in _reason(Mixer())
-    assert _reason(Detached()) == "no gradient leads from it to the image"
+    assert "see the border of every image tried, up to " in _reason(Mixer())
+    assert _reason(Detached()) == "no gradient reaches the image from it"
     assert "sort chooses by content" in _reason(Sorted())
     choosy = _reason(Choosy(), layout=Layout((), "NCHW", (16, 24), 3))
     assert choosy == "the module raised ValueError when run on an image of ones: expected 5 channels"

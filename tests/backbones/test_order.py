@@ -52,45 +52,45 @@ def in_windows(features):
 SCRAMBLED = {
     "permuted rows": (
         lambda m, x: x[:, :, permuted(16)],
-        r"its rows are permuted: cell \(0, 0\) lies at y 50, x 2 where y 2, x 2 is expected, and 383 more",
+        r"its rows are permuted: cell \(0, 0\) is at y 50, x 2 instead of y 2, x 2, and 383 more",
     ),
     "neighbouring columns exchanged": (
         lambda m, x: x[:, :, :, exchanged(24, 4)],
-        r"its columns are permuted: cell \(0, 4\) lies at y 2, x 22 where y 2, x 18 is expected, and 31 more lie",
+        r"its columns are permuted: cell \(0, 4\) is at y 2, x 22 instead of y 2, x 18, and 31 more are",
     ),
     "first rows exchanged": (
         lambda m, x: x[:, :, exchanged(16, 0)],
-        r"its rows are permuted: cell \(0, 0\) lies at y 6, x 2 where y 2, x 2 is expected, and 47 more lie",
+        r"its rows are permuted: cell \(0, 0\) is at y 6, x 2 instead of y 2, x 2, and 47 more are",
     ),
     "last columns exchanged": (
         lambda m, x: x[:, :, :, exchanged(24, 22)],
-        r"its columns are permuted: cell \(0, 22\) lies at y 2, x 94 where y 2, x 90 is expected",
+        r"its columns are permuted: cell \(0, 22\) is at y 2, x 94 instead of y 2, x 90",
     ),
     "two neighbouring cells exchanged": (
         lambda m, x: two_cells_exchanged(x),
-        r"0: cell \(3, 4\) lies at y 14, x 22 where y 14, x 18 is expected, and 1 more lie where others should",
+        r"0: cell \(3, 4\) is at y 14, x 22 instead of y 14, x 18, and 1 more is misplaced",
     ),
     "exchanged, then elementwise": (
         lambda m, x: functional.gelu(x[:, :, :, exchanged(24, 4)]) * 2 + 1,
-        r"cell \(0, 4\) lies at y 2, x 22 where y 2, x 18 is expected",
+        r"cell \(0, 4\) is at y 2, x 22 instead of y 2, x 18",
     ),
     "halves exchanged along x": (
         lambda m, x: x.roll(12, 3),
-        r"its halves along x are exchanged: cell \(0, 0\) lies at y 2, x 50 where y 2, x 2 is expected",
+        r"its halves along x are swapped: cell \(0, 0\) is at y 2, x 50 instead of y 2, x 2",
     ),
     "halves exchanged along y, by hand": (
         lambda m, x: torch.cat([x[:, :, 8:], x[:, :, :8]], 2),
-        r"its halves along y are exchanged: cell \(0, 0\) lies at y 34, x 2 where y 2, x 2 is expected",
+        r"its halves along y are swapped: cell \(0, 0\) is at y 34, x 2 instead of y 2, x 2",
     ),
     "rolled": (lambda m, x: x.roll((3, -5), (2, 3)), r"it is rolled by 3 rows and it is rolled by -5 columns: cell"),
     "windows": (
         lambda m, x: in_windows(x),
-        r"0: cell \(0, 4\) lies at y 6, x 2 where y 2, x 18 is expected, and 351 more",
+        r"0: cell \(0, 4\) is at y 6, x 2 instead of y 2, x 18, and 351 more",
     ),
-    "windows, channels last": (lambda m, x: in_windows(x).permute(0, 2, 3, 1), r"cell \(0, 4\) lies at y 6, x 2"),
+    "windows, channels last": (lambda m, x: in_windows(x).permute(0, 2, 3, 1), r"cell \(0, 4\) is at y 6, x 2"),
     "columns read as rows": (
         lambda m, x: x.transpose(2, 3).reshape(x.shape),
-        r"cell \(0, 1\) lies at y 6, x 2 where y 2, x 6 is expected",
+        r"cell \(0, 1\) is at y 6, x 2 instead of y 2, x 6",
     ),
     "height and width confused in a reshape": (
         lambda m, x: x.flatten(2).unflatten(2, (24, 16)),
@@ -98,7 +98,7 @@ SCRAMBLED = {
     ),
     "any permutation": (
         lambda m, x: x.flatten(2)[:, :, permuted(384)].unflatten(2, (16, 24)),
-        r"cell \(0, 0\) lies at y 6, x 82 where y 2, x 2 is expected, and 382 more",
+        r"cell \(0, 0\) is at y 6, x 82 instead of y 2, x 2, and 382 more",
     ),
 }
 
@@ -159,15 +159,15 @@ def test_the_line_that_mends_a_map(name, line):
     [
         (
             lambda m, x: m.wide(x.roll(12, 3)),
-            r"cell \(0, 10\) lies at x 90, and cell \(0, 13\), which is further right, at x 6",
+            r"cell \(0, 10\) is at x 90, and cell \(0, 13\), which is further right, at x 6",
         ),
         (
             lambda m, x: m.wide(x[:, :, permuted(16)]),
-            r"cell \(0, 0\) lies at y 48.3111, and cell \(1, 0\), which is further down, at y 43.3333",
+            r"cell \(0, 0\) is at y 48.3111, and cell \(1, 0\), which is further down, at y 43.3333",
         ),
         (
             lambda m, x: x.flatten(2).unflatten(2, (4, 96)).amax(2).unflatten(2, (4, 24)),
-            r"each cell is made of places far apart, cell \(0, 0\) of y 2 to 50",
+            r"each cell combines places far apart, cell \(0, 0\) from y 2 to 50",
         ),
     ],
 )
@@ -211,7 +211,7 @@ def test_cells_that_lie_unevenly_are_in_order(name):
 
 
 def test_a_mirrored_map_is_said_to_be_mirrored():
-    with pytest.raises(TraceError, match=r"RA308: .* it is mirrored: its cells run against the image"):
+    with pytest.raises(TraceError, match=r"RA308: .* it is mirrored: its cells run opposite to the image"):
         trace(Patches(lambda m, x: x.flip(3)), IMAGE_HW, measured=False)
 
 
@@ -219,7 +219,7 @@ def test_maps_in_order_are_kept_beside_scrambled_ones():
     traced = trace(Patches(lambda m, x: {"fine": x.roll(12, 3), "good": x}), IMAGE_HW)
     assert list(traced) == ["good"]
     assert list(traced.scrambled) == ["fine"]
-    assert traced.left_out["fine"].startswith("RA311: its halves along x are exchanged: cell (0, 0) lies at")
+    assert traced.left_out["fine"].startswith("RA311: its halves along x are swapped: cell (0, 0) is at")
     assert "left out: fine: RA311: its halves" in " ".join(str(traced).split())
     assert isinstance(traced.scrambled["fine"], Scrambled)
 
@@ -234,9 +234,9 @@ def sampled(features):
     [
         (
             lambda m, x: sampled(x)[:, :, :, exchanged(24, 4)],
-            r"cell \(2, 4\) lies at x 22, and cell \(2, 5\), which is further right, at x 18",
+            r"cell \(2, 4\) is at x 22, and cell \(2, 5\), which is further right, at x 18",
         ),
-        (lambda m, x: sampled(two_cells_exchanged(x)), r"cell \(3, 4\) lies at x 22, and cell \(2, 4\)"),
+        (lambda m, x: sampled(two_cells_exchanged(x)), r"cell \(3, 4\) is at x 22, and cell \(2, 4\)"),
         (lambda m, x: sampled(m.wide(x[:, :, permuted(16)])), r"which is further down, at y"),
         (lambda m, x: in_windows(sampled(x)), r"RA311"),
     ],
@@ -275,10 +275,10 @@ def test_hieras_backbone_is_refused():
     error = refused(backbone, (224, 224), measured=False)
     for number, said in enumerate(
         (
-            "cell (0, 1) lies at y 56.5, x 0.5 where y 0.5, x 4.5 is expected, and 3131 more lie where others should",
-            "each cell is made of places far apart, cell (0, 0) of y 0.5 to 168.5",
-            "each cell is made of places far apart, cell (0, 0) of y 20.5 to 188.5",
-            "each cell is made of places far apart, cell (0, 0) of y 20.5 to 198.5",
+            "cell (0, 1) is at y 56.5, x 0.5 instead of y 0.5, x 4.5, and 3131 more are misplaced",
+            "each cell combines places far apart, cell (0, 0) from y 0.5 to 168.5",
+            "each cell combines places far apart, cell (0, 0) from y 20.5 to 188.5",
+            "each cell combines places far apart, cell (0, 0) from y 20.5 to 198.5",
         )
     ):
         assert f"feature_maps.{number}: {said}" in str(error)
@@ -300,7 +300,7 @@ def test_rf_detrs_backbone_is_refused_where_the_image_is_not_square():
     backbone = transformers.models.rf_detr.modeling_rf_detr.RfDetrDinov2Backbone(config).eval()
     assert list(trace(backbone, (224, 224), measured=False)) == ["feature_maps.0"]
     found = refused(backbone, (224, 336), measured=False).scrambled["feature_maps.0"]
-    assert found.reason.startswith("cell (0, 4) lies at y 7, x 231 where y 7, x 63 is expected, and 319 more")
+    assert found.reason.startswith("cell (0, 4) is at y 7, x 231 instead of y 7, x 63, and 319 more")
     assert strongest(lambda image: found.in_order(backbone(image).feature_maps[0]), (224, 336), (112, 56), 14) == (8, 4)
     assert strongest(lambda image: backbone(image).feature_maps[0], (224, 336), (112, 56), 14) == (8, 6)
 

@@ -57,7 +57,7 @@ def test_a_step_keeps_its_place(kind, options):
     assert traced.methods["0"]["shapes"] == {"stride_yx": (4, 4)}
     assert traced.methods["0"]["measured"] == {"stride_yx": (4, 4), "offset_yx": (2, 2)}
     assert traced.notes == ()
-    assert "have no place of their own: the whole image was mixed" in traced.left_out["1"]
+    assert "have no position: the whole image was mixed" in traced.left_out["1"]
 
 
 def test_the_layer_checks_its_input_again_afterwards():

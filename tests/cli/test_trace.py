@@ -169,7 +169,10 @@ BAD = [
     (["{net}s"], r"has no 'nets'; near: net"),
     (["{file}:none"], r"expected .*:none to return a torch.nn.Module; got NoneType"),
     (["{file}"], r"expected path.py:callable; got .*nets.py without a callable. Such as .*nets.py:lopsided"),
-    (["{file}:build"], r"expected a callable that needs no arguments; .*:build needs cfg. Give them in a function"),
+    (
+        ["{file}:build"],
+        r"expected a callable that needs no arguments; .*:build needs cfg. Pass them in your own function",
+    ),
     (["{file}:number"], r"expected .*:number to be a torch.nn.Module or a function that returns one; got int"),
     (["{file}:raises"], r"nets.py:raises raised KeyError in line 13: 'key'"),
     (["{file}:leaves"], r"nets.py:leaves raised SystemExit in line 15: bye"),

@@ -70,7 +70,7 @@ def test_sorted_corners_are_offered_with_what_else_it_may_be() -> None:
     for held in ([boxes], as_rows(boxes)):
         (finding,) = found(held)
         assert finding.code == "RA204"
-        assert "y counts from the bottom" in (finding.decide or "")
+        assert "y is measured from the bottom" in (finding.decide or "")
         assert finding.fix is not None
         after = run(finding.fix.code, held)
         torch.testing.assert_close(after[0] if isinstance(after, list) else after[:, 1:], objects())

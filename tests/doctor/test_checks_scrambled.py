@@ -57,7 +57,7 @@ def test_a_scrambled_map_is_found_and_mended() -> None:
     (finding,) = found(backbone)
     assert (finding.code, finding.severity, finding.rois) == ("RA311", "error", (0, 1))
     assert finding.evidence.startswith(
-        "The module that made the map of 16 x 24 was traced: its halves along x are exchanged: cell (0, 0) lies at "
+        "The module that made the map of 16 x 24 was traced: its halves along x are swapped: cell (0, 0) is at "
         "y 2, x 50 where y 2, x 2 is expected"
     )
     assert finding.fix is not None

@@ -144,7 +144,9 @@ def test_cat():
     assert len(together) == 4
     assert torch.equal(together.boxes_xyxy, torch.cat([part.boxes_xyxy for part in parts]))
     assert torch.equal(Boxes.cat(parts[:2]).to(PHOTO).boxes_xyxy[:3], TENSOR)
-    with pytest.raises(FrameError, match=r"^RA107: .*\[photo 480x640\] at place 0 and .* at place 1\. Take them there"):
+    with pytest.raises(
+        FrameError, match=r"^RA107: .*\[photo 480x640\] at place 0 and .* at place 1\. Convert them first"
+    ):
         Boxes.cat([Boxes([], PHOTO), parts[0]])
     with pytest.raises(FrameError, match=r"different images: keep one Boxes for each"):
         Boxes.cat([parts[0], Boxes([], Frame.image((240, 320)))])
@@ -296,7 +298,9 @@ def test_the_other_spelling_is_the_same():
 
 @pytest.mark.parametrize("target", [None, "x", "", float("nan"), [1], (1, 2), {}, -1, 10**30, Frame], ids=repr)
 def test_nothing_but_frames_devices_and_types_is_a_target(target):
-    with pytest.raises(DtypeError, match=r"^RA505: expected a Frame, a device or a type to take boxes to; got .*cpu"):
+    with pytest.raises(
+        DtypeError, match=r"^RA505: expected a Frame, a device or a type to convert boxes to; got .*cpu"
+    ):
         Boxes([[0, 0, 1, 1]], PHOTO).to(target)
 
 

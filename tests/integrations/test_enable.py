@@ -329,7 +329,7 @@ def _scripted(features: Tensor, rois: Tensor) -> Tensor:
 def test_where_nothing_was_built_it_is_said_and_torchvision_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     none = backends.Backend("C++", "cpu", "CPU", "the C++ kernels were not built", "Build them.")
     monkeypatch.setattr(module, "BACKENDS", (none,))
-    with pytest.warns(UserWarning, match="not built, so torchvision's own kernels serve as before. Build") as warned:
+    with pytest.warns(UserWarning, match="not built, so torchvision's own kernels stay in use. Build") as warned:
         roialign.enable()
     assert warned[0].filename == __file__
     assert not is_on()

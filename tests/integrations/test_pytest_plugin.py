@@ -319,7 +319,7 @@ def test_the_summary_counts_by_code(run: Run) -> None:
         "RA301 warning, 1 call of 1 test: the feature map itself is zero there",
         "    model.py:20, 1 call",
         "Allowed by roi_ok: RA101 in 3 calls, RA301 in 1 call",
-        "Left to a roialign.watch of the tests themselves: 7 calls",
+        "Left to the tests' own roialign.watch: 7 calls",
         "More about a code: roialign explain CODE",
     ]
 

@@ -224,7 +224,7 @@ REFUSED = [
         {"boxes": BOXES},
         {"boxes": [BOXES]},
         errors.BoxesShapeError,
-        r"RA207: .*float32 tensor \[1, 4\]: the column with the image index is missing.*\[boxes\]",
+        r"RA207: .*float32 tensor \[1, 4\]: the batch index column is missing.*\[boxes\]",
     ),
     (
         "one row",
@@ -252,7 +252,7 @@ REFUSED = [
         {"boxes": [ROIS]},
         {"boxes": [ROIS[:, 1:]]},
         errors.BoxesShapeError,
-        r"RA210: .*\[2, 5\] for image 0\. In a list the position is the image index",
+        r"RA210: .*\[2, 5\] for image 0\. In a list the position is the batch index",
     ),
     (
         "empty without columns",

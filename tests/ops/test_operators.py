@@ -45,7 +45,7 @@ def test_a_backend_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch) 
     assert backends.of_device("cpu") is None
     assert backends.serving("roi_align", "cpu") == backends.REFERENCE
     arguments = torch.rand(1, 8, 8), torch.tensor([[1.0, 1, 4, 4]]), (9, 9)
-    with pytest.warns(UserWarning, match="no compiler, so the slower reference in PyTorch serves. Install one."):
+    with pytest.warns(UserWarning, match="no compiler, so the slower PyTorch reference is used. Install one."):
         roialign.paste_masks(*arguments)
     with warnings.catch_warnings(action="error"):
         roialign.paste_masks(*arguments)

@@ -157,7 +157,7 @@ def test_finite_differences_agree(compat):
 MASKS, BOXES = torch.rand(2, 7, 7), torch.tensor([[0.0, 1, 5, 6], [2, 2, 8, 8]])
 REFUSED = [
     ("too few", {"masks": MASKS[:1]}, r"RA309: .*each of 2 boxes"),
-    ("of every class", {"masks": MASKS[:, None].expand(2, 91, 7, 7)}, r"RA309: .*One box has one mask"),
+    ("of every class", {"masks": MASKS[:, None].expand(2, 91, 7, 7)}, r"RA309: .*Each box needs one mask"),
     ("integers", {"masks": MASKS.int()}, r"RA309: .*masks\.float\(\)"),
     ("no tensor", {"masks": None}, r"RA309: .*got None"),
     ("with an index", {"boxes_xyxy": torch.rand(2, 5)}, r"RA210: .*\[K, 4\]"),

@@ -154,7 +154,7 @@ def test_segments_off_the_signal_are_said():
         ({"input": SIGNAL[:, :, :0]}, errors.FeatureMapError, r"RA306: .*\[2, 3, 0\]\. Look at the layer"),
         ({"input": SIGNAL[None]}, errors.FeatureMapError, r"RA306: .*\[1, 2, 3, 9\]"),
         ({"input": SIGNAL.int()}, errors.DtypeError, r"RA505: expected dense floating-point features"),
-        ({"segments": SEGMENTS[:, 1:]}, errors.BoxesShapeError, r"RA207: .*\(image index, start, end\).*\[segments\]"),
+        ({"segments": SEGMENTS[:, 1:]}, errors.BoxesShapeError, r"RA207: .*\(batch index, start, end\).*\[segments\]"),
         ({"segments": [SEGMENTS]}, errors.BoxesShapeError, r"RA210: .*torch\.empty\(0, 2\) for no segments"),
         ({"segments": None}, errors.BoxesShapeError, r"RA210: .*Use torch\.tensor\(segments\)"),
         ({"segments": SEGMENTS.double()}, errors.DtypeError, r"RA505: expected float32 segments .*segments\.to\("),

@@ -373,7 +373,7 @@ def test_boxes_off_the_volume_are_said_once_for_each_line(axis, monkeypatch):
         (
             {"boxes": BOXES[:, 1:]},
             errors.BoxesShapeError,
-            r"RA207: .*\(image index, x1, y1, z1, x2, y2, z2\).*\[boxes\]",
+            r"RA207: .*\(batch index, x1, y1, z1, x2, y2, z2\).*\[boxes\]",
         ),
         ({"boxes": BOXES[:, :5]}, errors.BoxesShapeError, r"RA210: .*reshape\(-1, 7\)"),
         ({"boxes": [BOXES]}, errors.BoxesShapeError, r"RA210: .*\[L, 6\].*torch\.empty\(0, 6\) for no boxes"),

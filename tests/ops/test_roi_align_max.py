@@ -242,7 +242,7 @@ def test_observers_and_the_notice(monkeypatch):
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_scripted_code_serves_the_average_alone():
     scripted = torch.jit.script(roialign.roi_align)
-    with pytest.raises(torch.jit.Error, match="RA506: a scripted roi_align serves mode='avg'"):
+    with pytest.raises(torch.jit.Error, match="RA506: a scripted roi_align supports only mode='avg'"):
         scripted(MAP, ROIS, [2, 2], mode="max")
 
 

@@ -56,10 +56,10 @@ def calibrate(
 ) -> CalibratedTrace:
     """Measure the effective offset of each feature map, with the weights as they are, by mirror agreement.
 
-    Boxes are drawn at random in each image. The features of a box are compared (mean cosine) with those of its
-    mirror image in the mirrored image, while both maps are read with one assumed offset, which is varied: they
-    agree best where the offset is the one that the weights respond to. The image mirrored left to right gives x,
-    upside down gives y. Labels are not needed; 16 images usually are enough.
+    Boxes are drawn at random in each image. The features of a box are compared (mean cosine) with those of its mirror
+    image in the mirrored image, while both maps are read with one assumed offset, which is varied: they agree best at
+    the offset that the weights respond to. The image mirrored left to right gives x, upside down gives y. Labels are
+    not needed; 16 images are usually enough.
 
     Convention: sizes are (height, width); offsets are (y, x) in pixels of the image that enters the backbone, the
     centre of cell (0, 0). They hold for images that leave the same remainder when divided by the stride: choose a
@@ -71,9 +71,9 @@ def calibrate(
     Args:
         backbone: a module that takes [N, C, H, W] to maps, as for `roialign.trace`.
         images: a batch [N, C, H, W]; a list of tensors [C, H, W], PIL images, arrays [H, W, C] or paths; or a folder,
-            of which at most 64 images are read. At least 4. Floating-point tensors are taken as they are; files and
-            PIL images become RGB from 0 to 1, upright as their EXIF orientation says.
-        image_size: each image is resized to it, whatever its shape; the first image's if left out.
+            of which at most 64 images are read. At least 4. Floating-point tensors are used unchanged; files and PIL
+            images become RGB from 0 to 1, upright as their EXIF orientation says.
+        image_size: each image is resized to it, whatever its shape; the first image's by default.
         transform: applied to each image [C, H, W] after that: the normalization that the backbone was trained with.
         boxes_per_image: boxes that are drawn in each image, for each map.
         seed: of the boxes, and of the resampling that gives the intervals.
@@ -85,10 +85,10 @@ def calibrate(
         offset, the curve, and the reason where nothing was found. `print` it, or `trace.calibration.save("plot.svg")`.
 
     Raises:
-        FeatureMapError: for images that cannot be used, or features that are not finite.
+        FeatureMapError: for invalid images, or features that are not finite.
         RoIError: if the backbone cannot be traced.
 
-    Source: the idea that training with mirrored images makes up for lopsided padding: Alsallakh et al., "Mind the
+    Source: the idea that training with mirrored images compensates for asymmetric padding: Alsallakh et al., "Mind the
     Pad", 2021.
 
     Example:
@@ -102,7 +102,7 @@ def calibrate(
     ahead = list(islice(tensors, LEAST_IMAGES))
     if len(ahead) < LEAST_IMAGES:
         raise FeatureMapError(
-            f"RA307: expected at least {LEAST_IMAGES} images, for an interval over images; got {len(ahead)}. Give more."
+            f"RA307: expected at least {LEAST_IMAGES} images, for an interval over images; got {len(ahead)}. Pass more."
         )
     channels, height, width = ahead[0].shape
     traced = trace(backbone, (height, width), channels=channels)
@@ -111,7 +111,7 @@ def calibrate(
     def maps_of(batch: Tensor) -> Mapping[str, Tensor]:
         if batch.shape[1] != channels:
             raise FeatureMapError(
-                f"RA307: expected images of {channels} channels, as the first; got {batch.shape[1]}. Convert them."
+                f"RA307: expected images of {channels} channels, like the first; got {batch.shape[1]}. Convert them."
             )
         return traced.as_maps(backbone(batch.to(parameter.device, parameter.dtype)))
 
@@ -139,13 +139,12 @@ def measure_offsets(
 
     Args:
         maps_of: takes [3, C, H, W], an image and its two mirror images, to maps [3, C, h, w] by name.
-        grids: where the cells of each map lie; `offset_yx` is not used.
+        grids: where the cells of each map are; `offset_yx` is not used.
         images: [C, H, W] each, all of `image_size`.
         image_size: (height, width) of the images.
         boxes_per_image, seed: as of `calibrate`.
 
-    Returns:
-        For each name of `grids` what was found along both axes.
+    Returns: For each name of `grids` the result along both axes.
 
     Raises:
         FeatureMapError: for features that are not finite.

@@ -138,11 +138,11 @@ def _verdict(
     if agreement < chance + LEAST_OVER_CHANCE:
         return "no agreement", (
             f"a box agrees with its own mirror image ({agreement:.2f}) hardly more than with that of another box "
-            f"({chance:.2f}): the map changes with the mirroring, as of weights that saw no mirrored images"
+            f"({chance:.2f}): mirroring changes the map, as with weights that saw no mirrored images"
         )
     step = float(offsets[1] - offsets[0])
     if low < float(offsets[0]) + step or high > float(offsets[-1]) - step:
-        return "undecided", "the agreement rises up to the end of the offsets that were tried"
+        return "undecided", "the agreement rises up to the last offset tried"
     if high - low > WIDEST_INTERVAL * stride:
         return "undecided", f"the images do not decide: the interval is {(high - low) / stride:.2f} strides wide"
     return "measured", f"best at {best:.2f}, between {low:.2f} and {high:.2f} in 95 % of resamplings of the images"

@@ -50,14 +50,14 @@ def fit(rows: Tensor, step: float, stride: float) -> AxisStructure | str:
     inner = slice(cells // 4, max(cells // 4 + 1, cells - cells // 4))
     centre = rows[CENTRE]
     if not centre[inner].isfinite().all():
-        return "its cells have no place of their own: the whole image was mixed"
+        return "its cells have no position: the whole image was mixed"
     nominal = step if step and not math.isnan(step) else stride
     if cells > 1:
         nominal = _nominal(centre[inner], nominal)
     if nominal < 0:
-        return "it is mirrored: its cells run against the image"
+        return "it is mirrored: its cells run opposite to the image"
     if not nominal or math.isnan(nominal):
-        return "its cells all lie in one place"
+        return "its cells are all in one place"
     rest = centre[inner] - nominal * index[inner]
     offset = float(rest.min() + rest.max()) / 2
     least = float((rows[CENTRE_MIN] - nominal * index)[inner].min())

@@ -50,7 +50,7 @@ def measure(
 
     Convention: (height, width) and (y, x) in pixels of the image that enters the backbone.
 
-    The module runs in eval mode on oblong images of ones whose sides leave the same remainder modulo the strides as
+    The module runs in eval mode on non-square images of ones whose sides leave the same remainder modulo the strides as
     `image_hw`, so that padding that depends on the size stays as it is; where it takes one size only, on that size.
     Torch functions are made positive and uniform, so that gradients show positions only: see `measure_ops`. Mixing over
     the whole image (gates, attention) is left out, for it moves no grid. Cells in the middle are taken, and the image
@@ -129,12 +129,12 @@ class _Run:
         weights = self.image.new_zeros(1) if gradient is None else gradient.abs().sum((0, 1, across))
         pixels = weights.nonzero().flatten()
         if len(pixels) == 0:
-            return "no gradient leads from it to the image"
+            return "no gradient reaches the image from it"
         low, high = int(pixels[0]), int(pixels[-1])
         if low == 0 or high == len(weights) - 1:
             return (
-                f"its cells see the border of every image that was tried, up to {len(weights)} px: their receptive "
-                "field is larger, or the whole image is mixed"
+                f"its cells see the border of every image tried, up to {len(weights)} px: their receptive field is "
+                "larger, or the whole image is mixed"
             )
         centres = torch.arange(len(weights), dtype=weights.dtype, device=weights.device) + 0.5
         return _Seen(float((weights * centres).sum() / weights.sum()), high - low + 1)
@@ -198,13 +198,13 @@ class _Probe:
         cells = sum(layout.size_hw[0] * layout.size_hw[1] for layout in self.levels.values())
         if cells > _MOST_CELLS:
             raise CannotMeasureError(
-                f"it takes images of one size only, and {cells} cells are more than are measured ({_MOST_CELLS})"
+                f"it takes images of one size only, and {cells} cells are above the limit ({_MOST_CELLS})"
             )
         run = self.run(self.image_hw)
         yield run, {name: self.image_hw[axis] / run.maps[name].shape[2 + axis] for name in self.levels}, False
 
     def _narrow(self, axis: int, length: int, modulus: int) -> tuple[int, int]:
-        """An oblong image size, alike to the real one modulo the strides, and of another length."""
+        """A non-square image size, equal to the real one modulo the strides, and of another length."""
         real, across = self.image_hw[axis], self.image_hw[1 - axis]
         long = length + (real - length) % modulus
         long += modulus if long == real else 0

@@ -54,7 +54,7 @@ def _listed(details: Mapping[str, Sequence[str]]) -> str:
 def _unknown(level: Level) -> _Note:
     if level.unknown is None:
         return None
-    return "The structure is unknown, stride and offset are those of the other methods", level.unknown
+    return "The structure is unknown; stride and offset are from the other methods", level.unknown
 
 
 def _not_divisible(grid: FeatureGrid, image_hw: tuple[int, int]) -> _Note:

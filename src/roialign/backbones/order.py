@@ -24,8 +24,8 @@ class Disorder:
 
     Args:
         where: which cell lies where, as the end of a sentence.
-        index: int64 [cells], which cell of the map, counted by rows, each cell of the map in order is; None where no
-            permutation mends it.
+        index: int64 [cells], which cell of the map, counted by rows, each cell of the map in order is; None if no
+            permutation repairs it.
         size_hw: of the map in order.
     """
 
@@ -48,7 +48,7 @@ def disorder(y: Tensor, x: Tensor, stride_yx: tuple[float, float], image_hw: tup
     centres = torch.stack(torch.broadcast_tensors(y[CENTRE], x[CENTRE]))
     found = _permutation(centres, image_hw)
     if found is None:
-        return Disorder(f"{_said(centres, *wrong[0])}, and no permutation of the cells mends it")
+        return Disorder(f"{_said(centres, *wrong[0])}, and no permutation of the cells repairs it")
     index, size_hw = found
     return Disorder(_elsewhere(centres, index, size_hw), index, size_hw)
 
@@ -137,7 +137,7 @@ def _apart(rows: Tensor, axis: int, size: int) -> str | None:
     if covered >= _CROWDED * size or not bool((most - least > covered).all()):
         return None
     first = f"{'yx'[axis]} {float(least[0, 0]):.6g} to {float(most[0, 0]):.6g}"
-    return f"each cell is made of places far apart, cell (0, 0) of {first}"
+    return f"each cell combines places far apart, cell (0, 0) from {first}"
 
 
 def _permutation(centres: Tensor, image_hw: tuple[int, int]) -> tuple[Tensor, tuple[int, int]] | None:
@@ -191,9 +191,10 @@ def _elsewhere(centres: Tensor, index: Tensor, size_hw: tuple[int, int]) -> str:
     cell = int(moved[0])
     is_at, expected = places[:, cell].tolist(), places[:, int(index[cell])].tolist()
     named = _named(divmod(cell, width), dict(zip("yx", is_at, strict=True)))
-    others = f", and {len(moved) - 1} more lie where others should" if len(moved) > 1 else ""
+    more = len(moved) - 1
+    others = f", and {more} more {'is' if more == 1 else 'are'} misplaced" if more else ""
     what = _in_words(index, size_hw)
-    return f"{what}{named} where y {expected[0]:.6g}, x {expected[1]:.6g} is expected{others}"
+    return f"{what}{named} instead of y {expected[0]:.6g}, x {expected[1]:.6g}{others}"
 
 
 def _in_words(index: Tensor, size_hw: tuple[int, int]) -> str:
@@ -205,7 +206,7 @@ def _in_words(index: Tensor, size_hw: tuple[int, int]) -> str:
         if by is None:
             said.append(f"its {name} are permuted")
         elif by and 2 * abs(by) == len(order):
-            said.append(f"its halves along {axis} are exchanged")
+            said.append(f"its halves along {axis} are swapped")
         elif by:
             said.append(f"it is rolled by {-by} {name}")
     return " and ".join(said) + ": " if said else ""
@@ -216,8 +217,8 @@ def _said(centres: Tensor, axis: int, pair: tuple[_Cell, _Cell]) -> str:
     places = [f"{'yx'[axis]} {float(centres[axis][cell]):.6g}" for cell in pair]
     further = ("further down", "further right")[axis]
     which = ("in the same row", "in the same column")[axis] if pair[0][axis] == pair[1][axis] else f"which is {further}"
-    return f"cell {pair[0]} lies at {places[0]}, and cell {pair[1]}, {which}, at {places[1]}"
+    return f"cell {pair[0]} is at {places[0]}, and cell {pair[1]}, {which}, at {places[1]}"
 
 
 def _named(cell: _Cell, place: dict[str, float]) -> str:
-    return f"cell {cell} lies at {', '.join(f'{axis} {value:.6g}' for axis, value in place.items())}"
+    return f"cell {cell} is at {', '.join(f'{axis} {value:.6g}' for axis, value in place.items())}"

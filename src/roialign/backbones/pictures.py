@@ -46,7 +46,7 @@ def tensors_of(
 def _files(folder: Path) -> list[Path]:
     """The images in a folder, at most 64, spread evenly over those that there are."""
     if not folder.is_dir():
-        raise FeatureMapError(f"RA307: expected a folder with images; got {str(folder)!r}, which is none.")
+        raise FeatureMapError(f"RA307: expected a folder with images; got {str(folder)!r}, which is not a folder.")
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     count = min(len(found), MOST_OF_A_FOLDER)
     return [found[index * len(found) // count] for index in range(count)]

@@ -48,19 +48,19 @@ class Picture(NamedTuple):
         if given.size_hw not in (stored_hw, upright_hw):
             size = f"{upright_hw[0]} x {upright_hw[1]}"
             if stored_hw != upright_hw:
-                size += f", or as it is stored (EXIF orientation {self.orientation}) {stored_hw[0]} x {stored_hw[1]}"
+                size += f", or as stored (EXIF orientation {self.orientation}) {stored_hw[0]} x {stored_hw[1]}"
             raise FrameError(
-                f"RA107: expected the frame of {name} to be of its size, {size}; got {given}. Name the frame of the "
-                "image that is passed: frames=[...]."
+                f"RA107: expected the frame of {name} to be of its size, {size}; got {given}. Pass the frame of this "
+                "image: frames=[...]."
             )
         if self.orientation == 1 or (turned and given.size_hw == upright_hw):
             return given
         if stored_hw == upright_hw:
             raise FrameError(
-                f"RA107: expected a frame that tells whether the boxes are of {name} as it is stored or upright: its "
+                f"RA107: expected a frame that says whether the boxes belong to {name} as stored or upright: its "
                 f"EXIF orientation is {self.orientation}, and both are {stored_hw[0]} x {stored_hw[1]}; got {given}. "
-                f"Where that is the stored picture pass frames=[frame.exif_transpose({self.orientation})]; boxes of "
-                "the upright one pass as tensors."
+                f"If that is the stored picture, pass frames=[frame.exif_transpose({self.orientation})]. Pass boxes "
+                "of the upright one as tensors."
             )
         return given if given.size_hw == upright_hw else given.exif_transpose(self.orientation)
 
@@ -169,9 +169,9 @@ def _rgb(image: Any, name: str) -> Tensor:
         if image.mode == "F" and low >= 0 and high <= 1:
             return grey
         raise FeatureMapError(
-            f'RA307: expected {name} with values whose range is known; got a PIL image of mode "{image.mode}" '
-            f"with values from {low:g} to {high:g}. Pass it as an array from 0 to 1, divided by the largest value that "
-            "is possible: numpy.asarray(image) / 65535 for 16 bits."
+            f'RA307: expected {name} with values whose range is known; got a PIL image of mode "{image.mode}" with '
+            f"values from {low:g} to {high:g}. Pass it as an array from 0 to 1, divided by the largest possible "
+            "value: numpy.asarray(image) / 65535 for 16 bits."
         )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # of which Pillow would warn
@@ -219,8 +219,8 @@ def _of_array(image: Any, name: str) -> Tensor:
         if low >= 0 and high > _NO_NORMALISED_VALUE:
             raise FeatureMapError(
                 f"RA307: expected {name} with floats from 0 to 1, or normalised ones; got {_described(image)} with "
-                f"values from {low:g} to {high:g}. Pass image / 255, or image / 65535 for 16 bits; a tensor [C, H, W] "
-                "is taken as it is."
+                f"values from {low:g} to {high:g}. Pass image / 255, or image / 65535 for 16 bits; a tensor [C, H, "
+                "W] is used unchanged."
             )
     return _scaled(pixels, name, 'image.astype("uint8")')
 
@@ -246,9 +246,9 @@ def _scaled(pixels: Tensor, name: str, as_bytes: str) -> Tensor:
     if pixels.is_complex():
         raise FeatureMapError(f"RA307: expected {name} {what}. Pass its magnitude, image.abs().")
     low, high = (int(extreme) for extreme in torch.aminmax(pixels.long()))
-    fix = "Their range is not known: pass image / the largest value that is possible."
+    fix = "Their range is not known: pass image / the largest possible value."
     if low >= 0 and high <= 255:
-        fix = f"If 255 is white, pass {as_bytes}; else image / the largest value that is possible."
+        fix = f"If 255 is white, pass {as_bytes}; else image / the largest possible value."
     raise FeatureMapError(f"RA307: expected {name} {what} with values from {low} to {high}. {fix}")
 
 

@@ -40,7 +40,7 @@ class BackboneTrace(Mapping[str, FeatureGrid]):
         whole_image: whether a cell sees the whole image, in y and in x: attention, squeeze-and-excitation.
         methods: what each method found: "structure", "shapes", "measured"; a str where it found nothing.
         notes: disagreements, and what depends on the image size.
-        left_out: outputs that are no map of the image, and why.
+        left_out: outputs that are not maps of the image, and why.
         layers: the accumulation layer by layer.
         offset: which offset the grids use.
         scrambled: maps whose cells are not in the order of the image, which are left out, and how to put them in order.
@@ -84,7 +84,7 @@ class BackboneTrace(Mapping[str, FeatureGrid]):
         """The same trace, its grids using another offset: "convention", "structural" or "calibrated".
 
         Raises:
-            FeatureMapError: RA111, for another kind, and if a grid has no such offset.
+            FeatureMapError: RA111, for an unknown kind, and if a grid has no such offset.
         """
         check_offset_kind(kind)
         return replace(self, grids={name: grid.with_offset(kind) for name, grid in self.items()}, offset=kind)
@@ -99,7 +99,7 @@ class BackboneTrace(Mapping[str, FeatureGrid]):
             A tensor for each name, in the order of the trace, in the outputs' type and on their device.
 
         Raises:
-            FeatureMapError: if the outputs are not those that were traced.
+            FeatureMapError: if the outputs are not the traced ones.
 
         Example:
             >>> import torch

@@ -18,15 +18,15 @@ _MOST_IN_A_LINE = 64  # cells
 
 @dataclass(frozen=True, eq=False)
 class Scrambled:
-    """A map whose cells are not in the order of the image, and, where a permutation mends it, the map in order.
+    """A map whose cells are not in the order of the image, and the map in order, if a permutation repairs it.
 
     Convention: sizes are (height, width) in cells, cells are counted by rows.
 
     Args:
         layout: which output of the backbone it is, and the order of its dimensions, as the backbone returns it.
-        reason: which cell lies where.
-        index: int64 [cells], which cell of the returned map each cell of the map in order is; None where no permutation
-            mends it.
+        reason: which cell is where.
+        index: int64 [cells], which cell of the returned map each cell of the map in order is; None if no permutation
+            repairs it.
         grid: of the map in order; None where there is none.
 
     Example:
@@ -64,7 +64,7 @@ class Scrambled:
             A new tensor of the same type, on the same device, of `grid.size_hw` cells.
 
         Raises:
-            FeatureMapError: if no permutation mends the map, or `features` has other cells.
+            FeatureMapError: if no permutation repairs the map, or `features` has other cells.
         """
         if self.index is None or self.grid is None:
             raise FeatureMapError(

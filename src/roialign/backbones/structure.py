@@ -42,7 +42,7 @@ class Level:
         Clipped to the image; (0, -1, 0, -1) for a cell that reads none.
         """
         if self.rows is None:
-            raise ValueError(f"expected a level whose structure is known; got one that is not: {self.unknown}")
+            raise ValueError(f"expected a level whose structure is known; got an unknown one: {self.unknown}")
         return extents(*self.rows, self.image_hw).expand(*self.layout.size_hw, 4)
 
 
@@ -92,7 +92,7 @@ def structure_in(sandbox: Sandbox, image_hw: tuple[int, int], channels: int, lay
     left_out: dict[str, str] = {}
     for name, path, leaf in named_outputs(tape.outputs):
         if not isinstance(leaf, Tensor):
-            left_out[name] = f"it is no tensor but {type(leaf).__name__}"
+            left_out[name] = f"it is not a tensor but {type(leaf).__name__}"
             continue
         found = _level(fields.field(Ref(id(leaf), tuple(leaf.shape))), tuple(leaf.shape), path, image_hw)
         if isinstance(found, Level):
@@ -124,7 +124,7 @@ def _level(
     if len(shape) == 4 and (found := _out_of_order(field, shape, path, image_hw, (dim_y, dim_x))):
         return found
     if dim_y is None or dim_x is None:
-        return f"its cells of shape {_shown(shape)} have no place of their own: the whole image was mixed"
+        return f"its cells of shape {_shown(shape)} have no position: the whole image was mixed"
     if dim_y == dim_x:
         return _token_level(field, shape, path, image_hw, dim_y)
     flat = _over_others(field, dim_y, dim_x)
@@ -245,11 +245,11 @@ def _token_level(field: Field, shape: tuple[int, ...], path: Path, image_hw: tup
     placed = rows_y[CENTRE].isfinite() & rows_x[CENTRE].isfinite() & rows_y[SIZE].isfinite()
     prefix = int(placed.long().argmax())
     if not placed[prefix:].all():
-        return "it has tokens without a place after those with one"
+        return "it has tokens without a position after those with one"
     tops, lefts = (rows[CENTRE, prefix:].round(decimals=4) for rows in (rows_y, rows_x))
     height, width = len(tops.unique()), len(lefts.unique())
     if height * width != count - prefix:
-        return f"its {count - prefix} tokens are no grid of rows and columns"
+        return f"its {count - prefix} tokens are not a grid of rows and columns"
     order = raster(tops, lefts)
     layout = Layout(
         path,

@@ -31,16 +31,16 @@ def trace(
     channels: int | None = None,
     measured: bool = True,
 ) -> BackboneTrace:
-    """Find where the cells of each of a backbone's feature maps lie in the image.
+    """Find where the cells of each of a backbone's feature maps are in the image.
 
     Convention: sizes are (height, width), strides and offsets (y, x) in pixels of the image that enters the
     backbone, pixel (0, 0) covering [0, 1) x [0, 1). Maps are named by the keys of dicts and the indices of
     sequences, joined by dots where outputs are nested; a single tensor is called "0".
 
-    Three methods are held against each other: the structure (positions are carried through each operator that
-    the backbone runs; exact), the sizes of the maps at other image sizes, and the gradient of a cell with
-    respect to the image. Where they disagree `notes` says so. The backbone is run on tensors without values in
-    eval mode, and is left as it was: its mode, parameters, buffers and the random state. Deterministic.
+    Three methods are checked against each other: the structure (positions are carried through each operator that the
+    backbone runs; exact), the sizes of the maps at other image sizes, and the gradient of a cell with respect to the
+    image. Where they disagree `notes` says so. The backbone is run on tensors without values in eval mode, and is left
+    unchanged: its mode, parameters, buffers and the random state. Deterministic.
 
     Args:
         backbone: any module that takes an image [N, C, H, W] and returns a map, or sequences or dicts of maps:
@@ -48,20 +48,19 @@ def trace(
         image_size: (H, W) of the image.
         offset: which offset the grids use: "convention" (half a stride, which is what `aligned=True` means),
             "structural" or "calibrated".
-        channels: of the image; by default 3, or where the backbone does not run on these, as many as its first
-            convolution takes.
+        channels: of the image; by default 3, or as many as its first convolution takes if the backbone does not run on
+            3.
         measured: whether to measure the gradient, too, as far as that takes a few seconds: `methods` says where it
             would take longer. False is faster.
 
-    Returns:
-        A mapping from the name of each map to its FeatureGrid, in the backbone's order. Outputs that are no map
+    Returns: A mapping from the name of each map to its FeatureGrid, in the backbone's order. Outputs that are not maps
         of the image are in `left_out`, as are maps whose cells are not in the order of the image, which are in
         `scrambled`, too.
 
     Raises:
         TraceError: if the backbone does not run on such an image, or none of its outputs is a map whose cells are in
             the order of the image.
-        FeatureMapError: if there is no offset of the kind that was asked for.
+        FeatureMapError: if the requested offset does not exist.
 
     Source: Araujo et al., "Computing Receptive Fields of Convolutional Neural Networks", Distill, 2019, for
     receptive fields.
@@ -286,10 +285,10 @@ def _scrambled(found: OutOfOrder, image_hw: tuple[int, int]) -> Scrambled:
 def _none_in_order(name: str, scrambled: Mapping[str, Scrambled]) -> TraceError:
     reasons = "; ".join(f"{key}: {one.reason}" for key, one in scrambled.items())
     mended = next((one for one in scrambled.values() if one.grid is not None), None)
-    fix = "This is the backbone's fault; there is no line that mends it"
+    fix = "This is a bug in the backbone; no line of code repairs it"
     if mended is not None:
         line = f", as does: {mended.line}" if mended.line else ""
-        fix = f"This is the backbone's fault; `scrambled` of this error can put a map in order{line}"
+        fix = f"This is a bug in the backbone; `scrambled` of this error can put a map in order{line}"
     error = TraceError(
         f"RA311: expected maps whose cells are in the order of the image; got from {name}: {reasons}. {fix}."
     )

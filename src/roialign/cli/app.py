@@ -30,7 +30,7 @@ def roialign(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """What every subcommand has."""
+    """Options of every subcommand."""
 
 
 _OWN_PROCESS = object()  # what `main` gives to the commands: that the process is theirs, and ends with them
@@ -69,7 +69,7 @@ def doctor(
     context: typer.Context,
     program: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SCRIPT [ARGS]", help="A Python program; what follows it is passed on to it."),
+        typer.Argument(metavar="SCRIPT [ARGS]", help="A Python program; everything after it is passed to it."),
     ] = None,
     module: Annotated[
         str | None, typer.Option("-m", metavar="MODULE", help="Run MODULE [ARGS] instead, as python -m would.")
@@ -77,26 +77,30 @@ def doctor(
     call: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Examine a call saved by roialign.save_call instead.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with pictures.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page with pictures.")] = None,
     as_json: Annotated[
         str | None,
         typer.Option("--json", metavar="[FILE]", help="Write JSON to FILE.json, to --json=FILE, or to stdout."),
     ] = None,
     sarif: Annotated[
         str | None,
-        typer.Option("--sarif", metavar="[FILE]", help="Write SARIF 2.1.0, for CI; FILE as of --json."),
+        typer.Option("--sarif", metavar="[FILE]", help="Write SARIF 2.1.0, for CI; FILE as for --json."),
     ] = None,
-    select: Annotated[str | None, typer.Option(metavar="CODES", help="Only codes that begin so: RA1,RA502.")] = None,
+    select: Annotated[
+        str | None, typer.Option(metavar="CODES", help="Report only codes that start with these: RA1,RA502.")
+    ] = None,
     ignore: Annotated[
         str | None,
-        typer.Option(metavar="CODES", help="Not these; of two that fit a code the longer decides."),
+        typer.Option(metavar="CODES", help="Leave out these; the longer of two matching prefixes wins."),
     ] = None,
 ) -> None:
     """Run SCRIPT unchanged and say what is wrong with its RoIAlign calls.
 
-    Calls through roialign and torchvision.ops are seen, detection models included. The findings go to
-    stderr. Our options stand before SCRIPT. Exit status: the script's own if that is not 0, otherwise 1 if
-    errors were found, otherwise 0; 2 if these arguments cannot be used.
+    Sees calls through roialign, torchvision.ops (and its detection models),
+    detectron2 and mmcv. Findings go to stderr. Put options before SCRIPT.
+
+    Exit status: the script's own if that is not 0, otherwise 1 if errors
+    were found, otherwise 0; 2 for invalid arguments.
     """
     from roialign.cli.doctor import Request, run
 
@@ -108,7 +112,7 @@ def doctor(
 def run_program(
     program: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SCRIPT [ARGS]", help="A Python program; what follows it is passed on to it."),
+        typer.Argument(metavar="SCRIPT [ARGS]", help="A Python program; everything after it is passed to it."),
     ] = None,
     module: Annotated[
         str | None, typer.Option("-m", metavar="MODULE", help="Run MODULE [ARGS] instead, as python -m would.")
@@ -116,8 +120,10 @@ def run_program(
 ) -> None:
     """Run SCRIPT unchanged with torchvision's RoI operators on roialign's kernels.
 
-    As if `roialign.enable()` were its first line: same results, in less time on the CPU. The exit status is the
-    script's own; 2 if these arguments cannot be used.
+    As if `roialign.enable()` were its first line: the same results,
+    faster on the CPU.
+
+    Exit status: the script's own; 2 for invalid arguments.
     """
     from roialign.cli.run import run
 
@@ -129,24 +135,30 @@ def trace(
     model: Annotated[str, typer.Argument(help="torchvision/NAME, timm/NAME, transformers/TYPE or path.py:callable.")],
     size: Annotated[str, typer.Option(help="Image size, HEIGHTxWIDTH.")] = "224x224",
     channels: Annotated[
-        int | None, typer.Option(min=1, help="Of the image; 3, or what the first convolution takes.")
+        int | None, typer.Option(min=1, help="Channels of the image; default: 3, or what the first convolution takes.")
     ] = None,
-    offset: Annotated[str, typer.Option(help="In use: convention, structural, calibrated.")] = "convention",
+    offset: Annotated[
+        str, typer.Option(help="Which offset to use: convention, structural, calibrated.")
+    ] = "convention",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    layers: Annotated[bool, typer.Option(help="Also print the accumulation layer by layer.")] = False,
+    layers: Annotated[
+        bool, typer.Option(help="Also print how stride, offset and field add up, layer by layer.")
+    ] = False,
     calibrate: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also measure the offsets, on the images of this folder.")
+        Path | None, typer.Option(metavar="DIR", help="Also measure the offsets on the images in this folder.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="With --calibrate: draw agreement against offset, SVG.")] = None,
-    mean: Annotated[str, typer.Option(help="With --calibrate: of the normalization.")] = "0.485,0.456,0.406",
-    std: Annotated[str, typer.Option(help="With --calibrate: of the normalization.")] = "0.229,0.224,0.225",
+    plot: Annotated[Path | None, typer.Option(help="With --calibrate: plot agreement over offset to this SVG.")] = None,
+    mean: Annotated[str, typer.Option(help="With --calibrate: for normalization.")] = "0.485,0.456,0.406",
+    std: Annotated[str, typer.Option(help="With --calibrate: for normalization.")] = "0.229,0.224,0.225",
 ) -> None:
-    """Print where the cells of each of MODEL's feature maps lie in the image.
+    """Print where the cells of each of MODEL's feature maps are in the image.
 
-    Shown are cells, stride, structural offset, receptive field, and the pixels by which aligned=True and False miss it.
+    Shows cells, stride, structural offset, receptive field, and by how many
+    pixels aligned=True and aligned=False miss that offset.
 
-    Weights are random, nothing is downloaded: grids do not depend on them. What --calibrate measures does.
-    Give it path.py:callable, a function that loads them.
+    Weights are random and nothing is downloaded: grids do not depend on
+    weights. What --calibrate measures does, so for it pass path.py:callable,
+    a function that loads them.
     """
     from roialign.cli.trace import Images, run
 
@@ -156,9 +168,9 @@ def trace(
 
 @app.command()
 def explain(
-    code: Annotated[str | None, typer.Argument(help="A code such as RA101; all codes are listed without one.")] = None,
+    code: Annotated[str | None, typer.Argument(help="A code such as RA101; without one, all codes are listed.")] = None,
 ) -> None:
-    """Say what an RA code means, with an example and the fix."""
+    """Explain an RA code, with an example and the fix."""
     from roialign.cli.explain import run
 
     raise typer.Exit(run(code))
@@ -166,7 +178,7 @@ def explain(
 
 @app.command()
 def env() -> None:
-    """Print versions, which backend serves which operator, and the instruction set, for bug reports."""
+    """Print versions, the backend of each operator, and the instruction set, for bug reports."""
     from roialign.cli.env import run
 
     run()

@@ -88,7 +88,7 @@ class _Outputs:
         page, json_file, sarif = _output(request.report), _output(request.json), _output(request.sarif)
         files = [path for path in (page, json_file, sarif) if path is not None]
         if len(set(files)) < len(files):
-            raise ValueError("--report, --json and --sarif need a file each; two of them have the same, or stdout")
+            raise ValueError("--report, --json and --sarif need different files; two of them have the same, or stdout")
         return cls(page, json_file, sarif, or_nowhere(sys.stdout), or_nowhere(sys.stderr))
 
     def still_open(self) -> _Outputs:

@@ -167,7 +167,7 @@ class _FunctionsAtExit:
 
 
 def _interrupted(stderr: TextIO) -> int:
-    say("roialign doctor: interrupted; this is what was seen until then", stderr)
+    say("roialign doctor: interrupted; this is what was seen so far", stderr)
     return _INTERRUPTED
 
 
@@ -181,8 +181,8 @@ def _saying_what_ends_the_process(stderr: TextIO) -> Iterator[None]:
         def said(*args: Any, **kwargs: Any) -> Any:
             if os.getpid() == process:
                 say(
-                    f"roialign doctor: the program ended itself with os.{name}, and with it the report. Let it end by "
-                    "sys.exit; or put `with roialign.watch() as report:` around what is to be examined, and "
+                    f"roialign doctor: the program ended itself with os.{name}, and the report was lost. End it "
+                    "with sys.exit, or put `with roialign.watch() as report:` around what you want to examine, and "
                     "print(report).",
                     stderr,
                 )

@@ -38,13 +38,13 @@ def diagnose(
 ) -> Diagnosis:
     """Say what is wrong with a call of `roi_align`, how it is known, and what to type instead.
 
-    Takes the arguments of `roi_align`, good or bad, and never raises for bad ones. Each fix was proven by
-    running the operator again with it. Where the evidence does not decide between causes, the likeliest is
-    reported and `Finding.decide` says what would.
+    Takes the arguments of `roi_align`, good or bad, and never raises for bad ones. Each fix was checked by running the
+    operator again with it. Where the evidence does not decide between causes, the likeliest is reported and
+    `Finding.decide` says what would.
 
     Args:
         input: features [N, C, H, W].
-        boxes: [K, 5] with the image's index in column 0, or a list with one [L, 4] for each image; xyxy.
+        boxes: [K, 5] with the batch index in column 0, or a list with one [L, 4] per image; xyxy.
         output_size: bins (height, width), or one number for both.
         spatial_scale: as given to `roi_align`.
         sampling_ratio: as given to `roi_align`.
@@ -57,8 +57,8 @@ def diagnose(
         A `Diagnosis`; its `findings` are empty where nothing is wrong.
 
     Raises:
-        FeatureMapError: RA307, if `image_size` is no (height, width); RA306, if `grid` does not belong to such a map,
-            in whatever order its axes are read.
+        FeatureMapError: RA307, if `image_size` is not (height, width); RA306, if `grid` does not fit such a map, in
+            either order of its axes.
 
     Example:
         >>> import torch, roialign
@@ -95,7 +95,7 @@ def check_image_size(image_size: Any) -> None:
     pair = values.real_pair(image_size)
     if image_size is not None and (pair is None or min(pair) < 1):
         raise errors.FeatureMapError(
-            f"RA307: expected image_size as (height, width), both at least 1; got {values.shown(image_size)}. Of a "
+            f"RA307: expected image_size as (height, width), both at least 1; got {values.shown(image_size)}. For a "
             "tensor: image.shape[-2:]."
         )
 

@@ -214,7 +214,7 @@ class Evidence:
         return len(call.rois) > 0 and float(call.off_the_map(call.coverage()).float().mean()) <= 1 - _MOST_BOXES
 
     def fix(self, argument: str, value: float | None, code: str, call: RoICall) -> Fix:
-        """A fix, with the operator run again with it, and what came out held against what should."""
+        """A fix, with the operator run again with it, and the result compared with the expected one."""
         after = call.coverage()
         checked = self._checked(call, after) if len(call.rois) == len(self.call.rois) else ""
         return Fix(argument, value, code, mean(self.coverage), mean(after), call, checked)

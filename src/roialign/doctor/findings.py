@@ -168,7 +168,7 @@ class Diagnosis:
         printer.text(str(self))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a page with pictures, which needs nothing but itself, to `path`."""
+        """Write a self-contained page with pictures to `path`."""
         Report((self,)).save(path)
 
 
@@ -228,7 +228,7 @@ class Report:
         printer.text(str(self))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a page with pictures, which needs nothing but itself, to `path`."""
+        """Write a self-contained page with pictures to `path`."""
         if presentation is None:
             raise RuntimeError("pages are written once roialign.doctor was imported")
         presentation.save(self, path)

@@ -14,9 +14,9 @@ from roialign.ops.calls import RoICall
 IN_ORDER = "b.unflatten(1, (2, 2)).sort(dim=1).values.flatten(1)"
 """Boxes `b` with their corners in order, to be offered with `ONLY_IF_EXCHANGED`."""
 ONLY_IF_EXCHANGED = (
-    "Sorting is right only if two corners of a box were exchanged. If y counts from the bottom (PDF, maps, "
-    "mathematics) it leaves the boxes mirrored: take y from the height first. If the last two are a width and a height "
-    "it is RA201."
+    "Sorting is right only if two corners of a box were swapped. If y is measured from the bottom (PDF, maps, "
+    "mathematics), it leaves the boxes mirrored: subtract y from the height first. If the last two are a width and a "
+    "height it is RA201."
 )
 _BOXES = re.compile(r"\bb\b")
 

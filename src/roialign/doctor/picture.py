@@ -47,7 +47,7 @@ _MOST = 12.0
 
 @dataclass(frozen=True)
 class Edges:
-    """Where a picture changes along x and along y, and how bright it is: what boxes are held against.
+    """Where a picture changes along x and along y, and how bright it is: what boxes are compared with.
 
     Example:
         >>> picture = torch.rand(3, 200, 200, generator=torch.Generator().manual_seed(0)) / 4

@@ -58,7 +58,7 @@ class Pyramid:
 
     @cached_property
     def rois(self) -> Tensor:
-        """All boxes [K, 5], the image's index first, without a gradient."""
+        """All boxes [K, 5], the batch index first, without a gradient."""
         rows = [
             torch.cat([some.new_full((len(some), 1), index), some.detach()], 1) for index, some in enumerate(self.boxes)
         ]

@@ -47,7 +47,7 @@ def save_call(
     Args:
         path: file to write.
         input: features [N, C, H, W].
-        boxes: [K, 5] with the image's index in column 0, or a list with one [L, 4] for each image; xyxy.
+        boxes: [K, 5] with the batch index in column 0, or a list with one [L, 4] per image; xyxy.
         output_size: bins (height, width), or one number for both.
         spatial_scale: as given to `roi_align`.
         sampling_ratio: as given to `roi_align`.
@@ -57,9 +57,9 @@ def save_call(
             shape and type. What depends on the values, RA301 and RA302, is then not examined.
 
     Raises:
-        OptionError: RA506, if `path` is no path, or an argument is made of anything but tensors, numbers, text, lists
-            and tuples.
-        FeatureMapError: RA307, if `image_size` is no (height, width).
+        OptionError: RA506, if `path` is not a path, or an argument is made of anything but tensors, numbers, text,
+            lists and tuples.
+        FeatureMapError: RA307, if `image_size` is not (height, width).
 
     Example:
         >>> import tempfile, torch, roialign
@@ -73,7 +73,7 @@ def save_call(
     _check_path(path)
     if not _is_size(image_size):
         raise FeatureMapError(
-            f"RA307: expected image_size as (height, width), both at least 1; got {shown(image_size)}. Of a tensor: "
+            f"RA307: expected image_size as (height, width), both at least 1; got {shown(image_size)}. For a tensor: "
             "image.shape[-2:]."
         )
     given = (input, boxes, output_size, spatial_scale, sampling_ratio, bool(aligned) if is_flag(aligned) else aligned)
@@ -129,7 +129,7 @@ def load_call(path: str | os.PathLike[str]) -> SavedCall:
         raise OptionError(f"RA506: expected a file that roialign.save_call wrote; there is no file {shown_path}")
     refusal = f"RA506: {shown_path} is not a call that roialign.save_call wrote"
     if not _is_as_large_as_it_says(path):
-        raise OptionError(f"{refusal}: it is no file of torch.save, or would unpack to more than it is")
+        raise OptionError(f"{refusal}: it is not a torch.save file, or would unpack to more than its size")
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many types, for a file that is torn, foreign or hostile
@@ -142,7 +142,7 @@ def load_call(path: str | os.PathLike[str]) -> SavedCall:
     except RecursionError:
         room = -1
     if room < 0:
-        raise OptionError(f"{refusal}: what it holds would take more room than the file")
+        raise OptionError(f"{refusal}: its contents would take more space than the file")
     if isinstance(arguments["input"], dict):
         try:
             arguments["input"] = _stand_in(**arguments["input"])

@@ -71,7 +71,7 @@ class Tokens:
     first: int
     """Which of them is the first cell of the map."""
     transposed: bool = True
-    """False where tokens and channels were not exchanged: a reshape of [N, count, C] to [N, C, H, W]."""
+    """False where tokens and channels were not transposed: a reshape of [N, count, C] to [N, C, H, W]."""
 
 
 @dataclass(frozen=True)

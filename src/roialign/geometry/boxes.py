@@ -16,14 +16,14 @@ from roialign.geometry.values import shown
 
 
 class Boxes:
-    """Boxes of one image, as numbers in a frame of it, which they can be taken from to any other.
+    """Boxes of one image: numbers in a frame, convertible to any other frame of that image.
 
     Convention: x1, y1, x2, y2, x first, continuous: x1 and x2 are edges, so a box is x2 - x1 wide, and the box
     (0, 0, width, height) is all of the frame. Boxes may reach outside and may be of zero size.
 
-    A value, to be replaced rather than changed in place. The numbers are kept as they came, and `boxes_xyxy`
-    computes those of the current frame from them, in float64, each time it is read. So a chain of `.to(frame)`
-    rounds once, and there and back again gives the same bits. Differentiable; deterministic.
+    A value, to be replaced rather than changed in place. The numbers are kept as passed, and `boxes_xyxy` computes
+    those of the current frame from them, in float64, each time it is read. So a chain of `.to(frame)` rounds once, and
+    there and back again gives the same bits. Differentiable; deterministic.
 
     Args:
         boxes_xyxy: [N, 4], float32 or float64; integers become float32. A tensor, an array or a list of rows.
@@ -34,7 +34,7 @@ class Boxes:
         DtypeError: RA109, for float16 and bfloat16.
         BoxesValueError: RA205 for NaN and infinity, RA204 where x1 > x2 or y1 > y2, with the first such row and
             its likely cause.
-        FrameError: RA107, if `frame` is none.
+        FrameError: RA107, if `frame` is not a `Frame`.
 
     Example:
         >>> photo = Frame.image((480, 640), name="photo")
@@ -99,7 +99,7 @@ class Boxes:
             device = torch.device(target)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DtypeError(
-                f"RA505: expected a Frame, a device or a type to take boxes to; got {shown(target)}. A device is "
+                f"RA505: expected a Frame, a device or a type to convert boxes to; got {shown(target)}. A device is "
                 f'"cpu" or "cuda:0", a type torch.float64. torch says: {str(error).splitlines()[0]}'
             ) from error
         return _boxes(self._given_xyxy.to(device), self._given_frame, self._frame)
@@ -184,7 +184,7 @@ class Boxes:
         first = parts[0]
         for place, part in enumerate(parts):
             if part._frame != first._frame:
-                fix = "Take them there first: part.to(frame)." if first._frame.is_connected(part._frame) else ""
+                fix = "Convert them first: part.to(frame)." if first._frame.is_connected(part._frame) else ""
                 raise FrameError(
                     f"RA107: expected all boxes in one frame; got [{first._frame}] at place 0 and [{part._frame}] at "
                     f"place {place}. {fix or 'They are of different images: keep one Boxes for each.'}"

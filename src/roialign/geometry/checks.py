@@ -31,8 +31,8 @@ def as_rows(values: Any, order: Order = "xyxy") -> Tensor:
     wanted = f"boxes [N, 4] ({', '.join(_COLUMNS[order])})"
     if isinstance(values, Tensor) and hasattr(values, "canvas_size"):
         raise errors.BoxesShapeError(
-            f"RA210: expected plain {wanted}; got torchvision's {type(values).__name__}, which has a format and a "
-            "canvas of its own. Use roialign.integrations.torchvision.boxes_from(values, frame)."
+            f"RA210: expected plain {wanted}; got torchvision's {type(values).__name__}, which has its own format "
+            "and canvas. Use roialign.integrations.torchvision.boxes_from(values, frame)."
         )
     try:
         rows = values if isinstance(values, Tensor) else torch.as_tensor(values)
@@ -61,8 +61,8 @@ def check_dtype(dtype: torch.dtype) -> None:
     if dtype.is_floating_point and dtype.itemsize < 4:
         raise errors.DtypeError(
             f"RA109: expected float32 or float64 boxes; got {name}, which skips whole pixels past "
-            f"{_WHOLE_PIXELS.get(dtype, 16)}. Keep boxes in float32 where they are made; boxes.float() is too late for "
-            "what is already rounded."
+            f"{_WHOLE_PIXELS.get(dtype, 16)}. Keep boxes in float32 from the start; boxes.float() cannot undo the "
+            "rounding."
         )
     if dtype not in (torch.float32, torch.float64):
         raise errors.DtypeError(f"RA505: expected float32 or float64 boxes; got {name}. Pass coordinates.")
@@ -72,7 +72,7 @@ def _shape_hint(rows: Tensor) -> str:
     if rows.dim() == 1 and rows.shape[0] == 4:
         return "For a single box pass values[None]."
     if rows.dim() == 2 and rows.shape[1] == 5:
-        return "Leave out the column that is no coordinate: values[:, 1:] or values[:, :4]."
+        return "Leave out the column that is not a coordinate: values[:, 1:] or values[:, :4]."
     if rows.dim() == 3 and rows.shape[2] == 4:
         return "Make Boxes for each image, in its own frame: [Boxes(rows, frame) for rows, frame in ...]."
     return "Reshape to one box in each row: values.reshape(-1, 4)."
@@ -126,7 +126,7 @@ def _of(rows: int, bad: int) -> str:
 def _cause(values: Tensor, order: Order, frame: Frame, boxes: Tensor) -> str:
     """What inverted rows most likely are: the reading under which all of them are boxes within the frame."""
     if order in ("xywh", "cxcywh"):
-        return "If these are corners use Boxes(values, frame); leave out boxes without an extent."
+        return "If these are corners use Boxes(values, frame); leave out empty boxes."
     swapped = values[:, [1, 0, 3, 2]]
     if _fits(to_xyxy(values, "xywh"), frame):
         return "They read as x, y, width, height (RA201): use Boxes.from_xywh(values, frame)."
@@ -139,7 +139,7 @@ def _cause(values: Tensor, order: Order, frame: Frame, boxes: Tensor) -> str:
     flat_x, flat_y = boxes[:, 0] <= boxes[:, 2], boxes[:, 1] <= boxes[:, 3]
     if bool(flat_x.all()) and not bool(flat_y.any()):
         return "In all rows only y is swapped: if y is measured upwards, use height - y."
-    return "If only the corners are in the wrong order, sort them; boxes without an extent are best left out."
+    return "If only the corners are in the wrong order, sort them; empty boxes are best left out."
 
 
 def _fits(boxes: Tensor, frame: Frame) -> bool:

@@ -52,5 +52,5 @@ def _rounded(value: Fraction, rounding: Rounding) -> int:
 def _side(value: Any, name: str) -> int:
     side = values.whole(value)
     if side is None or side < 1:
-        raise FrameError(f"RA107: expected {name}, the whole number of pixels of a side; got {values.shown(value)}.")
+        raise FrameError(f"RA107: expected {name}, a side in whole pixels; got {values.shown(value)}.")
     return side

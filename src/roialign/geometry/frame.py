@@ -22,17 +22,17 @@ _MOST_SHOWN = 20  # steps in a message
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Frame:
-    """An image, or what steps such as resizing and padding made of it, as a frame that boxes are numbers in.
+    """A frame of coordinates: an image, or what resizing, padding and other steps made of it.
 
     Convention: sizes are (height, width) in pixels; pixel (r, c) covers [c, c + 1) x [r, r + 1), so the whole
     frame is the box (0, 0, width, height), and a resize multiplies coordinates by the ratio of the sizes.
 
-    Start with `Frame.image(size_hw)` and write down what the pipeline does: each method returns a new frame,
-    whose `parent` is this one. Maps between frames of one image are exact.
+    Start with `Frame.image(size_hw)` and repeat the pipeline's steps: each method returns a new frame, whose `parent`
+    is this one. Maps between frames of one image are exact.
 
-    A frame is a value. Two images are never the same frame, even of the same size, for each gets a random
-    `id`; a copy or a pickled frame keeps it, so a DataLoader's workers can make frames. Frames are equal if
-    their images are and the steps that lead to them do the same. Names are for people and are not compared.
+    A frame is a value. Two images are never the same frame, even of the same size, because each gets a random `id`; a
+    copy or a pickled frame keeps it, so a DataLoader's workers can make frames. Frames are equal if their images are
+    and the steps that lead to them do the same. Names are for people and are not compared.
 
     Example:
         >>> photo = Frame.image((480, 640), name="photo")
@@ -67,13 +67,13 @@ class Frame:
 
     @classmethod
     def image(cls, size_hw: tuple[int, int], *, name: str = "image", id: str | None = None) -> Frame:
-        """A frame of its own: the pixels of an image as it was loaded.
+        """A new frame: the pixels of an image as it was loaded.
 
         Args:
             size_hw: height and width in pixels; PIL's `image.size` is the other way round.
             name: what messages call it.
-            id: says which image it is; random if left out. Give one (a file name, say) to make the same frame
-                again in another program.
+            id: identifies the image; random by default. Pass one (such as a file name) to make the same frame in
+                another program.
 
         Raises:
             FrameError: if the size is not two whole numbers above zero.
@@ -88,7 +88,7 @@ class Frame:
 
     @property
     def root(self) -> Frame:
-        """The image that this frame was made of; itself for an image."""
+        """The image that this frame was made from; itself for an image."""
         return self if self._root is None else self._root
 
     @property
@@ -97,14 +97,14 @@ class Frame:
         return tuple(self._upwards())[::-1]
 
     def is_connected(self, other: Frame) -> bool:
-        """Whether both frames were made of one image, so that there is a map between them."""
+        """Whether both frames were made from one image, so that there is a map between them."""
         return self.root == _frame(other).root
 
     def map_to(self, other: Frame) -> AxisMap:
-        """The map that takes coordinates of this frame to coordinates of `other`, by way of what both were made of.
+        """The map from coordinates of this frame to those of `other`.
 
         Raises:
-            FrameError: RA107, if they were made of different images.
+            FrameError: RA107, if they were made from different images.
 
         Example:
             >>> photo = Frame.image((480, 640))
@@ -118,7 +118,7 @@ class Frame:
             return way.rounded()
         except OverflowError:
             raise FrameError(
-                f"RA107: expected a map that float64 can hold; got one from [{self}] to [{other}] that is past its "
+                f"RA107: expected a map that float64 can hold; got one from [{self}] to [{other}] that is out of "
                 "range. Look for a step with an absurd scale."
             ) from None
 
@@ -201,26 +201,26 @@ class Frame:
         return self._stepped((height, width), ExactMap(Line.moved(-top), Line.moved(-left)), "crop")
 
     def flip_horizontal(self) -> Frame:
-        """Left and right exchanged: x becomes width - x."""
+        """Left and right swapped: x becomes width - x."""
         return self._stepped(self.size_hw, SAME._replace(x=Line.flipped(self.size_hw[1])), "flip horizontally")
 
     def flip_vertical(self) -> Frame:
-        """Top and bottom exchanged: y becomes height - y."""
+        """Top and bottom swapped: y becomes height - y."""
         return self._stepped(self.size_hw, SAME._replace(y=Line.flipped(self.size_hw[0])), "flip vertically")
 
     def transpose(self) -> Frame:
-        """x and y exchanged, as in a transposed matrix: the first row of pixels becomes the first column."""
+        """x and y swapped, as in a transposed matrix: the first row of pixels becomes the first column."""
         height, width = self.size_hw
         return self._stepped((width, height), SAME._replace(transposed=True), "transpose")
 
     def exif_transpose(self, orientation: int) -> Frame:
-        """The upright picture of an image that is stored otherwise, as `PIL.ImageOps.exif_transpose` turns it.
+        """The upright picture of an image stored in another orientation, as `PIL.ImageOps.exif_transpose` turns it.
 
         Args:
-            orientation: EXIF's, `image.getexif().get(0x0112, 1)`. 1: upright, which is this frame itself;
-                2: flipped horizontally; 3: turned by 180 degrees; 4: flipped vertically; 5: transposed; 6: to be
-                turned by 90 degrees clockwise; 7: transposed along the other diagonal; 8: to be turned by 90
-                degrees anticlockwise. The axes are exchanged from 5 on.
+            orientation: EXIF's, `image.getexif().get(0x0112, 1)`. 1: upright, which is this frame itself; 2: flipped
+                horizontally; 3: turned by 180 degrees; 4: flipped vertically; 5: transposed; 6: to be turned by 90
+                degrees clockwise; 7: transposed along the other diagonal; 8: to be turned by 90 degrees anticlockwise.
+                The axes are swapped from 5 on.
 
         Raises:
             FrameError: RA107, for any other number.
@@ -237,7 +237,7 @@ class Frame:
         if known not in EXIF:
             raise FrameError(
                 f"RA107: expected an EXIF orientation, a whole number from 1 to 8; got {values.shown(orientation)}. "
-                "Where an image has none take 1: image.getexif().get(0x0112, 1)."
+                "If an image has none, use 1: image.getexif().get(0x0112, 1)."
             )
         return self if known == 1 else self._stepped(*upright(known, self.size_hw), f"exif orientation {known}")
 
@@ -256,7 +256,7 @@ class Frame:
         *,
         name: str = "affine",
     ) -> Frame:
-        """Any step that acts along each axis on its own: coordinates become `scale_yx * old + shift_yx`.
+        """Any step that acts on each axis separately: coordinates become `scale_yx * old + shift_yx`.
 
         Args:
             size_hw: of the result.
@@ -284,7 +284,7 @@ class Frame:
         """The frame whose `to_dict` this is.
 
         Raises:
-            FrameError: RA107, for what is no such dict, with what is wrong about it.
+            FrameError: RA107, for anything else, with what is wrong.
 
         Example:
             >>> frame = Frame.image((480, 640)).resize((800, 1066))
@@ -384,7 +384,7 @@ def _restored(
 def _frame(given: Any) -> Frame:
     if not isinstance(given, Frame):
         raise FrameError(
-            f"RA107: expected a Frame; got {values.shown(given)}. Of an image: Frame.image((height, width))."
+            f"RA107: expected a Frame; got {values.shown(given)}. For an image: Frame.image((height, width))."
         )
     return given
 
@@ -393,9 +393,11 @@ def _no_path(source: Frame, target: Frame) -> str:
     roots = source.root, target.root
     alike = roots[0].size_hw == roots[1].size_hw and roots[0].id != roots[1].id
     return (
-        f"RA107: expected two frames of one image; got [{source}] and [{target}], made of different images with the "
-        f"ids {roots[0].id!r} and {roots[1].id!r}"
+        f"RA107: expected two frames of one image; got [{source}] and [{target}], made from different images with "
+        f"the ids {roots[0].id!r} and {roots[1].id!r}"
         + (", though of the same size" if alike else "")
-        + ". Make both from one frame: photo = Frame.image(size_hw), then photo.resize(...) and so on. If it is one "
-        'image that was loaded twice, say so: Frame.image(size_hw, id="its file name").'
+        + (
+            ". Make both from one frame: photo = Frame.image(size_hw), then photo.resize(...) and so on. If one "
+            'image was loaded twice, give both the same id: Frame.image(size_hw, id="its file name").'
+        )
     )

@@ -13,7 +13,7 @@ OffsetKind = Literal["convention", "structural", "calibrated"]
 
 @dataclass(frozen=True)
 class FeatureGrid:
-    """Where the cells of a feature map lie in the image that entered the backbone.
+    """Where the cells of a feature map are in the image that entered the backbone.
 
     Convention: sizes are (height, width); strides and offsets are (y, x) in pixels of that image, of any
     value. Cell (r, c) is centred at `offset_yx + (r, c) * stride_yx`, where pixel (0, 0) covers
@@ -88,7 +88,7 @@ class FeatureGrid:
         return self.stride_yx[0] / 2, self.stride_yx[1] / 2
 
     def with_offset(self, kind: OffsetKind) -> FeatureGrid:
-        """The same grid with `offset_yx` chosen among the three that are known of it.
+        """The same grid with `offset_yx` set to one of its known offsets.
 
         Convention: as of FeatureGrid, (y, x) in pixels of the image that entered the backbone.
 
@@ -99,8 +99,8 @@ class FeatureGrid:
             A grid that differs in `offset_yx` only.
 
         Raises:
-            FeatureMapError: RA111, for another kind, with the kinds that there are, and if the grid has no such
-                offset, with what gives it one.
+            FeatureMapError: RA111, for an unknown kind, with the known ones, and for a missing offset, with how to get
+                it.
 
         Example:
             >>> grid = FeatureGrid((50, 84), (16.0, 16.0), structural_offset_yx=(0.5, 0.5))
@@ -136,8 +136,8 @@ def _counts(wanted: str, given: Any, length: int = 2) -> tuple[Any, ...]:
     counts = [values.count(one) for one in values.listed(given, length) or (None,)]
     if None in counts:
         raise FeatureMapError(
-            f"RA306: expected {wanted}, whole numbers above zero; got {values.shown(given)}. Of a map [N, C, H, W] the "
-            "size is features.shape[-2:]."
+            f"RA306: expected {wanted}, whole numbers above zero; got {values.shown(given)}. For a map [N, C, H, W] "
+            "the size is features.shape[-2:]."
         )
     return tuple(counts)
 
@@ -147,6 +147,6 @@ def _offset(name: str, given: Any) -> tuple[float, float]:
     if pair is None:
         raise FeatureMapError(
             f"RA111: expected {name} in two finite numbers (y, x), pixels of the image; got {values.shown(given)}. "
-            "Leave out what is not known."
+            "Leave out what you do not know."
         )
     return pair

@@ -14,7 +14,7 @@ from torch import Tensor
 from roialign.errors import FrameError
 from roialign.geometry import values
 
-EXIF = {  # the orientations: whether the axes are exchanged, and then which are flipped, y and x
+EXIF = {  # the orientations: whether the axes are swapped, and then which are flipped, y and x
     1: (False, False, False),
     2: (False, False, True),
     3: (False, True, True),
@@ -29,11 +29,11 @@ _MOST_REDUCED = 4096  # bits: larger numbers share no factors that are worth loo
 
 @dataclass(frozen=True, repr=False)
 class AxisMap:
-    """The map from one frame to another, along each axis on its own: `scale_yx * source + shift_yx`.
+    """The map from one frame to another, separate for each axis: `scale_yx * source + shift_yx`.
 
     Convention: pairs are (y, x) of the target, in pixels of the frames; a negative scale is a flip. Where the map is
-    `transposed`, the axes of the source are exchanged first: y becomes `scale_yx[0] * x + shift_yx[0]`. The numbers
-    are the exact map of the whole chain of steps, rounded once to float64.
+    `transposed`, the axes of the source are swapped first: y becomes `scale_yx[0] * x + shift_yx[0]`. The numbers are
+    the exact map of the whole chain of steps, rounded once to float64.
 
     Example:
         >>> from roialign import Frame
@@ -156,7 +156,7 @@ SAME = ExactMap(Line(1, 0, 1), Line(1, 0, 1))
 
 
 def exact_map(scale_yx: Any, shift_yx: Any, transposed: bool = False) -> ExactMap:
-    """`scale_yx * source + shift_yx`, the axes of the source exchanged first where `transposed`.
+    """`scale_yx * source + shift_yx`, the axes of the source swapped first where `transposed`.
 
     Raises:
         FrameError: RA107, unless these are two finite numbers each, and the scales are not zero.

@@ -74,4 +74,6 @@ def _number(value: Any) -> Any:
 
 
 def _refused(got: str) -> FrameError:
-    return FrameError(f"RA107: expected a dict as Frame.to_dict() returns it; got {got}. Write it anew from the frame.")
+    return FrameError(
+        f"RA107: expected a dict as Frame.to_dict() returns it; got {got}. Write it again from the frame."
+    )

@@ -81,8 +81,8 @@ def pixels(wanted: str, *given: Any) -> tuple[int, ...]:
     found = wholes(given, len(given))
     if found is None or max(map(abs, found)) > _LARGEST_SIDE:
         raise FrameError(
-            f"RA107: expected {wanted} in whole pixels; got {shown(given)}. Round them as the pixels were; parts of "
-            "a pixel are a step of frame.affine."
+            f"RA107: expected {wanted} in whole pixels; got {shown(given)}. Round them as the pixels were; for "
+            "fractions of a pixel use frame.affine."
         )
     return found
 

@@ -40,9 +40,9 @@ def frame_of(outputs: Any, place: int) -> Frame:
     probe = outputs[place] if isinstance(outputs, (tuple, list)) and len(outputs) > place else None
     if not isinstance(probe, Probe):
         raise FrameError(
-            "RA107: expected a pipeline that passes on all that it is given, (image, *targets, frame); got one that "
-            f"returned a {type(outputs).__name__} without the frame. Restrict v2.Lambda to images: v2.Lambda(function, "
-            "tv_tensors.Image, PIL.Image.Image)."
+            "RA107: expected a pipeline that passes on everything it is given, (image, *targets, frame); got one "
+            f"that returned a {type(outputs).__name__} without the frame. Restrict v2.Lambda to images: "
+            "v2.Lambda(function, tv_tensors.Image, PIL.Image.Image)."
         )
     return probe.frame
 
@@ -63,7 +63,7 @@ def check(before: Frame, after: Frame, size_hw: tuple[int, int], witnesses: tupl
     if size_hw != after.size_hw:
         raise FrameError(
             f"RA107: expected an image of {after.size_hw[0]}x{after.size_hw[1]}, as [{after}] says; the pipeline "
-            f"returned one of {size_hw[0]}x{size_hw[1]}. A step changes images by means of its own: build it of "
+            f"returned one of {size_hw[0]}x{size_hw[1]}. A step changes images in its own way: build it from "
             "torchvision.transforms.v2.functional."
         )
     boxes = _cells(before)
@@ -84,7 +84,7 @@ def check(before: Frame, after: Frame, size_hw: tuple[int, int], witnesses: tupl
         if misses and min(misses) > allowed:
             raise FrameError(
                 f"RA107: expected boxes that move as the frame says, [{after}]; the pipeline moved its boxes "
-                f"otherwise, by {min(misses):.3g} pixels. A step moves them by means of its own: build it of "
+                f"differently, by {min(misses):.3g} pixels. A step moves them in its own way: build it from "
                 "torchvision.transforms.v2.functional."
             )
 
@@ -218,7 +218,7 @@ def _(frame: Frame, *_: Any, **__: Any) -> Frame:
 
 def _refusal(what: str) -> FrameError:
     return FrameError(
-        f"RA107: expected steps that act along each axis on its own (resize, crop, pad, flip, shift); got {what}, "
-        "after which boxes are no longer boxes. Leave the step out, or let torchvision move the boxes and start a new "
+        f"RA107: expected steps that act on each axis separately (resize, crop, pad, flip, shift); got {what}, after "
+        "which boxes are no longer boxes. Leave the step out, or let torchvision move the boxes and start a new "
         "frame with Frame.image(size_hw)."
     )

@@ -32,13 +32,13 @@ def upgrade(model: Model, *, exact: bool = False, offset: OffsetKind = "conventi
 
     Every `MultiScaleRoIAlign`, `RoIAlign`, `RoIPool`, `PSRoIAlign` and `PSRoIPool` of torchvision's in the model is
     replaced by the one of roialign; weights, modes and names of parameters stay. So training on the CPU is
-    deterministic in them, empty and bad boxes raise with a code, and boxes off the maps are said.
+    deterministic in them, empty and bad boxes raise with a code, and boxes off the maps give a notice.
 
     Args:
         model: a Faster, Mask or Keypoint R-CNN, with any backbone, or any module with such poolers in it.
         exact: False keeps torchvision's numbers, for weights that were trained with them: its power of two for both
-            axes, taken from the first batch, and `aligned=False`. True pools at the stride and offset of the
-            backbone's grids, for training anew: traced at once, and again where the size of a batch changes them.
+            axes, taken from the first batch, and `aligned=False`. True pools at the stride and offset of the backbone's
+            grids, for retraining: traced at once, and again where the size of a batch changes them.
         offset: which offset of the grids, with `exact`; see `roialign.trace`.
 
     Returns:
@@ -73,8 +73,7 @@ def upgrade(model: Model, *, exact: bool = False, offset: OffsetKind = "conventi
 def downgrade(model: Model) -> Model:
     """Take `upgrade` back: torchvision's own poolers, in place.
 
-    Returns:
-        The model itself, as it is where nothing was upgraded.
+    Returns: The model itself, unchanged if nothing was upgraded.
 
     Example:
         >>> from torchvision.models import detection
@@ -139,7 +138,7 @@ class _Grids:
         if missing:
             raise LevelError(
                 f"RA401: expected maps of the traced backbone, {', '.join(map(repr, traced.trace))}; got "
-                f"{missing[0]!r}. Upgrade the model again when its backbone has changed."
+                f"{missing[0]!r}. Upgrade the model again after changing its backbone."
             )
         grids = traced.grids(maps, batch_hw)
         if grids is None:
@@ -226,8 +225,9 @@ def _say_where_wrong(name: str, image_hw: _Size, size_hw: _Size, power: float) -
     notice.say(
         lambda: (
             f"RA403: the map {name!r} of {size_hw[0]} x {size_hw[1]} cells, of an image of {image_hw[0]} x "
-            f"{image_hw[1]} pixels, is pooled at stride {power:g}, as torchvision's MultiScaleRoIAlign would; its own "
-            f"is {stride_yx[0]:g} down and {stride_yx[1]:g} across. To train anew: upgrade(model, exact=True)."
+            f"{image_hw[1]} pixels, is pooled at stride {power:g}, as torchvision's MultiScaleRoIAlign would; its "
+            f"own is {stride_yx[0]:g} vertically and {stride_yx[1]:g} horizontally. To retrain: upgrade(model, "
+            "exact=True)."
         ),
         LevelError,
     )
@@ -236,8 +236,8 @@ def _say_where_wrong(name: str, image_hw: _Size, size_hw: _Size, power: float) -
 def _why_none(model: nn.Module) -> str:
     derived = [type(m).__name__ for m in model.modules() if isinstance(m, theirs.MultiScaleRoIAlign)]
     if derived:
-        return f"a class of its own, {derived[0]}, whose forward is not known. Replace it by hand."
+        return f"a class of its own, {derived[0]}, whose forward is unknown. Replace it by hand."
     return (
-        f"{type(model).__name__} with none. One-stage detectors, RetinaNet, FCOS, SSD, pool no regions: nothing is to "
-        "be gained."
+        f"{type(model).__name__} with none. One-stage detectors, RetinaNet, FCOS, SSD, pool no regions, so there is "
+        "nothing to gain."
     )

@@ -24,7 +24,7 @@ def boxes_from(boxes: Any, frame: Frame) -> Boxes:
 
     Raises:
         BoxesShapeError: RA210, for anything else, rotated boxes too.
-        FrameError: RA107, if the instances' image is not of the frame's size.
+        FrameError: RA107, if the instances' image does not have the frame's size.
     """
     if hasattr(boxes, "image_size") and hasattr(boxes, "has"):
         if tuple(boxes.image_size) != frame.size_hw:

@@ -1,4 +1,4 @@
-"""torchvision's operators, served by this library's kernels: under their names, for the whole process."""
+"""torchvision's operators on this library's kernels: under their names, for the whole process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from roialign.ops.perform import refuse
 from roialign.ops.validate import as_rois, check_input
 
 _LIBRARY = "torchvision"
-_OF_OPTIONS = ("RA105", "RA506")  # torchvision serves some scales and sampling ratios that are refused here
+_OF_OPTIONS = ("RA105", "RA506")  # torchvision accepts some scales and sampling ratios that are refused here
 
 _lock = threading.RLock()
 _overrides: Overrides | None = None
@@ -36,15 +36,15 @@ _round = 0
 class enable:
     """Have torchvision's RoI operators run on this library's kernels, in the whole process, from this line on.
 
-    Called, it holds until `disable()`; as a context manager until the block ends, unless another one still holds. All
-    threads are concerned. torchvision's functions, modules, `MultiScaleRoIAlign` and detectors, and all code that is
-    built on them, scripted, traced, exported and compiled code too, profit without a change.
+    As a function it applies until `disable()`, as a context manager until the block ends, unless another one is still
+    open. It applies to all threads. torchvision's functions, modules, `MultiScaleRoIAlign` and detectors, and all code
+    built on them, including scripted, traced, exported and compiled code, get faster without a change.
 
-    Results and gradients are torchvision's; boxes get no gradient, as with torchvision. Served are `roi_align`,
-    `roi_pool`, `ps_roi_align` and `ps_roi_pool`, forward and backward, on the CPU; on a GPU those that the Triton
-    kernels serve. float16 is computed in float32, coordinates too, and bfloat16 is served on the CPU. A box that is
-    NaN, infinite or of an image that the batch does not have raises a `RoIError`, where torchvision reads memory that
-    is not its own. There are no notices about boxes that lie off the map: `roialign doctor` tells of those.
+    Results and gradients are torchvision's; boxes get no gradient, as with torchvision. This covers `roi_align`,
+    `roi_pool`, `ps_roi_align` and `ps_roi_pool`, forward and backward, on the CPU; on a GPU those with Triton kernels.
+    float16 is computed in float32, coordinates too, and bfloat16 is supported on the CPU. A box that is NaN or
+    infinite, or has a batch index out of range, raises an `RoIError`, where torchvision reads out of bounds. There are
+    no notices about boxes off the map: `roialign doctor` reports those.
 
     On the CPU deterministic, forward and backward, for any number of threads.
 
@@ -52,7 +52,7 @@ class enable:
         ImportError: if torchvision or its operators are not installed.
 
     Warns:
-        UserWarning: if no kernels were built for this process, so that torchvision's own serve as before.
+        UserWarning: if no kernels were built for this process, so torchvision's own stay in use.
 
     Example:
         >>> import torch, torchvision, roialign
@@ -116,13 +116,13 @@ def _import_torchvision() -> None:
         extension = importlib.import_module(f"{_LIBRARY}.extension")
     except ImportError as error:
         raise ImportError(
-            f"roialign.enable() serves torchvision's operators, and torchvision cannot be imported: {error}. Install "
-            "it: pip install torchvision. roialign's own operators do without it."
+            f"roialign.enable() needs torchvision, which cannot be imported: {error}. Install it: pip install "
+            "torchvision. roialign's own operators do not need it."
         ) from error
     if not extension._has_ops():
         raise ImportError(
-            f"roialign.enable() serves torchvision's operators, which torchvision cannot load with torch "
-            f"{torch.__version__}. Install the torchvision that belongs to it: pip install --upgrade torch torchvision."
+            "roialign.enable() replaces torchvision's operators, which torchvision cannot load with torch "
+            f"{torch.__version__}. Install the matching torchvision: pip install --upgrade torch torchvision."
         )
 
 
@@ -137,7 +137,7 @@ def _put() -> None:
     if all(backend.why_not is not None for backend in BACKENDS):
         slow = BACKENDS[0]
         warnings.warn(
-            f"{slow.why_not}, so torchvision's own kernels serve as before. {slow.advice} `roialign env` shows more.",
+            f"{slow.why_not}, so torchvision's own kernels stay in use. {slow.advice} `roialign env` shows more.",
             UserWarning,
             stacklevel=4,
         )
@@ -153,7 +153,7 @@ def _remove() -> None:
 
 def _kernel(pool: Callable[..., Any], hidden: Any) -> Callable[..., Any]:
     def kernel(keys: Any, *arguments: Any) -> Any:
-        with torch._C.DisableTorchFunction():  # what sees the operator is not to see what serves it
+        with torch._C.DisableTorchFunction():  # what sees the operator must not see its kernel
             try:
                 return pool(*arguments)
             except (RuntimeError, RoIError) as error:

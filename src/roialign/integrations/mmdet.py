@@ -16,7 +16,7 @@ from roialign.regions.pool import pool
 class SingleRoIExtractor(nn.Module):
     """mmdetection's extractor: its arguments, its numbers, all levels in one call.
 
-    Convention: rois [K, 5] of image index, x1, y1, x2, y2, in pixels of the image that entered the backbone.
+    Convention: rois [K, 5] of batch index, x1, y1, x2, y2, in pixels of the image that entered the backbone.
 
     Args:
         roi_layer: the configuration of mmcv's layer: dict(type="RoIAlign", output_size=7, sampling_ratio=0); with

@@ -13,12 +13,11 @@ from roialign.ops.onnx import EXPORTED
 def decompositions() -> dict[Any, Callable[..., Sequence[Tensor]]]:
     """What roialign's operators are in ONNX, for an `ExportedProgram`.
 
-    `torch.onnx.export(model, ...)` needs none of it, of either exporter: within it roialign's functions give ONNX's
-    operators. A program of `torch.export` was made before, and holds roialign's own.
+    `torch.onnx.export(model, ...)` does not need it, with either exporter: there roialign's functions export ONNX's
+    operators directly. A program from `torch.export` already contains roialign's own.
 
-    Returns:
-        A table for `ExportedProgram.run_decompositions`. It raises `ExportError`, RA601, for operators that ONNX has
-        nothing for.
+    Returns: A table for `ExportedProgram.run_decompositions`. It raises `ExportError`, RA601, for operators without an
+        equivalent in ONNX.
 
     Example:
         >>> import torch, roialign

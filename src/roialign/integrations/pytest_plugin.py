@@ -121,7 +121,7 @@ def check_markers(item: pytest.Item) -> None:
             near = near_codes(str(unknown[0]))
             hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
             pytest.fail(
-                'roi_ok: expected codes of roialign or their beginnings, as in roi_ok("RA301", "RA1"); got '
+                'roi_ok: expected codes of roialign or prefixes, as in roi_ok("RA301", "RA1"); got '
                 f"{unknown[0]!r}.{hint}",
                 pytrace=False,
             )
@@ -237,7 +237,7 @@ class _Tally:
             named = ", ".join(f"{code} in {counted(count, 'call')}" for code, count in sorted(self.allowed.items()))
             lines.append(f"Allowed by roi_ok: {named}")
         if self.left:
-            lines.append(f"Left to a roialign.watch of the tests themselves: {counted(self.left, 'call')}")
+            lines.append(f"Left to the tests' own roialign.watch: {counted(self.left, 'call')}")
         if self.counts:
             lines.append("More about a code: roialign explain CODE")
         return lines

@@ -27,8 +27,8 @@ _PRESETS = "torchvision.transforms._presets"  # the `transforms()` of pretrained
 def apply(transform: Any, image: Any, *targets: Any, frame: Frame | None = None) -> tuple[Any, ...]:
     """Run a `torchvision.transforms.v2` pipeline, and get the frame of the image that comes out.
 
-    The frame goes through the pipeline with the image and meets the very same random numbers. Steps that do
-    not act along each axis on its own (rotation, shear, perspective, elastic) raise when they are drawn.
+    The frame goes through the pipeline with the image, with the same random numbers. Steps that do not act on each axis
+    separately (rotation, shear, perspective, elastic) raise when they are drawn.
 
     Args:
         transform: a v2 transform, a `Compose` or `nn.Sequential` of them, or the `transforms()` of weights.
@@ -40,8 +40,8 @@ def apply(transform: Any, image: Any, *targets: Any, frame: Frame | None = None)
         The transformed image, the targets, and last the `Frame`, a descendant of `frame`.
 
     Raises:
-        FrameError: RA107, for steps that cannot be followed, and where the pipeline's boxes do not go where the
-            frame says, as with a transform of one's own that treats images in a special way.
+        FrameError: RA107, for steps that cannot be followed, and where the pipeline's boxes do not go where the frame
+            says, as with a custom transform that treats images specially.
 
     Example:
         >>> from torchvision.transforms import v2
@@ -56,8 +56,8 @@ def apply(transform: Any, image: Any, *targets: Any, frame: Frame | None = None)
     frame = frame or Frame.image(size_hw)
     if frame.size_hw != size_hw:
         raise FrameError(
-            f"RA107: expected the frame of the image, {_words(size_hw)}; got [{frame}]. Pass the frame of the very "
-            "image that goes in."
+            f"RA107: expected the frame of the image, {_words(size_hw)}; got [{frame}]. Pass the frame of the image "
+            "that goes in."
         )
     if type(transform).__module__ == _PRESETS:
         return (transform(image), *targets, frame_after(transform, frame))
@@ -66,10 +66,10 @@ def apply(transform: Any, image: Any, *targets: Any, frame: Frame | None = None)
         outputs = transform((image, *targets, _probe.Probe.at(frame), *boxes))
     except TypeError as error:
         raise FrameError(
-            f"RA107: expected a pipeline of torchvision.transforms.v2 that takes boxes along with the image; got: "
+            "RA107: expected a pipeline of torchvision.transforms.v2 that takes boxes along with the image; got: "
             f"{error}. The first version of the transforms and plain functions take one image only: use the v2 "
-            "transform of the same name, v2.Lambda(function, tv_tensors.Image) for functions. AutoAugment and its "
-            "kind warp the image alone and cannot be followed."
+            "transform of the same name, v2.Lambda(function, tv_tensors.Image) for functions. AutoAugment and "
+            "similar transforms warp only the image and cannot be followed."
         ) from error
     after = _probe.frame_of(outputs, len(targets) + 1)
     _probe.check(frame, after, _size_hw(outputs[0]), outputs[len(targets) + 2 :])
@@ -84,8 +84,8 @@ def frame_after(transform: Any, frame: Frame | tuple[int, int]) -> Frame:
         frame: of the image, or its size (height, width) for a new one.
 
     Raises:
-        FrameError: RA107, where `apply` raises it, and if the pipeline draws random numbers: a frame is then of
-            one run only, and `apply` gives it.
+        FrameError: RA107, where `apply` raises it, and if the pipeline draws random numbers: each run then has its own
+            frame, which `apply` returns.
 
     Example:
         >>> from torchvision.models import ResNet50_Weights
@@ -101,8 +101,8 @@ def frame_after(transform: Any, frame: Frame | tuple[int, int]) -> Frame:
         random = not torch.equal(before, torch.get_rng_state())
     if random:
         raise FrameError(
-            "RA107: expected a pipeline without random steps; got one that draws random numbers, so that each run has "
-            "a frame of its own. Run it on the image: image, frame = apply(transform, image)."
+            "RA107: expected a pipeline without random steps; got one that draws random numbers, so each run has its "
+            "own frame. Run it on the image: image, frame = apply(transform, image)."
         )
     return after
 
@@ -141,7 +141,7 @@ def batch_frames(
         if len(image_list.image_sizes) != len(images):
             raise FrameError(
                 f"RA107: expected a frame for each of the {len(image_list.image_sizes)} images of image_list; got "
-                f"{len(images)}. Pass the frames of the images of that batch, in its order."
+                f"{len(images)}. Pass the frames of the images of that batch, in order."
             )
         resized = [frame.resize(size_hw) for frame, size_hw in zip(images, image_list.image_sizes, strict=True)]
         height, width = image_list.tensors.shape[-2:]
@@ -156,7 +156,7 @@ def boxes_from(bounding_boxes: tv_tensors.BoundingBoxes, frame: Frame) -> Boxes:
         frame: that they are in; its size is their `canvas_size`.
 
     Raises:
-        FrameError: RA107, if the canvas is not of the frame's size.
+        FrameError: RA107, if the canvas does not have the frame's size.
         BoxesShapeError: RA210, for rotated formats.
 
     Example:
@@ -233,9 +233,9 @@ def _rcnn_size(transform: GeneralizedRCNNTransform, frame: Frame) -> tuple[int, 
         return transform.fixed_size[1], transform.fixed_size[0]
     if transform.training and (len(transform.min_size) > 1 or transform._skip_resize):
         raise FrameError(
-            "RA107: expected a transform that chooses no size at random; got one in training with min_size="
-            f"{transform.min_size}. Pass what it returned: images, _ = transform(images); batch_frames(transform, "
-            "frames, images)."
+            "RA107: expected a transform without a random size; got one in training with "
+            f"min_size={transform.min_size}. Pass what it returned: images, _ = transform(images); "
+            "batch_frames(transform, frames, images)."
         )
     scale = min(transform.min_size[-1] / min(frame.size_hw), transform.max_size / max(frame.size_hw))
     # as F.interpolate does with recompute_scale_factor=True

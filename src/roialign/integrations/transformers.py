@@ -13,7 +13,7 @@ from roialign.errors import FrameError
 from roialign.geometry import Frame
 
 # Processors with a `_preprocess` or a `resize` of their own whose geometry is nevertheless resize, crop, pad:
-# each is held against its pixels by a test.
+# each is checked against its pixels by a test.
 _RESIZE_CROP_PAD = frozenset(
     f"{name}ImageProcessor"
     for name in (
@@ -35,7 +35,7 @@ def frame_after(processor: Any, frame: Frame | tuple[int, int]) -> Frame:
         frame: of the image, or its size (height, width) for a new one.
 
     Raises:
-        FrameError: RA107, for a processor that does something else than resize, crop and pad.
+        FrameError: RA107, for a processor that does anything but resize, crop and pad.
 
     Example:
         >>> from transformers import CLIPImageProcessor  # doctest: +SKIP
@@ -56,7 +56,7 @@ def frames_after(processor: Any, frames: Sequence[Frame | tuple[int, int]]) -> l
         frames: of the images of one batch, or their sizes (height, width).
 
     Raises:
-        FrameError: RA107, for a processor that does something else than resize, crop and pad.
+        FrameError: RA107, for a processor that does anything but resize, crop and pad.
 
     Example:
         >>> from transformers import DetrImageProcessor  # doctest: +SKIP
@@ -89,8 +89,9 @@ def _known(processor: Any) -> Callable[[Any, Frame], Frame]:
         backends = importlib.import_module("transformers.image_processing_backends")
     except ImportError:
         raise FrameError(
-            f"RA107: expected an image processor of transformers 5 or newer; got a {type(processor).__name__} without "
-            'it. Run pip install "transformers>=5", or write the steps down: Frame.image(size_hw).resize(...).'
+            f"RA107: expected an image processor of transformers 5 or newer; got a {type(processor).__name__} "
+            'without it. Run pip install "transformers>=5", or write the steps yourself: '
+            "Frame.image(size_hw).resize(...)."
         ) from None
     backend = next(
         (base for base in (backends.TorchvisionBackend, backends.PilBackend) if isinstance(processor, base)), None
@@ -103,8 +104,8 @@ def _known(processor: Any) -> Callable[[Any, Frame], Frame]:
     if backend is None or (own and name not in _RESIZE_CROP_PAD):
         reason = f"with its own {', '.join(own)}" if backend is not None else "which is none"
         raise FrameError(
-            f"RA107: expected an image processor that is known to resize, crop and pad; got "
-            f"{type(processor).__name__}, {reason}. Look at what it does and write it down: "
+            "RA107: expected an image processor that is known to resize, crop and pad; got "
+            f"{type(processor).__name__}, {reason}. Look at what it does and write the steps yourself: "
             "Frame.image(size_hw).resize(...).pad(...)."
         )
     return _resize_crop

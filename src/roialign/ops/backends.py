@@ -1,4 +1,4 @@
-"""The backends that can serve the operators: how each is loaded and why not, on which devices, and which operators.
+"""The backends of the operators: how each is loaded and why not, on which devices, and which operators.
 
 The reference is registered for every device; a backend that loads takes its operators over.
 """
@@ -29,9 +29,9 @@ class Backend:
     key: str
     """The dispatch key that its kernels are registered for."""
     why_not: str | None
-    """Why it does not serve; None where it does."""
+    """Why it is not used; None where it is."""
     advice: str
-    """What makes it serve."""
+    """What makes it usable."""
 
     def serves(self, op: str) -> bool:
         """Whether it has a kernel for a registered operator or gradient."""
@@ -44,24 +44,24 @@ BACKENDS = (
         "cpu",
         "CPU",
         native.why_not,
-        "Install again with pip install --no-build-isolation, torch and a C++20 compiler at hand.",
+        "Reinstall with pip install --no-build-isolation, with torch and a C++20 compiler available.",
     ),
     Backend(
         "Triton",
         "cuda",
         "CUDA",
         gpu.load(),
-        "ROIALIGN_TRITON=1 in the environment chooses them, where Triton is installed.",
+        "ROIALIGN_TRITON=1 in the environment selects them, if Triton is installed.",
     ),
 )
 """All that are known, at most one for each type of device."""
 
 _slow: dict[str, Backend] = {one.device_type: one for one in BACKENDS if one.why_not is not None}
-"""By type of device those that should serve and do not, until it was said."""
+"""By type of device those that should be used and are not, until it was said."""
 
 
 def cpu_capability() -> str | None:
-    """The instruction set that the C++ kernels use: "avx512", "avx2" or "baseline"; None where they do not serve.
+    """The instruction set that the C++ kernels use: "avx512", "avx2" or "baseline"; None where they are not used.
 
     The best that the processor can run. The environment variable ROIALIGN_CPU_CAPABILITY, read when the kernels
     are first used, can name a lesser one.
@@ -74,13 +74,12 @@ def cpu_capability() -> str | None:
 
 
 def _say_once_if_slow(device_type: str) -> None:
-    """Say, the first time that it matters, that the reference serves where kernels should."""
+    """Say, the first time that it matters, that the reference is used instead of kernels."""
     backend = _slow.pop(device_type, None)
     if backend is not None:
         frame = calling_frame(("roialign", "torch"))
         warnings.warn_explicit(
-            f"{backend.why_not}, so the slower reference in PyTorch serves. {backend.advice} `roialign env` shows "
-            "more.",
+            f"{backend.why_not}, so the slower PyTorch reference is used. {backend.advice} `roialign env` shows more.",
             UserWarning,
             frame.f_code.co_filename,
             frame.f_lineno,
@@ -91,12 +90,12 @@ pooling.told.append(_say_once_if_slow)
 
 
 def of_device(device_type: str) -> Backend | None:
-    """The backend that serves on this type of device, if any does."""
+    """The backend that is used on this type of device, if any."""
     return next((one for one in BACKENDS if one.device_type == device_type and one.why_not is None), None)
 
 
 def serving(op: str, device_type: str) -> str:
-    """The name of what serves `op` on this type of device: a backend's, or "reference"."""
+    """The name of what `op` uses on this type of device: a backend's, or "reference"."""
     backend = of_device(device_type)
     return backend.name if backend is not None and backend.serves(op) else REFERENCE
 

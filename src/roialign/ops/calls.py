@@ -22,7 +22,7 @@ LEAST_COVERAGE = 0.5  # below it most of a RoI's samples are zeros
 
 @dataclass(slots=True, eq=False)  # not frozen: that takes a microsecond of every call
 class RoICall:
-    """One call of an RoI operator, with its boxes as rois [K, 5]: image index, x1, y1, x2, y2. It is never changed.
+    """One call of an RoI operator, with its boxes as rois [K, 5]: batch index, x1, y1, x2, y2. It is never changed.
 
     Of another operator than `roi_align` it is the call of `roi_align` that reads the map most nearly where that
     one does.

@@ -24,8 +24,8 @@ def crop_and_resize(
     """Cut crops of fixed size out of images, by one bilinear sample for each pixel, as TensorFlow does.
 
     The corners of a box fall on the centres of the crop's corner pixels; a crop of one row or column is sampled in the
-    box's middle. Nothing is averaged: what lies between the samples of a large box is not read. A box whose end comes
-    before its beginning gives a flipped crop.
+    box's middle. Nothing is averaged: what lies between the samples of a large box is not read. An inverted box gives a
+    flipped crop.
 
     Convention: boxes are (y1, x1, y2, x2), y first, in units of the image: 0 is the centre of its first row or column,
     1 that of its last. Samples further out are `extrapolation_value`.
@@ -36,7 +36,7 @@ def crop_and_resize(
     Args:
         image: [N, C, H, W], floating point, of any strides (TensorFlow's is [N, H, W, C]).
         boxes: [K, 4] in the type of `image`, or float32 where that is float16 or bfloat16.
-        box_indices: [K], integers: which image each box is of.
+        box_indices: [K], integers: the batch index of each box.
         crop_size: (height, width) of the crops, or one number for both.
         extrapolation_value: what samples off the image give.
 
@@ -44,7 +44,7 @@ def crop_and_resize(
         [K, C, height, width], in the type of `image`.
 
     Raises:
-        RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
+        RoIError: with the code and the fix, for invalid arguments; see `roialign.errors`.
 
     Compatible with: tf.image.crop_and_resize(method="bilinear").
 
@@ -64,11 +64,11 @@ def crop_and_resize(
 
 
 def _as_rois(boxes: Any, box_indices: Any, image: Tensor) -> Tensor:
-    """[K, 5]: image index, x1, y1, x2, y2."""
+    """[K, 5]: batch index, x1, y1, x2, y2."""
     if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
         raise errors.BoxesShapeError(
-            f"RA210: expected boxes as a tensor [K, 4] (y1, x1, y2, x2); got {validate.describe(boxes)}. The index of "
-            "the image is in box_indices."
+            f"RA210: expected boxes as a tensor [K, 4] (y1, x1, y2, x2); got {validate.describe(boxes)}. The batch "
+            "index is in box_indices."
         )
     integers = isinstance(box_indices, Tensor) and not box_indices.is_floating_point() and not box_indices.is_complex()
     if not integers or box_indices.shape != boxes.shape[:1]:

@@ -32,8 +32,8 @@ def masked_roi_align(
 ) -> Tensor:
     """Cut a feature of fixed size out of a feature map for each box, averaged under the instance's mask.
 
-    Each bilinear sample of `roi_align` weighs what the mask is there: a bin is sum(w f) / sum(w) over its samples,
-    and 0 where sum(w) is 0, that is where no sample is under the mask. With `output_size=1` the result is the
+    Each bilinear sample of `roi_align` is weighted by the mask at that point: a bin is sum(w f) / sum(w) over its
+    samples, and 0 where sum(w) is 0, that is where no sample is under the mask. With `output_size=1` the result is the
     mean feature of the instance. Where the mask is 1 all over the box, it is `roi_align`'s.
 
     Convention: boxes are (x1, y1, x2, y2), x first, in the frame of the image that the backbone saw. Masks have
@@ -42,32 +42,32 @@ def masked_roi_align(
     with the border's value up to a pixel beyond the border and 0 further out. Samples off the feature map are zero
     and count with their weight. A sample of weight 0 reads nothing: NaN outside of the mask does not matter.
 
-    Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in
-    the type of the features. On the CPU deterministic, forward and backward, for any number of threads.
-    Differentiable to the features (twice), to floating-point masks and to the boxes (once).
+    Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in the type of
+    the features. On the CPU deterministic, forward and backward, for any number of threads. Differentiable with respect
+    to the features (twice), to floating-point masks and to the boxes (once).
 
     Args:
         input: features [N, C, H, W], floating point, of any strides.
-        boxes: [K, 5] with the image's index in column 0, or a list with one [L, 4] for each image; in the
-            type of the features, or float32 where those are float16 or bfloat16.
+        boxes: [K, 5] with the batch index in column 0, or a list with one [L, 4] per image; in the type of the
+            features, or float32 where those are float16 or bfloat16.
         masks: [K, h, w] or [K, 1, h, w], bool or floating point, one for each box in the order of the boxes; or a
             list with the masks [L, h, w] of each image, all of one size.
         output_size: bins (height, width), or one number for both.
         spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
-        sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells). A mask is
-            seen at the samples only: for things thinner than a cell of the map take more, 4 or 8.
+        sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells). A mask is read at
+            the samples only: for things thinner than a cell of the map use more, 4 or 8.
         aligned: whether cells are centred at half a stride, as in `roi_align`.
-        masks_in: what the masks cover: the "image" or each its "box".
+        masks_in: what each mask covers: the "image" or its "box".
 
     Returns:
         [K, C, height, width], in the type of `input`.
 
     Raises:
-        RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
+        RoIError: with the code and the fix, for invalid arguments; see `roialign.errors`.
         CoverageError: under `set_policy("raise")`, when RoIs lie mostly or wholly off the map.
 
     Warns:
-        RoIWarning: once for each line of code, when RoIs lie mostly or wholly off the map.
+        RoIWarning: once per line of code, when RoIs lie mostly or wholly off the map.
 
     Example:
         >>> import torch
@@ -90,14 +90,14 @@ def masked_roi_align(
 
 
 class MaskedRoIAlign(UnscriptedRoIModule):
-    """`masked_roi_align` with its options kept, as a module.
+    """`masked_roi_align` as a module that keeps its options.
 
     Args:
         output_size: bins (height, width), or one number for both.
         spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
         sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells).
         aligned: True centres cell (0, 0) at half a stride, False at 0.
-        masks_in: what the masks cover: the "image" or each its "box".
+        masks_in: what each mask covers: the "image" or its "box".
 
     Example:
         >>> import torch

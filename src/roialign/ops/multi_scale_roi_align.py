@@ -1,4 +1,4 @@
-"""RoIAlign from several feature maps at once, each with a grid of its own: what pools from pyramids are made of."""
+"""RoIAlign from several feature maps at once, each with its own grid; the basis of pooling from pyramids."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def multi_scale_roi_align(
 
     Args:
         inputs: L feature maps [N, C, H, W] of one type, with the same N and C.
-        rois: [K, 5], image index, x1, y1, x2, y2, in the type that is computed in.
+        rois: [K, 5], batch index, x1, y1, x2, y2, in the type that is computed in.
         levels: int64 [K], which map each box is pooled from.
         cells: four numbers for each map: scale and shift of the rows (y), then of the columns (x).
         output_size_hw: bins (height, width).
@@ -43,7 +43,7 @@ def multi_scale_roi_align(
         Features [K, C, height, width] and the coverage [K], the share of each box's samples that are on its map.
 
     Raises:
-        RoIError: for arguments that cannot be right; see `roialign.errors`.
+        RoIError: for invalid arguments; see `roialign.errors`.
 
     Example:
         >>> coarse, fine = torch.full((1, 1, 4, 4), 2.0), torch.full((1, 1, 8, 8), 1.0)

@@ -1,4 +1,4 @@
-"""The library of C++ kernels: loaded before the operators are registered, for it defines those that it serves."""
+"""The library of C++ kernels, loaded before the operators are registered, because it defines those it implements."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def library_path() -> Path:
     """
     if not CPU_LIBRARY.exists():
         raise FileNotFoundError(
-            f"expected the C++ kernels at {CPU_LIBRARY}; they were not built. Install again with pip install "
-            "--no-build-isolation, torch and a C++20 compiler at hand."
+            f"expected the C++ kernels at {CPU_LIBRARY}; they were not built. Reinstall with pip install "
+            "--no-build-isolation, with torch and a C++20 compiler available."
         )
     return CPU_LIBRARY
 
 
 def load() -> str | None:
-    """Load the C++ kernels; the reason why they do not serve, or None."""
+    """Load the C++ kernels; the reason why they cannot be used, or None."""
     if hasattr(torch.ops.roialign, "roi_align"):
         return None  # the program has loaded it already, or a copy
     if not CPU_LIBRARY.exists():

@@ -51,18 +51,17 @@ _here: ContextVar[tuple[_Setting, ...]] = ContextVar("roialign policy", default=
 class set_policy:
     """Choose what `roi_align` does when RoIs lie mostly or wholly off the feature map.
 
-    Called, it holds for the whole process, in all threads, from then on. As a context manager it holds until the
-    block ends, for what runs in it: in this thread or asyncio task, and in tasks that are started there; not in other
-    threads, whose blocks may overlap with it. A call within a block ends with the block, and holds where that does.
-    In compiled code, which gives no notices, neither does anything.
+    As a function it applies to the whole process, in all threads, from then on. As a context manager it applies until
+    the block ends, in this thread or asyncio task and in tasks started there, but not in other threads, whose blocks
+    may overlap with it. A call within a block has the block's scope and ends with it. Compiled code gives no notices,
+    so neither has an effect there.
 
     Args:
-        policy: "warn" (the default) gives one `RoIWarning` for each line of code that makes such a call, in a
-            notebook again whenever a cell is run; "raise" raises `CoverageError`; "ignore" says nothing and does not
-            look.
-        strict: whether a call on a GPU waits until it is known where its RoIs lie, so that it is said at once. Else the
-            program runs on, and what is to be said of the call is said at a later one, or at the end, with the line of
-            the call. Left out, "raise" waits and "warn" does not. On the CPU there is nothing to wait for.
+        policy: "warn" (the default) gives one `RoIWarning` per line of code that makes such a call, in a notebook once
+            per run of a cell; "raise" raises `CoverageError`; "ignore" checks nothing.
+        strict: whether a call on a GPU waits for its RoIs' coverage, so that the notice comes at once. Otherwise it
+            comes at a later call or at the end, with the line of this call. By default "raise" waits and "warn" does
+            not. On the CPU there is nothing to wait for.
 
     Raises:
         ValueError: if `policy` is none of the three.
@@ -116,7 +115,7 @@ class set_policy:
 
 
 def get_policy() -> Policy:
-    """The policy that is in force here."""
+    """The current policy."""
     return _in_force()[0]
 
 

@@ -14,16 +14,16 @@ _lately: deque[Any] = deque(maxlen=1024)
 
 
 def serving(operator: str, key: str) -> Any:
-    """The kernel that serves an operator for this dispatch key; it is called by `call_boxed(keys, *arguments)`.
+    """The kernel that is used for an operator and this dispatch key; it is called by `call_boxed(keys, *arguments)`.
 
     Raises:
-        RuntimeError: if there is no such operator, or nothing serves it.
+        RuntimeError: if there is no such operator, or it has no kernel.
     """
     return torch.library.get_kernel(operator, key)
 
 
 def is_served(operator: str, key: str) -> bool:
-    """Whether anything serves an operator for this dispatch key."""
+    """Whether an operator has a kernel for this dispatch key."""
     try:
         serving(operator, key)
     except RuntimeError:
@@ -32,17 +32,17 @@ def is_served(operator: str, key: str) -> bool:
 
 
 class Overrides:
-    """Kernels of the operators of one namespace. Of several that were put before one another the last one serves."""
+    """Kernels of the operators of one namespace. Of several put before one another the last one is used."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
         self._library = torch.library.Library(namespace, "IMPL")
 
     def put(self, operator: str, key: str, kernel: Callable[..., Any]) -> None:
-        """Have `kernel`, which is given the dispatch keys and the arguments, serve from now on."""
+        """Have `kernel`, which is given the dispatch keys and the arguments, be used from now on."""
         self._library.impl(operator, kernel, key, with_keyset=True, allow_override=True)
         _lately.append(serving(f"{self._namespace}::{operator}", key))
 
     def remove(self) -> None:
-        """Take all of them away; those that they hid serve again."""
+        """Take all of them away; those that they hid are used again."""
         self._library._destroy()

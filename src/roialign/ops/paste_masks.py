@@ -24,14 +24,14 @@ def paste_masks(
     *,
     compat: Compat = "detectron2",
 ) -> Tensor:
-    """Put masks that cover their boxes, as Mask R-CNN predicts them, where they belong in the image.
+    """Paste masks that cover their boxes, as Mask R-CNN predicts them, into the image.
 
     Convention: boxes are (x1, y1, x2, y2) in pixels of the image, pixel (r, c) covers [c, c + 1) x [r, r + 1). Each
     mask is read by bilinear interpolation at the centres of the image's pixels; beyond its border it is 0.
     `compat="detectron2"` does that exactly. `compat="torchvision"` rounds boxes to whole pixels, with the last
     one included, as torchvision's detectors do, which moves a mask by up to a pixel.
 
-    Rows and columns of a mask factor, and only the pixels of its box are computed: memory is the result and a few MB.
+    Rows and columns of a mask separate, and only the pixels of its box are computed: memory is the result and a few MB.
     Deterministic. Without a threshold differentiable to the masks, not to the boxes.
 
     Args:
@@ -45,7 +45,7 @@ def paste_masks(
         [K, height, width]: bool, or without a threshold values in the type of `masks`.
 
     Raises:
-        RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
+        RoIError: with the code and the fix, for invalid arguments; see `roialign.errors`.
 
     Compatible with: detectron2.layers.paste_masks_in_image (as on the CPU), and
     torchvision.models.detection.roi_heads.paste_masks_in_image.

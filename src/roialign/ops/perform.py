@@ -105,5 +105,7 @@ def refuse(operator: Operator, images: int, rois: Tensor, bins: Sequence[int], o
 def check_compat(compat: Any) -> bool:
     """Whether torchvision's faults are asked for; raise for a word that names nothing."""
     if compat not in COMPATIBLE:
-        raise OptionError(f'RA506: expected compat, None or "torchvision"; got {compat!r}. Leave it out for none.')
+        raise OptionError(
+            f'RA506: expected compat, None or "torchvision"; got {compat!r}. Leave it out for the default.'
+        )
     return compat is not None

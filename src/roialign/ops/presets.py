@@ -49,7 +49,9 @@ def find(mode: str, compat: str | None, aligned: bool) -> Preset:
     preset = Preset(aligned) if compat == "torchvision" else known
     if preset is None:
         names = ", ".join(map(repr, ("torchvision", *PRESETS)))
-        raise OptionError(f"RA506: expected compat, one of {names}, or None; got {compat!r}. Leave it out for none.")
+        raise OptionError(
+            f"RA506: expected compat, one of {names}, or None; got {compat!r}. Leave it out for the default."
+        )
     if mode not in preset.modes:
         raise OptionError(
             f"RA506: expected a mode that {compat} has, {', '.join(map(repr, preset.modes))}; got {mode!r}. Leave "
@@ -57,7 +59,7 @@ def find(mode: str, compat: str | None, aligned: bool) -> Preset:
         )
     if aligned and not preset.aligned:
         raise OptionError(
-            f'RA506: expected aligned=False with compat="{compat}", which has no other; got aligned=True. Leave '
-            'aligned out, or use compat="onnx" for operator set 16 and later.'
+            f'RA506: expected aligned=False with compat="{compat}", which supports nothing else; got aligned=True. '
+            'Leave aligned out, or use compat="onnx" for operator set 16 and later.'
         )
     return preset

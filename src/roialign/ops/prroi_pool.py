@@ -25,21 +25,21 @@ def prroi_pool(
     """Cut a feature of fixed size out of a feature map for each box: the exact means of its bins.
 
     Between the cells the map is taken as the bilinear surface through them; a bin is the integral of that surface over
-    the bin, divided by the bin's area. No cell of a bin is left out, however large it is, so that features change
-    smoothly with the box and large boxes do not alias: what `roi_align` approaches with more and more samples.
+    the bin, divided by the bin's area. No cell of a bin is left out, however large it is, so features change smoothly
+    with the box and large boxes do not alias: what `roi_align` approaches with more and more samples.
 
     Convention: boxes are (x1, y1, x2, y2), x first, in the frame of the image that the backbone saw; `spatial_scale`
-    takes them to cells of the map, and cell (0, 0) is centred at 0, as with `roi_align(aligned=False)`. Beyond the
-    centres of the border cells the surface falls to zero within one cell, and is zero from there on. A box without an
-    area, or an inverted one, gives zeros.
+    converts them to cells of the map, and cell (0, 0) is centred at 0, as with `roi_align(aligned=False)`. Beyond the
+    centres of the border cells the surface falls to zero within one cell, and stays zero. A box without an area, or an
+    inverted one, gives zeros.
 
     Computed in float64 for float64 features, in float32 for all others, returned in the type of the features. On the
-    CPU deterministic, forward and backward, for any number of threads. Differentiable to the features (twice) and to
-    the boxes (once), everywhere but where a box gets empty.
+    CPU deterministic, forward and backward, for any number of threads. Differentiable with respect to the features
+    (twice) and to the boxes (once), except where a box becomes empty.
 
     Args:
         input: features [N, C, H, W], floating point, of any strides.
-        boxes: [K, 5] with the image's index in column 0, or a list with one [L, 4] for each image; in the type of the
+        boxes: [K, 5] with the batch index in column 0, or a list with one [L, 4] per image; in the type of the
             features, or float32 where those are float16 or bfloat16.
         output_size: bins (height, width), or one number for both.
         spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
@@ -48,11 +48,11 @@ def prroi_pool(
         [K, C, height, width], in the type of `input`.
 
     Raises:
-        RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
+        RoIError: with the code and the fix, for invalid arguments; see `roialign.errors`.
         CoverageError: under `set_policy("raise")`, when RoIs lie mostly or wholly off the map.
 
     Warns:
-        RoIWarning: once for each line of code, when RoIs lie mostly or wholly off the map.
+        RoIWarning: once per line of code, when RoIs lie mostly or wholly off the map.
 
     Source: Jiang et al., "Acquisition of Localization Confidence for Accurate Object Detection", 2018.
 
@@ -71,7 +71,7 @@ def prroi_pool(
 
 
 class PrRoIPool(UnscriptedRoIModule):
-    """`prroi_pool` with its options kept, as a module.
+    """`prroi_pool` as a module that keeps its options.
 
     Args:
         output_size: bins (height, width), or one number for both.

@@ -22,23 +22,23 @@ def ps_roi_align(
     sampling_ratio: int = -1,
     compat: Legacy = None,
 ) -> Tensor:
-    """Cut a feature of fixed size out of a feature map for each box, by samples from channels of each bin's own.
+    """Cut a feature of fixed size out of a feature map for each box, by samples from each bin's own channels.
 
     Bin (p, q) of channel c of the result is what `roi_align` with `aligned=True` computes for it from channel
     (c * height + p) * width + q of the features.
 
-    Convention: boxes are (x1, y1, x2, y2), x first, in the frame of the image that the backbone saw;
-    `spatial_scale` takes them to cells of the map, of which cell (0, 0) is centred at half a stride. Samples further
-    than one cell off the map are zero and count in the average.
+    Convention: boxes are (x1, y1, x2, y2), x first, in the frame of the image that the backbone saw; `spatial_scale`
+    converts them to cells of the map; cell (0, 0) is centred at half a stride. Samples further than one cell off the
+    map are zero and count in the average.
 
-    Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in
-    the type of the features. On the CPU deterministic, forward and backward, for any number of threads.
-    Differentiable to the features (twice) and, other than torchvision's, to the boxes (once).
+    Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in the type of
+    the features. On the CPU deterministic, forward and backward, for any number of threads. Differentiable with respect
+    to the features (twice) and, unlike torchvision's, to the boxes (once).
 
     Args:
         input: features [N, C, H, W], floating point, of any strides; C is a multiple of height * width.
-        boxes: [K, 5] with the image's index in column 0, or a list with one [L, 4] for each image; in the
-            type of the features, or float32 where those are float16 or bfloat16.
+        boxes: [K, 5] with the batch index in column 0, or a list with one [L, 4] per image; in the type of the
+            features, or float32 where those are float16 or bfloat16.
         output_size: bins (height, width), or one number for both.
         spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
         sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells).
@@ -49,11 +49,11 @@ def ps_roi_align(
         [K, C / (height * width), height, width], in the type of `input`.
 
     Raises:
-        RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
+        RoIError: with the code and the fix, for invalid arguments; see `roialign.errors`.
         CoverageError: under `set_policy("raise")`, when RoIs lie mostly or wholly off the map.
 
     Warns:
-        RoIWarning: once for each line of code, when RoIs lie mostly or wholly off the map.
+        RoIWarning: once per line of code, when RoIs lie mostly or wholly off the map.
 
     Compatible with: torchvision.ops.ps_roi_align, whose numbers these are. Li et al., "Light-Head R-CNN", 2017.
 
@@ -76,7 +76,7 @@ def ps_roi_align(
 
 
 class PSRoIAlign(RoIModule):
-    """`ps_roi_align` with its options kept, as a module; torchvision's constructor and attributes.
+    """`ps_roi_align` as a module that keeps its options; torchvision's constructor and attributes.
 
     Args:
         output_size: bins (height, width), or one number for both.

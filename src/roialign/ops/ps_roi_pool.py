@@ -1,4 +1,4 @@
-"""ps_roi_pool: torchvision's names, arguments and numbers, and the gradient that belongs to them."""
+"""ps_roi_pool: torchvision's names, arguments and numbers, and the matching gradient."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,39 +20,38 @@ def ps_roi_pool(
     spatial_scale: float = 1.0,
     compat: Legacy = None,
 ) -> Tensor:
-    """Cut a feature of fixed size out of a feature map for each box, as the mean of each bin in channels of its own.
+    """Cut a feature of fixed size out of a feature map for each box, as the mean of each bin in its own channels.
 
     Bin (p, q) of channel c of the result reads channel (c * height + p) * width + q of the features.
 
-    Convention: boxes are (x1, y1, x2, y2), x first, in the frame of the image that the backbone saw;
-    `spatial_scale` takes them to cells of the map, to whole ones: round(coordinate * spatial_scale), halves away from
-    zero. A box is at least one cell high and wide, and does not include the cell that it ends in. Bins begin and end at
-    whole cells as well; a bin off the map is zero. As with torchvision, no bin reads the last row or the last
-    column of the map.
+    Convention: boxes are (x1, y1, x2, y2), x first, in the frame of the image that the backbone saw; `spatial_scale`
+    converts them to whole cells of the map: round(coordinate * spatial_scale), halves away from zero. A box is at least
+    one cell high and wide, and does not include the cell that it ends in. Bins begin and end at whole cells as well; a
+    bin off the map is zero. As with torchvision, no bin reads the last row or the last column of the map.
 
-    Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in
-    the type of the features. On the CPU deterministic, forward and backward, for any number of threads.
-    Differentiable to the features (twice). There is no gradient to the boxes, for rounding has none: boxes that require
-    one get none, as from torchvision's (RA503). `ps_roi_align` passes one.
+    Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in the type of
+    the features. On the CPU deterministic, forward and backward, for any number of threads. Differentiable with respect
+    to the features (twice). Boxes get no gradient, because rounding has none, even if they require one; the same is
+    true of torchvision's (RA503). `ps_roi_align` passes one.
 
     Args:
         input: features [N, C, H, W], floating point, of any strides; C is a multiple of height * width.
-        boxes: [K, 5] with the image's index in column 0, or a list with one [L, 4] for each image; in the
-            type of the features, or float32 where those are float16 or bfloat16.
+        boxes: [K, 5] with the batch index in column 0, or a list with one [L, 4] per image; in the type of the
+            features, or float32 where those are float16 or bfloat16.
         output_size: bins (height, width), or one number for both.
         spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
-        compat: "torchvision" computes torchvision's gradient, which is that of bins that do reach the last row and the
-            last column: not the one that belongs to the result. None computes the latter.
+        compat: "torchvision" computes torchvision's gradient, which is that of bins that reach the last row and the
+            last column, and does not match the result. None computes the matching one.
 
     Returns:
         [K, C / (height * width), height, width], in the type of `input`.
 
     Raises:
-        RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
+        RoIError: with the code and the fix, for invalid arguments; see `roialign.errors`.
         CoverageError: under `set_policy("raise")`, when RoIs lie mostly or wholly off the map.
 
     Warns:
-        RoIWarning: once for each line of code, when RoIs lie mostly or wholly off the map.
+        RoIWarning: once per line of code, when RoIs lie mostly or wholly off the map.
 
     Compatible with: torchvision.ops.ps_roi_pool, whose numbers these are. Dai et al., "R-FCN", 2016.
 
@@ -75,7 +74,7 @@ def ps_roi_pool(
 
 
 class PSRoIPool(WholeCellPool):
-    """`ps_roi_pool` with its options kept, as a module; torchvision's constructor and attributes.
+    """`ps_roi_pool` as a module that keeps its options; torchvision's constructor and attributes.
 
     Args:
         output_size: bins (height, width), or one number for both.

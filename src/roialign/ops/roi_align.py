@@ -27,38 +27,38 @@ def roi_align(
 ) -> Tensor:
     """Cut a feature of fixed size out of a feature map for each box, by averaged bilinear samples.
 
-    With `mode="max"` it is not the average but the largest sample that counts; samples off the map are zeros there too.
+    With `mode="max"` the largest sample counts instead of the average; samples off the map are zeros there, too.
 
-    Convention: boxes are (x1, y1, x2, y2), x first, in the frame of the image that the backbone saw;
-    `spatial_scale` takes them to cells of the map. With `aligned=True` cell (0, 0) is centred at half a
-    stride, with `aligned=False` at 0, and boxes are then at least one cell wide. Samples further than one
-    cell off the map are zero and count in the average.
+    Convention: boxes are (x1, y1, x2, y2), x first, in the frame of the image that the backbone saw; `spatial_scale`
+    converts them to cells of the map. With `aligned=True` cell (0, 0) is centred at half a stride, with `aligned=False`
+    at 0, and boxes are then at least one cell wide. Samples further than one cell off the map are zero and count in the
+    average.
 
-    Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in
-    the type of the features. On the CPU deterministic, forward and backward, for any number of threads.
-    Differentiable to the features (twice; with `mode="max"` once) and, other than torchvision's, to the boxes (once).
+    Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in the type of
+    the features. On the CPU deterministic, forward and backward, for any number of threads. Differentiable with respect
+    to the features (twice; with `mode="max"` once) and, unlike torchvision's, to the boxes (once).
 
     Args:
         input: features [N, C, H, W], floating point, of any strides.
-        boxes: [K, 5] with the image's index in column 0, or a list with one [L, 4] for each image; in the
-            type of the features, or float32 where those are float16 or bfloat16.
+        boxes: [K, 5] with the batch index in column 0, or a list with one [L, 4] per image; in the type of the
+            features, or float32 where those are float16 or bfloat16.
         output_size: bins (height, width), or one number for both.
         spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
         sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells).
         aligned: whether cells are centred at half a stride; see above.
-        mode: "avg" or "max". Scripted code (TorchScript) serves "avg" alone, and no `compat`.
+        mode: "avg" or "max". Scripted code (TorchScript) supports only "avg", and no `compat`.
         compat: gives the numbers of "torchvision", "detectron2", "mmcv", "onnx" (from operator set 16 on) or "onnx-10".
-            All but torchvision's have an `aligned` of their own and leave out modes that the other library has not.
+            All but torchvision's set `aligned` themselves and exclude modes that the other library does not have.
 
     Returns:
         [K, C, height, width], in the type of `input`.
 
     Raises:
-        RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
+        RoIError: with the code and the fix, for invalid arguments; see `roialign.errors`.
         CoverageError: under `set_policy("raise")`, when RoIs lie mostly or wholly off the map.
 
     Warns:
-        RoIWarning: once for each line of code, when RoIs lie mostly or wholly off the map.
+        RoIWarning: once per line of code, when RoIs lie mostly or wholly off the map.
 
     Compatible with: torchvision.ops.roi_align, whose numbers these are. He et al., "Mask R-CNN", 2017.
 
@@ -72,7 +72,7 @@ def roi_align(
     """
     if torch.jit.is_scripting():
         if mode != "avg" or compat is not None:
-            raise RuntimeError("RA506: a scripted roi_align serves mode='avg' without compat")
+            raise RuntimeError("RA506: a scripted roi_align supports only mode='avg' without compat")
         rois, (height, width) = scripted_rois(boxes, input), scripted_size(output_size)
         output: Tensor = torch.ops.roialign.roi_align(
             input, rois, height, width, spatial_scale, sampling_ratio, aligned
@@ -85,7 +85,7 @@ def roi_align(
 
 
 class RoIAlign(RoIModule):
-    """`roi_align` with its options kept, as a module; torchvision's constructor and attributes.
+    """`roi_align` as a module that keeps its options; torchvision's constructor and attributes.
 
     Args:
         output_size: bins (height, width), or one number for both.

@@ -29,13 +29,14 @@ def roi_align_1d(
 
     It is `roi_align` along one axis, with the same rule and the same numbers: those of a map whose rows are all alike.
 
-    Convention: segments are (start, end) in units of the signal, such as frames or seconds; `spatial_scale` takes them
-    to cells of `input`. With `aligned=True` cell 0 is centred at half a stride, with `aligned=False` at 0, and segments
-    are then at least one cell long. Samples further than one cell off the sequence are zero and count in the average.
+    Convention: segments are (start, end) in units of the signal, such as frames or seconds; `spatial_scale` converts
+    them to cells of `input`. With `aligned=True` cell 0 is centred at half a stride, with `aligned=False` at 0, and
+    segments are then at least one cell long. Samples further than one cell off the sequence are zero and count in the
+    average.
 
     Computed in float64 for float64 features, in float32 for all others, returned in the type of the features. On the
-    CPU deterministic, forward and backward, for any number of threads. Differentiable to the features (twice) and to
-    the segments (once).
+    CPU deterministic, forward and backward, for any number of threads. Differentiable with respect to the features
+    (twice) and to the segments (once).
 
     Args:
         input: features [N, C, L], floating point, of any strides.
@@ -50,13 +51,13 @@ def roi_align_1d(
         [K, C, output_size], in the type of `input`.
 
     Raises:
-        RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
+        RoIError: with the code and the fix, for invalid arguments; see `roialign.errors`.
         CoverageError: under `set_policy("raise")`, when segments lie mostly or wholly off the sequence.
 
     Warns:
-        RoIWarning: once for each line of code, when segments lie mostly or wholly off the sequence.
+        RoIWarning: once per line of code, when segments lie mostly or wholly off the sequence.
 
-    Source: He et al., "Mask R-CNN", 2017, along one axis; what detectors of actions in videos pool with.
+    Source: He et al., "Mask R-CNN", 2017, along one axis; used by temporal action detectors.
 
     Example:
         >>> import torch
@@ -83,7 +84,7 @@ def roi_align_1d(
 
 
 class RoIAlign1d(UnscriptedRoIModule):
-    """`roi_align_1d` with its options kept, as a module.
+    """`roi_align_1d` as a module that keeps its options.
 
     Args:
         output_size: bins.

@@ -33,13 +33,13 @@ def roi_align_3d(
     gives `roi_align`'s numbers.
 
     Convention: boxes are (x1, y1, z1, x2, y2, z2), x first, in the frame of the volume that the backbone saw;
-    `spatial_scale` takes them to cells. Sizes and scales are (z, y, x), as the axes of `input` are. With `aligned=True`
-    cell (0, 0, 0) is centred at half a stride, with `aligned=False` at 0, and boxes are then at least one cell long
-    along each axis. Samples further than one cell off the volume are zero and count in the average.
+    `spatial_scale` converts them to cells. Sizes and scales are (z, y, x), as the axes of `input` are. With
+    `aligned=True` cell (0, 0, 0) is centred at half a stride, with `aligned=False` at 0, and boxes are then at least
+    one cell long along each axis. Samples further than one cell off the volume are zero and count in the average.
 
     Computed in float64 for float64 features, in float32 for all others, returned in the type of the features. On the
-    CPU deterministic, forward and backward, for any number of threads. Differentiable to the features (twice) and to
-    the boxes (once).
+    CPU deterministic, forward and backward, for any number of threads. Differentiable with respect to the features
+    (twice) and to the boxes (once).
 
     Args:
         input: features [N, C, D, H, W], floating point, of any strides.
@@ -54,11 +54,11 @@ def roi_align_3d(
         [K, C, depth, height, width], in the type of `input`.
 
     Raises:
-        RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
+        RoIError: with the code and the fix, for invalid arguments; see `roialign.errors`.
         CoverageError: under `set_policy("raise")`, when RoIs lie mostly or wholly off the volume.
 
     Warns:
-        RoIWarning: once for each line of code, when RoIs lie mostly or wholly off the volume.
+        RoIWarning: once per line of code, when RoIs lie mostly or wholly off the volume.
 
     Source: He et al., "Mask R-CNN", 2017, with another axis.
 
@@ -87,7 +87,7 @@ def roi_align_3d(
 
 
 class RoIAlign3d(UnscriptedRoIModule):
-    """`roi_align_3d` with its options kept, as a module.
+    """`roi_align_3d` as a module that keeps its options.
 
     Args:
         output_size: bins (depth, height, width), or one number for all three.
@@ -182,8 +182,8 @@ def _off_the_volume(
         return None
     row, size = int(off.nonzero()[0]), " x ".join(map(str, shape[2:]))
     return lambda: (
-        f"RA209: {int(off.sum())} of {len(off)} RoIs lie mostly or wholly off the volume, and what lies off it is "
-        f"pooled as zeros. The first is boxes[{row}] = {validate.row_text(rois, row)}, on {size} cells (z, y, x) at "
-        f"spatial_scale {scales_zyx} (z, y, x). Boxes are x1, y1, z1, x2, y2, z2 in the volume that the backbone saw, "
-        "and spatial_scale is 1 / stride."
+        f"RA209: {int(off.sum())} of {len(off)} RoIs lie mostly or wholly off the volume, and samples off it are "
+        f"zeros. The first is boxes[{row}] = {validate.row_text(rois, row)}, on {size} cells (z, y, x) at "
+        f"spatial_scale {scales_zyx} (z, y, x). Boxes are x1, y1, z1, x2, y2, z2 in the volume that the backbone "
+        "saw, and spatial_scale is 1 / stride."
     )

@@ -34,22 +34,22 @@ def roi_align_rotated(
 ) -> Tensor:
     """Cut a feature of fixed size out of a feature map for each rotated box, by averaged bilinear samples.
 
-    Convention: boxes are (centre x, centre y, width, height, angle) in the frame of the image that the backbone
-    saw; the angle is in degrees, counter-clockwise as the image is looked at, and turns the box about its centre.
-    Row 0 of the result is the side that is the top one at angle 0. Cell (0, 0) of the map is centred at half a
-    stride. With `compat="mmcv"` the angle is in radians, and the two options of mmcv's operator apply.
+    Convention: boxes are (centre x, centre y, width, height, angle) in the frame of the image that the backbone saw;
+    the angle is in degrees, counter-clockwise as you look at the image, and rotates the box about its centre. Row 0 of
+    the result is the side that is the top one at angle 0. Cell (0, 0) of the map is centred at half a stride. With
+    `compat="mmcv"` the angle is in radians, and the two options of mmcv's operator apply.
 
     Samples further than one cell off the map are zero and count in the average. With a fixed `sampling_ratio` a
-    negative width or height mirrors the result; with an adaptive one such a box, as one of no size, gives zeros.
+    negative width or height mirrors the result; with an adaptive one such a box, like an empty one, gives zeros.
 
-    Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in
-    the type of the features. On the CPU deterministic, forward and backward, for any number of threads.
-    Differentiable to the features (twice) and to all five numbers of the boxes (once).
+    Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in the type of
+    the features. On the CPU deterministic, forward and backward, for any number of threads. Differentiable with respect
+    to the features (twice) and to all five numbers of the boxes (once).
 
     Args:
         input: features [N, C, H, W], floating point, of any strides.
-        boxes: [K, 6] with the image's index in column 0, or a list with one [L, 5] for each image; in the
-            type of the features, or float32 where those are float16 or bfloat16.
+        boxes: [K, 6] with the batch index in column 0, or a list with one [L, 5] per image; in the type of the
+            features, or float32 where those are float16 or bfloat16.
         output_size: bins (height, width) along the sides of the box, or one number for both.
         spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
         sampling_ratio: samples in each bin along each side; 0 or less takes ceil(bin size in cells).
@@ -61,11 +61,11 @@ def roi_align_rotated(
         [K, C, height, width], in the type of `input`.
 
     Raises:
-        RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
+        RoIError: with the code and the fix, for invalid arguments; see `roialign.errors`.
         CoverageError: under `set_policy("raise")`, when RoIs lie mostly or wholly off the map.
 
     Warns:
-        RoIWarning: once for each line of code, when RoIs lie mostly or wholly off the map.
+        RoIWarning: once per line of code, when RoIs lie mostly or wholly off the map.
 
     Compatible with: detectron2.layers.ROIAlignRotated and mmcv.ops.roi_align_rotated.
 
@@ -89,7 +89,7 @@ def roi_align_rotated(
 
 
 class RoIAlignRotated(UnscriptedRoIModule):
-    """`roi_align_rotated` with its options kept, as a module; detectron2's constructor, and the options of mmcv's.
+    """`roi_align_rotated` as a module that keeps its options; detectron2's constructor, and the options of mmcv's.
 
     Args:
         output_size: bins (height, width), or one number for both.

@@ -22,21 +22,21 @@ def roi_pool(
 ) -> Tensor:
     """Cut a feature of fixed size out of a feature map for each box, as the largest value of each bin.
 
-    Convention: boxes are (x1, y1, x2, y2), x first, in the frame of the image that the backbone saw;
-    `spatial_scale` takes them to cells of the map, to whole ones: round(coordinate * spatial_scale), halves away from
-    zero. The cell that a box ends in is its own. Bins begin and end at whole cells as well, so neighbours may
-    share a row or a column; a bin off the map is zero. A NaN is larger than any number, as for max_pool2d.
+    Convention: boxes are (x1, y1, x2, y2), x first, in the frame of the image that the backbone saw; `spatial_scale`
+    converts them to whole cells of the map: round(coordinate * spatial_scale), halves away from zero. A box includes
+    the cell that it ends in. Bins begin and end at whole cells as well, so neighbours may share a row or a column; a
+    bin off the map is zero. A NaN is larger than any number, as for max_pool2d.
 
-    Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in
-    the type of the features. On the CPU deterministic, forward and backward, for any number of threads.
-    Differentiable to the features (twice): a bin's gradient goes to the first cell of its largest value, in row-major
-    order. There is no gradient to the boxes, for rounding has none: boxes that require one get none, as from
-    torchvision's (RA503). `roi_align` passes one.
+    Computed in float64 for float64 features, in float32 for all others (also under autocast), returned in the type of
+    the features. On the CPU deterministic, forward and backward, for any number of threads. Differentiable with respect
+    to the features (twice): a bin's gradient goes to the first cell of its largest value, in row-major order. Boxes get
+    no gradient, because rounding has none, even if they require one; the same is true of torchvision's (RA503).
+    `roi_align` passes one.
 
     Args:
         input: features [N, C, H, W], floating point, of any strides.
-        boxes: [K, 5] with the image's index in column 0, or a list with one [L, 4] for each image; in the
-            type of the features, or float32 where those are float16 or bfloat16.
+        boxes: [K, 5] with the batch index in column 0, or a list with one [L, 4] per image; in the type of the
+            features, or float32 where those are float16 or bfloat16.
         output_size: bins (height, width), or one number for both.
         spatial_scale: cells of the map per unit of the boxes: 1 / stride for boxes in pixels.
         compat: "torchvision" ignores NaN and minus infinity, as torchvision does: a bin that holds nothing else is
@@ -46,11 +46,11 @@ def roi_pool(
         [K, C, height, width], in the type of `input`.
 
     Raises:
-        RoIError: with the code and the fix, for arguments that cannot be right: see `roialign.errors`.
+        RoIError: with the code and the fix, for invalid arguments; see `roialign.errors`.
         CoverageError: under `set_policy("raise")`, when RoIs lie mostly or wholly off the map.
 
     Warns:
-        RoIWarning: once for each line of code, when RoIs lie mostly or wholly off the map.
+        RoIWarning: once per line of code, when RoIs lie mostly or wholly off the map.
 
     Compatible with: torchvision.ops.roi_pool, whose numbers these are. Girshick, "Fast R-CNN", 2015.
 
@@ -73,7 +73,7 @@ def roi_pool(
 
 
 class RoIPool(WholeCellPool):
-    """`roi_pool` with its options kept, as a module; torchvision's constructor and attributes.
+    """`roi_pool` as a module that keeps its options; torchvision's constructor and attributes.
 
     Args:
         output_size: bins (height, width), or one number for both.

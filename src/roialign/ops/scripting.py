@@ -47,5 +47,5 @@ def scripted_size(output_size: BroadcastingList2[int]) -> Tuple[int, int]:  # no
 def scripted_legacy(compat: Legacy) -> bool:
     """Whether torchvision's faults are asked for."""
     if compat is not None and compat != "torchvision":
-        raise RuntimeError('RA506: expected compat, None or "torchvision". Leave it out for none.')
+        raise RuntimeError('RA506: expected compat, None or "torchvision". Leave it out for the default.')
     return compat is not None

@@ -29,45 +29,46 @@ Batching = Literal["by_size", "pad"]
 
 
 class RegionExtractor(nn.Module):
-    """A backbone with everything around it: images and boxes in, one feature for each box out.
+    """A backbone with everything around it: images and boxes in, one feature per box out.
 
-    Convention: boxes are x1, y1, x2, y2 in pixels of the image that they are given with, or `Boxes` in any frame
-    that is connected to it. What is done to the images before they enter the backbone is recorded as frames, and the
-    backbone's grids are traced, once for a family of sizes: so there is no scale to pass.
+    Convention: boxes are x1, y1, x2, y2 in pixels of the image that they are given with, or `Boxes` in any frame that
+    is connected to it. What is done to the images before they enter the backbone is recorded as frames, and the
+    backbone's grids are traced, once per family of sizes, so there is no scale to pass.
 
-    A box's features are a function of its image and of the box, whatever else is in the batch, to the rounding of
-    sums: images of one size enter the backbone together, others apart. In train mode BatchNorm mixes the images of a
-    batch all the same: call `.eval()`, which a backbone that is built by name already is.
+    A box's features are a function of its image and of the box, whatever else is in the batch, up to rounding: images
+    of one size enter the backbone together, others apart. In train mode BatchNorm still mixes the images of a batch:
+    call `.eval()`. A backbone built by name already is in eval mode.
 
     The backbone's weights, type and device decide what is computed: `.half()`, `.to("cuda")`, `.eval()` as on any
-    module. Deterministic where the backbone is. `torch.compile` takes it: in one graph for a batch tensor [N, C, H, W]
-    with boxes as tensors, once `trace` has seen a size of the family; else around what prepares and traces.
+    module. Deterministic where the backbone is. `torch.compile` works: in one graph for a batch tensor [N, C, H, W]
+    with boxes as tensors, once `trace` has seen a size of the family; otherwise with graph breaks around preparation
+    and tracing.
 
     Args:
         backbone: maps images [N, C, H, W] to one map or several, as `roialign.trace` takes it; or a classifier of timm
             or torchvision, which is run up to its maps; or the name of a model, "timm/resnet50",
             "torchvision/convnext_tiny" or "transformers/ORGANISATION/MODEL", which is built, in eval mode.
         output_size: bins (height, width), or one number for both.
-        pretrained: with a name, whether to load trained weights, which the library downloads if it does not have
-            them, or to begin with random ones.
-        fit: what is done to each image: a function of the image's `Frame` that returns a frame made of it, such as
+        pretrained: with a name, whether to load trained weights, which the library downloads if it does not have them,
+            or use random ones.
+        fit: what is done to each image: a function of the image's `Frame` that returns a frame made from it, such as
             `lambda photo: photo.letterbox((640, 640))`. Bilinear, antialiased; padded with zeros after normalizing.
-            Left out, images enter as they are.
-        batch: what is done with images that are of several sizes then. "by_size" runs those of one size together,
-            "pad" pads all with zeros at the bottom and on the right and runs them at once, which changes the features
-            of boxes near the padding: see `Pooled.padding_distance`, and RA312, which says how many.
-        mean, std: of each channel, to normalize by; left out, those that the model was trained with if it is built by
-            name, none else.
-        maps: names of the maps to pool from, in the trace's words. Left out, all maps of a pyramid, which have one
-            number of channels and a stride each; the last map of other backbones.
+            Without it, images enter unchanged.
+        batch: how to handle images of several sizes. "by_size" runs those of one size together, "pad" pads all with
+            zeros at the bottom and on the right and runs them at once, which changes the features of boxes near the
+            padding: see `Pooled.padding_distance`, and RA312, which says how many.
+        mean, std: per channel, for normalization; by default those that the model was trained with if it is built by
+            name, otherwise none.
+        maps: names of the maps to pool from, as in the trace. By default all maps of a pyramid, which have the same
+            number of channels and different strides; for other backbones the last map.
         offset: which of the grids' offsets to use: "convention", "structural" or "calibrated".
         levels: which map each box is pooled from; see `pool_regions`.
         sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells).
 
     Raises:
-        OptionError: RA506, for options that do not go together.
-        ValueError: for a model that no library has, with near ones.
-        ImportError: if the library is not installed, with what installs it.
+        OptionError: RA506, for conflicting options.
+        ValueError: for an unknown model, with similar names.
+        ImportError: if the library is not installed, with the command that installs it.
 
     Example:
         >>> backbone = nn.Sequential(nn.Conv2d(3, 8, 7, stride=4, padding=3), nn.Conv2d(8, 16, 3, stride=2, padding=1))
@@ -108,8 +109,8 @@ class RegionExtractor(nn.Module):
             mean, std = (built.mean if mean is None else mean), (built.std if std is None else std)
         elif pretrained is not None:
             raise OptionError(
-                f"RA506: expected pretrained with the name of a model; got it with {type(backbone).__name__}, whose "
-                "weights are what they are. Leave it out."
+                f"RA506: expected pretrained with the name of a model; got it with {type(backbone).__name__}, which "
+                "already has its weights. Leave it out."
             )
         if batch not in ("by_size", "pad"):
             raise OptionError(f'RA506: expected batch, "by_size" or "pad"; got {batch!r}. Leave it out for "by_size".')
@@ -129,14 +130,14 @@ class RegionExtractor(nn.Module):
             images: a batch tensor [N, C, H, W]; one image or a list of them, each a tensor [C, H, W], an array
                 [H, W, C], a PIL image or the path of a file (uint8 becomes 0 to 1); or what `prepare` returned.
                 Files and PIL images are made upright, as their EXIF orientation says; boxes are of the upright picture.
-            boxes: for each image a `Boxes` or a tensor [L, 4], in a list; one of them for one image; or a tensor
-                [K, 5] with the image's index in column 0, for a batch tensor that enters as it is.
-            frames: the frame of each image as it is given here, upright or as it is stored, where `Boxes` are in
-                another one. Left out, it is the frame that its `Boxes` are in, whose size has to be the image's.
+            boxes: for each image a `Boxes` or a tensor [L, 4], in a list; one of them for one image; or a tensor [K, 5]
+                with the batch index in column 0, for a batch tensor that enters unchanged.
+            frames: the frame of each image as passed here, upright or as stored, if its `Boxes` are in another one. By
+                default it is the frame of its `Boxes`, whose size has to be the image's.
 
         Raises:
-            FrameError: RA107, for boxes in a frame from which no way leads to the image.
-            RoIError: for other arguments that cannot be right; see `roialign.errors`.
+            FrameError: RA107, for boxes in a frame without a path to the image.
+            RoIError: for other invalid arguments; see `roialign.errors`.
         """
         as_it_is = self.fit is None and self.mean is None and self.std is None
         if as_it_is and _is_float_batch(images) and _are_tensors(boxes):
@@ -197,8 +198,8 @@ class RegionExtractor(nn.Module):
         if len(each) != len(pictures) or (named is not None and len(named) != len(pictures)):
             raise BatchIndexError(
                 f"RA208: expected boxes, and a frame where frames are given, for each of {len(pictures)} images; got "
-                f"{len(each)} and {'none' if named is None else len(named)}. An image without boxes takes "
-                "torch.empty(0, 4)."
+                f"{len(each)} and {'none' if named is None else len(named)}. Use torch.empty(0, 4) for an image "
+                "without boxes."
             )
         if named is None:
             named = [
@@ -215,7 +216,7 @@ class RegionExtractor(nn.Module):
         return self.prepare([picture.pixels_chw for picture in pictures], named), framed
 
     def trace(self, image_size: tuple[int, int]) -> BackboneTrace:
-        """The backbone's grids for images (height, width), traced once for each size that is asked for."""
+        """The backbone's grids for images (height, width), traced once per size."""
         height, width = image_size
         for family in self._families:
             if family.trace.image_size_hw == (height, width):
@@ -223,7 +224,7 @@ class RegionExtractor(nn.Module):
         return self._trace((height, width)).trace
 
     def use_trace(self, trace: BackboneTrace) -> None:
-        """Take these grids for images of the trace's size: those of `roialign.calibrate`, say."""
+        """Use these grids for images of the trace's size, for example those of `roialign.calibrate`."""
         self._families.insert(0, SizeFamily(trace, None))
 
     def _family(self, image_hw: tuple[int, int]) -> SizeFamily:
@@ -285,7 +286,7 @@ def _of_each(boxes: Any, count: int) -> Sequence[Any]:
         return boxes
     raise BatchIndexError(
         f"RA208: expected boxes for each of {count} images of several sizes, in a list; got "
-        f"{validate.describe(boxes)}. An image without boxes takes torch.empty(0, 4)."
+        f"{validate.describe(boxes)}. Use torch.empty(0, 4) for an image without boxes."
     )
 
 

@@ -49,7 +49,7 @@ class ImageBatch:
             sizes = [f"{one.pixels.shape[2]} x {one.pixels.shape[3]}" for one in groups]
             raise FeatureMapError(
                 f"RA307: expected images of one size, to put them into one tensor; got {', '.join(sizes)}. Take each "
-                "of .images, or give the extractor a fit= that makes their sizes one."
+                "of .images, or use a fit= that gives them one size."
             )
         return groups[0].pixels
 
@@ -79,8 +79,8 @@ def render(image_chw: Tensor, frame: Frame, target: Frame) -> Tensor:
     steps = target.chain
     if frame not in steps:
         raise FrameError(
-            f"RA107: expected `fit` to return a frame made of the one it was given, such as frame.resize((800, 1344)); "
-            f"got {target} for {frame}."
+            "RA107: expected `fit` to return a frame made from the one it was given, such as frame.resize((800, "
+            f"1344)); got {target} for {frame}."
         )
     for step, parent in zip(steps[steps.index(frame) + 1 :], steps[steps.index(frame) :], strict=False):
         image_chw = _step(image_chw, parent, step)
@@ -102,8 +102,8 @@ def _step(image_chw: Tensor, parent: Frame, step: Frame) -> Tensor:
         return F.pad(image_chw, [left, right, top, bottom]) if any((top, left, bottom, right)) else image_chw
     if any(abs(rest) > 1e-6 for rest in (*near, *far)):
         raise FrameError(
-            f"RA107: expected steps that resize, pad, crop by whole pixels, flip or turn; got {step.name} {move}. Do "
-            "it to the pixels yourself, and pass images and frames."
+            f"RA107: expected steps that resize, pad, crop by whole pixels, flip or rotate; got {step.name} {move}. "
+            "Apply it to the pixels yourself, and pass images and frames."
         )
     resized = F.interpolate(image_chw[None].float(), step.size_hw, mode="bilinear", antialias=True)
     return resized[0].to(image_chw.dtype)
@@ -114,8 +114,9 @@ def batch(images: Sequence[Tensor], frames: Sequence[Frame], padded: bool) -> Im
     for image in images:
         if image.shape[0] != images[0].shape[0]:
             raise FeatureMapError(
-                f"RA307: expected images of one number of channels; got {images[0].shape[0]} and {image.shape[0]}. "
-                'Make them all RGB: image.convert("RGB"), or image.expand(3, -1, -1) for a grey tensor.'
+                f"RA307: expected images with the same number of channels; got {images[0].shape[0]} and "
+                f'{image.shape[0]}. Make them all RGB: image.convert("RGB"), or image.expand(3, -1, -1) for a grey '
+                "tensor."
             )
     filled_hw = tuple((int(image.shape[1]), int(image.shape[2])) for image in images)
     if not padded or len(set(filled_hw)) == 1:

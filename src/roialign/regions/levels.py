@@ -23,9 +23,9 @@ LevelRule = Callable[[Tensor, Sequence[FeatureGrid]], Tensor]
 class FPNLevels:
     """The rule of feature pyramid networks: a box twice as large is pooled from a level twice as coarse.
 
-    Convention: a box of `canonical_size` pixels (the root of its area) belongs to stride 2 ** canonical_level;
-    each box goes to the coarsest level whose stride is not above what its size asks for, and to the finest
-    where all are. So strides may be any, in any order and with gaps, and no box is left out.
+    Convention: a box of `canonical_size` pixels (the root of its area) belongs to stride 2 ** canonical_level; each box
+    goes to the coarsest level whose stride is at most what its size asks for, or to the finest if there is none.
+    Strides may have any values, order and gaps, and no box is left out.
 
     Where strides are powers of two without gaps, these are the levels of torchvision's MultiScaleRoIAlign and
     of detectron2's ROIPooler, rounding included. Lin et al., "Feature Pyramid Networks", 2017, equation 1.
@@ -35,7 +35,7 @@ class FPNLevels:
         canonical_level: binary logarithm of the stride for a box of that size.
 
     Raises:
-        LevelError: RA401, for numbers that cannot be these.
+        LevelError: RA401, for invalid numbers.
 
     Example:
         >>> grids = [FeatureGrid((100, 100), (stride, stride)) for stride in (32.0, 8.0)]
@@ -67,7 +67,7 @@ def levels_of(levels: LevelRule | Tensor, boxes_xyxy: Tensor, grids: Sequence[Fe
     chosen: Any = levels if isinstance(levels, Tensor) else _ask(levels, boxes_xyxy, grids)
     if not isinstance(chosen, Tensor) or chosen.is_floating_point() or chosen.dtype == torch.bool:
         raise LevelError(
-            f"RA401: expected the level of each box as integers [{len(boxes_xyxy)}]; got {describe(chosen)}. Give "
+            f"RA401: expected the level of each box as integers [{len(boxes_xyxy)}]; got {describe(chosen)}. Pass "
             "levels=FPNLevels(), a tensor, or a function of boxes_xyxy and grids that returns one."
         )
     return chosen.to(boxes_xyxy.device, torch.int64)

@@ -23,10 +23,10 @@ class MultiScaleRoIAlign(nn.Module):
     """RoIAlign from the level of a pyramid that suits each box: torchvision's class, in one call for all levels.
 
     Convention: boxes are x1, y1, x2, y2, in the image that entered the backbone, each image at the top left of the
-    padded batch. With scales that are powers of two the numbers are those of `torchvision.ops.MultiScaleRoIAlign`.
-    Left out, `scales` and `grids` are inferred for each batch, per axis, from `image_shapes` and the sizes of the
-    maps; torchvision rounds the height's to a power of two once and keeps that for all later batches. Where the two
-    differ a warning says so, once.
+    padded batch. With scales that are powers of two the numbers are those of `torchvision.ops.MultiScaleRoIAlign`. By
+    default `scales` and `grids` are inferred for each batch, per axis, from `image_shapes` and the sizes of the maps;
+    torchvision rounds the height's to a power of two once and keeps that for all later batches. Where the two differ a
+    warning says so, once.
 
     Boxes go to the coarsest of the given levels whose stride their size asks for, so levels may be left out and come
     in any order; torchvision returns zeros for boxes of levels that it was not given.
@@ -34,7 +34,7 @@ class MultiScaleRoIAlign(nn.Module):
     Computed, differentiable and deterministic as `roi_align` is.
 
     Args:
-        featmap_names: names of the feature maps to pool from; names of which there is no map are left alone.
+        featmap_names: names of the feature maps to pool from; names without a map are ignored.
         output_size: bins (height, width), or one number for both.
         sampling_ratio: samples in each bin along each axis; 0 or less takes ceil(bin size in cells).
         canonical_scale: root of the area of a box, in pixels, that belongs to `canonical_level`.
@@ -45,7 +45,7 @@ class MultiScaleRoIAlign(nn.Module):
 
     Raises:
         LevelError: RA401, where no map has any of the names, or scales and grids do not belong to the maps.
-        RoIError: for other arguments that cannot be right; see `roialign.errors`.
+        RoIError: for other invalid arguments; see `roialign.errors`.
 
     Source: Lin et al., "Feature Pyramid Networks for Object Detection", 2017; `torchvision.ops.MultiScaleRoIAlign`.
 
@@ -74,15 +74,15 @@ class MultiScaleRoIAlign(nn.Module):
     ) -> None:
         super().__init__()
         if scales is not None and grids is not None:
-            raise LevelError("RA401: expected scales or grids; got both. A grid holds the scale: give grids alone.")
+            raise LevelError("RA401: expected scales or grids; got both. A grid includes the scale: pass only grids.")
         size_hw, _, ratio = validate.check_options(
             tuple(output_size) if isinstance(output_size, Sequence) else output_size, 1.0, sampling_ratio
         )
         names = [featmap_names] if isinstance(featmap_names, str) else featmap_names
         if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
             raise LevelError(
-                f"RA401: expected featmap_names, a list of names of feature maps; got {validate.describe(names)}. Give "
-                "those that the backbone gives, such as list(backbone(images))."
+                f"RA401: expected featmap_names, a list of names of feature maps; got {validate.describe(names)}. "
+                "Pass those that the backbone returns, such as list(backbone(images))."
             )
         if not (scales is None or isinstance(scales, Sequence)):
             raise LevelError(
@@ -105,8 +105,8 @@ class MultiScaleRoIAlign(nn.Module):
         """Pool [K, C, height, width] from the maps `x` of a batch.
 
         Args:
-            x: feature maps [N, C, H, W] by name; those that are not in `featmap_names` are left alone.
-            boxes: for each image a tensor [L, 4], in a list, or one tensor [K, 5] with the image's index first.
+            x: feature maps [N, C, H, W] by name; those that are not in `featmap_names` are ignored.
+            boxes: for each image a tensor [L, 4], in a list, or one tensor [K, 5] with the batch index first.
             image_shapes: (height, width) of each image before it was padded to the batch.
         """
         if torch.jit.is_scripting():
@@ -161,7 +161,7 @@ class MultiScaleRoIAlign(nn.Module):
         return names, [list(cells_of(grid, self.aligned)) for grid in grids if isinstance(grid, FeatureGrid)]
 
     def _named(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The maps to pool from, in their own order; torchvision's detectors name some that there are not."""
+        """The maps to pool from, in their own order; torchvision's detectors name some that do not exist."""
         if not isinstance(x, Mapping):
             raise LevelError(
                 "RA401: expected feature maps by name, a dict as backbones return it; got "
@@ -171,7 +171,7 @@ class MultiScaleRoIAlign(nn.Module):
         if not named:
             raise LevelError(
                 f"RA401: expected feature maps named {', '.join(map(repr, self.featmap_names)) or 'something'}; got "
-                f"{', '.join(map(repr, x)) or 'none'}. Give featmap_names as the backbone names its maps."
+                f"{', '.join(map(repr, x)) or 'none'}. Set featmap_names to the backbone's names."
             )
         return named
 
@@ -274,9 +274,9 @@ def _say_where_it_differs(
         notice.say(
             lambda: (
                 f"RA404: the scales inferred for this batch are {_scales_text(scales)}, for the last one they were "
-                f"{_scales_text(before)}. Images of all sizes share one: pass grids=roialign.trace(backbone, "
-                "image_size=(H, W)), or scales=, to be exact. torchvision's MultiScaleRoIAlign would keep those of the "
-                "first batch."
+                f"{_scales_text(before)}. Images of all sizes share the same scales: pass "
+                "grids=roialign.trace(backbone, image_size=(H, W)), or scales=, to be exact. torchvision's "
+                "MultiScaleRoIAlign would keep those of the first batch."
             ),
             LevelError,
         )
@@ -303,4 +303,4 @@ def _scales_text(scales: Sequence[Scale]) -> str:
 
 def _stride_text(stride_yx: tuple[float, float]) -> str:
     y, x = stride_yx
-    return f"{y:g}" if y == x else f"{y:.4g} down and {x:.4g} across"
+    return f"{y:g}" if y == x else f"{y:.4g} vertically and {x:.4g} horizontally"

@@ -28,8 +28,8 @@ def channel_values(name: str, values: Any) -> Tensor | None:
         above = " above zero" if name == "std" else ""
         got = list(values) if isinstance(values, (list, tuple)) else describe(values)
         raise OptionError(
-            f"RA506: expected {name}, a finite number{above} for each channel; got {got}. Give those that the weights "
-            "were trained with, for images from 0 to 1."
+            f"RA506: expected {name}, a finite number{above} for each channel; got {got}. Pass those that the "
+            "weights were trained with, for images from 0 to 1."
         )
     return kept
 
@@ -44,7 +44,7 @@ def normalized(image_chw: Tensor, mean: Tensor | None, std: Tensor | None) -> Te
         if values is not None and len(values) not in (1, image_chw.shape[0]):
             raise FeatureMapError(
                 f"RA307: expected images of {len(values)} channels, for which {name} has values; got "
-                f"{describe(image_chw)}. Give {name} for each channel, or convert the images."
+                f"{describe(image_chw)}. Pass {name} for each channel, or convert the images."
             )
     image_chw = image_chw if mean is None else image_chw - mean.to(image_chw)
     return image_chw if std is None else image_chw / std.to(image_chw)

@@ -72,8 +72,8 @@ def say_which_are_reached(
         lambda: (
             f"RA312: the padding of the batch reaches {reached} of {boxes} boxes ({100 * reached / boxes:.0f} %): "
             f"{len(filled_hw)} images of {sizes} sizes were padded to {height} x {width}, so these boxes' features "
-            f'depend on what else is in the batch. Leave out batch="pad", which runs images of one size together and '
-            f"others apart; or keep to boxes whose padding_distance is at least {REACHED}."
+            'depend on what else is in the batch. Leave out batch="pad", which runs images of one size together and '
+            f"others apart; or use only boxes whose padding_distance is at least {REACHED}."
         ),
         FeatureMapError,
     )

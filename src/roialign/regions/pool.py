@@ -98,13 +98,13 @@ def pool_regions(
 
     Args:
         features: one map [N, C, H, W], or several of one N and C: a list, or a dict as backbones return it.
-        boxes: for each image a `Boxes` or a tensor [L, 4], in a list; one `Boxes` if there is one image; or a
-            tensor [K, 5] with the image's index in column 0.
+        boxes: for each image a `Boxes` or a tensor [L, 4], in a list; one `Boxes` if there is one image; or a tensor
+            [K, 5] with the batch index in column 0.
         output_size: bins (height, width), or one number for both.
         grids: the grid of each map: from `roialign.trace(backbone, image_size)`, or by hand. Matched by name if
             both are dicts, by position otherwise.
-        frames: the frame of each image as it entered the backbone, where `Boxes` are in other frames. Left out,
-            `Boxes` have to be in the frame that entered the backbone, and their frame's size is held against the
+        frames: the frame of each image as it entered the backbone, where `Boxes` are in other frames. By default
+            `Boxes` have to be in the frame that entered the backbone, and their frame's size is checked against the
             grids.
         levels: which map each box is pooled from, if there are several: `FPNLevels()`, a tensor [K] of indices
             into `features`, or a function of boxes_xyxy [K, 4] and the list of grids that returns one.
@@ -116,13 +116,13 @@ def pool_regions(
         levels, int64 [K].
 
     Raises:
-        FrameError: RA107, for boxes in a frame from which no way leads to the grids.
+        FrameError: RA107, for boxes in a frame without a path to the grids.
         FeatureMapError: RA106, for maps of other sizes than their grids.
-        LevelError: RA401, for maps without a grid, and for levels that there are not.
-        RoIError: for other arguments that cannot be right; see `roialign.errors`.
+        LevelError: RA401, for maps without a grid, and for missing levels.
+        RoIError: for other invalid arguments; see `roialign.errors`.
 
     Warns:
-        RoIWarning: once for each line of code, when boxes lie mostly or wholly off the image.
+        RoIWarning: once per line of code, when boxes lie mostly or wholly off the image.
 
     Example:
         >>> grids = {"c4": FeatureGrid((50, 84), (16.0, 16.0)), "c5": FeatureGrid((25, 42), (32.0, 32.0))}
@@ -200,22 +200,22 @@ def match(features: Features, grids: Grids) -> tuple[list[Tensor], list[FeatureG
         if missing:
             raise LevelError(
                 f"RA401: expected a grid for each feature map; got none for {missing[0]!r}, only for "
-                f"{', '.join(map(repr, grids))}. Give both the names that the backbone gives, or pick maps: "
-                "{name: features[name] for name in grids}."
+                f"{', '.join(map(repr, grids))}. Give both the backbone's names, or select maps: {{name: "
+                "features[name] for name in grids}."
             )
         listed = [grids[name] for name in features]
     if len(maps) != len(listed):
         raise LevelError(
             f"RA401: expected a grid for each feature map; got {len(maps)} maps and {len(listed)} grids. Give both "
-            "as dicts with the backbone's names, or as lists in one order."
+            "as dicts with the backbone's names, or as lists in the same order."
         )
     for index, (one, grid) in enumerate(zip(maps, listed, strict=True)):
         validate.check_input(one)
         if tuple(one.shape[2:]) != grid.size_hw:
             raise FeatureMapError(
-                f"RA106: expected map {index} to have the {grid.size_hw[0]} x {grid.size_hw[1]} cells of its grid; got "
-                f"{list(one.shape)}. The grid is of another image size or layer: trace the backbone at the size of "
-                "the images, roialign.trace(backbone, image_size=images.shape[-2:])."
+                f"RA106: expected map {index} to have the {grid.size_hw[0]} x {grid.size_hw[1]} cells of its grid; "
+                f"got {list(one.shape)}. The grid belongs to another image size or layer: trace the backbone at the "
+                "size of the images, roialign.trace(backbone, image_size=images.shape[-2:])."
             )
     return maps, listed
 
@@ -269,7 +269,7 @@ def _in_the_image(boxes: Boxes, image: int, grids: Sequence[FeatureGrid]) -> Box
             height, width = grid.image_size_hw
             raise FrameError(
                 f"RA107: expected boxes in the image that entered the backbone, about {height:g} x {width:g} pixels; "
-                f"got Boxes for image {image} in {boxes.frame}. Say how that image was made of this one: "
+                f"got Boxes for image {image} in {boxes.frame}. Say how that image was made from this one: "
                 f"frames=[photo.resize(({height:.0f}, {width:.0f})), ...]; see roialign.Frame."
             )
     return boxes
@@ -285,7 +285,7 @@ def _off_the_image(rois: Tensor, coverage: Tensor, grids: Sequence[FeatureGrid])
     values = ", ".join(f"{value:g}" for value in rois[row, 1:].tolist())
     return lambda: (
         f"RA107: {int(off.sum())} of {len(rois)} boxes lie off the image of about {height:g} x {width:g} pixels that "
-        f"entered the backbone, so their features are zeros or nearly so; the first is boxes[{row}] = [{values}]. If "
-        "they are of the image before it was resized or padded, use Boxes(values, frame) and frames=...; see "
+        f"entered the backbone, so their features are zero or nearly zero; the first is boxes[{row}] = [{values}]. "
+        "If they belong to the image before it was resized or padded, use Boxes(values, frame) and frames=...; see "
         "roialign.Frame."
     )

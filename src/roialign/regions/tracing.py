@@ -84,8 +84,8 @@ def pooled_maps(traced: BackboneTrace, maps: Sequence[str] | None) -> list[str]:
     for name in maps:
         if traced[name].channels != traced[first].channels:
             raise FeatureMapError(
-                f"RA306: expected maps of one number of channels, each box's feature being of one of them; got "
-                f"{first!r} with {traced[first].channels} and {name!r} with {traced[name].channels}. Name one, "
+                "RA306: expected maps with the same number of channels, because each box is pooled from one of them; "
+                f"got {first!r} with {traced[first].channels} and {name!r} with {traced[name].channels}. Name one, "
                 f"maps=[{name!r}], or use an extractor for each; there are {there}."
             )
     return list(maps)

@@ -49,7 +49,7 @@ FAULTS = [
         right=(BOXES / SIDES * 1000).round() / 1000 * SIDES,
     ),
     Fault("parts of the image", "RA107", BOXES / SIDES * 100),
-    Fault("sides exchanged", "RA107", BOXES / SIDES * SIDES[[1, 0, 3, 2]]),
+    Fault("sides swapped", "RA107", BOXES / SIDES * SIDES[[1, 0, 3, 2]]),
     Fault("bars left out", "RA107", IN_PICTURE - torch.tensor([0.0, 80, 0, 80]), around=BARRED, right=IN_PICTURE),
     Fault(
         "padded size",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 STRIDE_16 = "features = torch.rand(1, 8, 64, 64)  # of a 1024 x 1024 image: stride 16"
-OBLONG = "features = torch.rand(1, 8, 40, 64)  # of an image 640 high, 1024 wide: stride 16"
+NON_SQUARE = "features = torch.rand(1, 8, 40, 64)  # of an image 640 high, 1024 wide: stride 16"
 PHOTO = "photo = Frame.image((480, 640))"
 ONE_BOX = "boxes = [torch.tensor([[300.0, 300.0, 400.0, 400.0]])]"
 AT_16 = "roi_align(features, boxes, 7, spatial_scale=1 / 16)"

@@ -9,8 +9,9 @@ ENTRIES = (
         "RA301",
         "the feature map itself is zero there",
         "warning",
-        "The RoIs lie on the map, but every channel of every cell that they read is zero. The boxes are not at fault: "
-        "a dead ReLU, weights that were not loaded, an input that was not normalized, or memory never written.",
+        "The RoIs are on the map, but every channel of every cell that they read is zero. The boxes are fine. The "
+        "cause is a dead ReLU, weights that were not loaded, an input that was not normalized, or memory that was "
+        "never written.",
         "Look at the map before pooling: features.abs().amax(dim=(0, 2, 3)).",
         f"{STRIDE_16}\n{ONE_BOX}",
         "roi_align(torch.zeros(1, 8, 64, 64), boxes, 7, spatial_scale=1 / 16)",
@@ -20,8 +21,8 @@ ENTRIES = (
         "RA302",
         "NaN or infinite features",
         "error",
-        "The feature map holds values that are not finite, and RoIs that read one become NaN or infinite.",
-        "Find the layer that made them; in float16 it is often an overflow.",
+        "The feature map has values that are not finite, and RoIs that read one become NaN or infinite.",
+        "Find the layer that made them. In float16 it is often an overflow.",
         f"{STRIDE_16}\n{ONE_BOX}",
         "roi_align(features / 0, boxes, 7, spatial_scale=1 / 16)",
         AT_16,
@@ -30,8 +31,8 @@ ENTRIES = (
         "RA303",
         "channels last, read as channels first",
         "error",
-        "The features are [N, H, W, C], as Swin transformers and TensorFlow hold them. Read as [N, C, H, W], "
-        "rows of the map are taken for channels and channels for columns, and every number is from another place.",
+        "The features are [N, H, W, C], as in Swin transformers and TensorFlow. Read as [N, C, H, W], rows of the map "
+        "are taken for channels and channels for columns, and every number comes from another place.",
         "Put the channels first: features.permute(0, 3, 1, 2).",
         "features = torch.rand(1, 40, 64, 256)  # of an image 640 high, 1024 wide: stride 16\n"
         f"{ONE_BOX}\nimage_size = (640, 1024)",
@@ -42,9 +43,10 @@ ENTRIES = (
         "RA304",
         "height and width of the map swapped",
         "error",
-        "The map is [N, C, W, H]: transposed on the way, or made from tokens with the sizes in the wrong order. x of a "
-        "box is then read down the image and y across it.",
-        "Swap them back: features.transpose(2, 3). For tokens, give reshape or unflatten the height before the width.",
+        "The map is [N, C, W, H]: transposed on the way, or made from tokens with the sizes in the wrong order. x of "
+        "a box is then read down the image and y across it.",
+        "Swap them back: features.transpose(2, 3). For tokens, pass the height before the width to reshape or "
+        "unflatten.",
         "features = torch.rand(1, 8, 64, 40)  # of an image 640 high, 1024 wide: stride 16\n"
         "boxes = [torch.tensor([[700.0, 100.0, 900.0, 200.0]])]\nimage_size = (640, 1024)",
         AT_16,
@@ -52,11 +54,11 @@ ENTRIES = (
     ),
     Entry(
         "RA305",
-        "an output that is not the map that it was taken for",
+        "an output that is not the expected map",
         "error",
-        "Tokens of a transformer were not turned into a grid: they lie in one row, the class token is among them, "
-        "register tokens were taken for patches, tokens were reshaped without exchanging them with the channels, or "
-        "they are of another image size than the backbone was traced with. Read as a map, cells come from other "
+        "A transformer's tokens were not turned into a grid: they are in one row, the class token is among them, "
+        "register tokens were taken for patches, tokens were reshaped without transposing them with the channels, or "
+        "they belong to another image size than the backbone was traced with. Read as a map, cells come from other "
         "places.",
         "Drop the class token and the register tokens, then tokens.transpose(1, 2).unflatten(2, (H, W)). "
         "roialign.trace(backbone, image_size=(H, W)) does it for you, at the size of the images.",
@@ -71,7 +73,7 @@ ENTRIES = (
         "error",
         "The features need four axes, batch first, and at least one row and one column. Three axes are an image "
         "without a batch axis, or the tokens of a transformer.",
-        "Use features[None], or tokens.transpose(1, 2).unflatten(2, (H, W)) once the class token is dropped.",
+        "Use features[None], or tokens.transpose(1, 2).unflatten(2, (H, W)) after dropping the class token.",
         f"{STRIDE_16}\n{ONE_BOX}",
         "roi_align(features[0], boxes, 7, spatial_scale=1 / 16)",
         AT_16,
@@ -80,8 +82,8 @@ ENTRIES = (
         "RA307",
         "not images",
         "error",
-        "An image is a tensor [C, H, W], an array [H, W, C] or a PIL image, of uint8 or floats; images of one call "
-        "have one number of channels, and a measurement on images needs several of them.",
+        "An image is a tensor [C, H, W], an array [H, W, C] or a PIL image, of uint8 or floats. Images of one call "
+        "have the same number of channels, and measuring on images needs several of them.",
         'Convert it: torch.from_numpy(array).permute(2, 0, 1), image.convert("RGB").',
         "extractor = RegionExtractor(torch.nn.Conv2d(3, 8, 4, stride=4), fit=lambda photo: photo.resize((64, 64)))\n"
         "image = torch.rand(3, 40, 60)\nboxes = torch.tensor([[4.0, 4.0, 40.0, 30.0]])",
@@ -93,8 +95,8 @@ ENTRIES = (
         "RA308",
         "a backbone that cannot be traced",
         "error",
-        "The module does not run on an image of this size, or nothing that it returns is a map of the image: a "
-        "classifier's scores, pooled features.",
+        "The module does not run on an image of this size, or returns no map of the image, only a classifier's scores "
+        "or pooled features.",
         "Pass the part of the model that ends with feature maps, and a size that it takes.",
         "backbone = torch.nn.Conv2d(3, 8, 3)",
         "trace(torch.nn.Sequential(backbone, torch.nn.Linear(7, 7)), image_size=(64, 64))",
@@ -103,10 +105,10 @@ ENTRIES = (
     ),
     Entry(
         "RA309",
-        "masks that do not go with the boxes",
+        "masks that do not match the boxes",
         "error",
-        "Masks are one tensor [K, h, w], or [K, 1, h, w], with one mask for each box, bool or floating point.",
-        "Pick the mask of each box before the call; Mask R-CNN predicts one for every class.",
+        "Masks are one tensor [K, h, w], or [K, 1, h, w], with one mask per box, bool or floating point.",
+        "Select the mask of each box before the call; Mask R-CNN predicts one per class.",
         f"{STRIDE_16}\n{ONE_BOX}\nmasks = torch.ones(2, 1024, 1024, dtype=torch.bool)",
         "masked_roi_align(features, boxes, masks, 7, spatial_scale=1 / 16)",
         "masked_roi_align(features, boxes, masks[:1], 7, spatial_scale=1 / 16)",
@@ -116,9 +118,9 @@ ENTRIES = (
         "RA310",
         "features that were pooled already",
         "error",
-        "The features are the output of an earlier RoI call: one small map [C, h, w] for each box, where one for each "
-        "image was expected. Boxes of the image read the pooled features of whichever box has the image's index.",
-        "Pool from the backbone's map. To pool within RoIs, give one list of boxes for each RoI, in cells of its bins.",
+        "The features are the output of an earlier RoI call: one small map [C, h, w] per box, where one per image was "
+        "expected. Boxes of an image read the pooled features of the box at that image's batch index.",
+        "Pool from the backbone's map. To pool within RoIs, pass one list of boxes per RoI, in cells of its bins.",
         f"{STRIDE_16}\nboxes = [torch.tensor([[20.0, 20.0, 100.0, 100.0], [64.0, 40.0, 160.0, 200.0]])]",
         "roi_align(roi_align(features, boxes, 14, spatial_scale=1 / 16), boxes, 7, spatial_scale=1 / 16)",
         AT_16,
@@ -128,11 +130,11 @@ ENTRIES = (
         "RA311",
         "the features of the backbone are not in the order of the image",
         "error",
-        "A cell of the map holds what another cell should: the module's windows were not put back where they were, its "
-        "rows are permuted, its halves exchanged. No spatial_scale is right for such a map, and every box reads "
-        "features from other places. roialign.trace refuses the map and says which cell lies where.",
+        "A cell of the map has the contents of another: the module's windows were not put back in place, its rows are "
+        "permuted, its halves swapped. No spatial_scale is right for such a map, and every box reads features from "
+        "other places. roialign.trace refuses the map and says which cell is where.",
         "Put the cells in order with the line of the finding, or with `scrambled` of the trace or its error: "
-        "scrambled[name].in_order(features). The fault is the backbone's: report it.",
+        "scrambled[name].in_order(features). It is a bug in the backbone: report it.",
         "class Exchanged(torch.nn.Conv2d):\n"
         "    def forward(self, image):\n"
         "        return super().forward(image).roll(2, dims=3)  # its halves\n\n"
@@ -146,14 +148,13 @@ ENTRIES = (
         "RA312",
         "features that depend on what else is in the batch",
         "warning",
-        "Images of several sizes were padded to the largest of them. Convolutions carry what padding holds into the "
-        "cells near it, so that the features of boxes there are others in another batch, and others than those of the "
-        "image alone; with attention or squeeze-and-excitation those of all boxes are. Detection models live with it, "
-        "for they were trained so; in a search by features a box may not find itself again. The doctor says it of "
-        "padded batches in which at least a quarter of the boxes is reached, outside of training and of torchvision's "
-        "detectors.",
-        'Run images of one size together and others apart: RegionExtractor(backbone), without batch="pad". Or keep '
-        "to boxes whose padding_distance is at least 0.5 receptive fields.",
+        "Images of several sizes were padded to the largest of them. Convolutions carry the padding's values into the "
+        "cells near it, so boxes there get other features in another batch, and not those of the image alone. With "
+        "attention or squeeze-and-excitation all boxes do. Detection models were trained this way and cope with it. "
+        "In a search by features a box may not find itself again. The doctor reports padded batches in which at least "
+        "a quarter of the boxes is affected, outside of training and of torchvision's detectors.",
+        'Run images of one size together and others apart: RegionExtractor(backbone), without batch="pad". Or use '
+        "only boxes whose padding_distance is at least 0.5 receptive fields.",
         "backbone = torch.nn.Conv2d(3, 8, 16, stride=8, padding=4)\n"
         "images = [torch.rand(3, 64, 64), torch.rand(3, 160, 160)]\n"
         "boxes = [torch.tensor([[20.0, 20.0, 62.0, 60.0]])] * 2",

@@ -26,8 +26,8 @@ def degenerate(known: Evidence) -> Finding | None:
         return None
     rows = rows_where(empty)
     evidence = (
-        f"{int(inverted.sum())} of {len(boxes)} boxes end before they begin and {int((empty & ~inverted).sum())} have "
-        f"no width or no height; the first is {_row(known, empty)}. {_what_they_become(known)}"
+        f"{int(inverted.sum())} of {len(boxes)} boxes are inverted and {int((empty & ~inverted).sum())} have no "
+        f"width or no height; the first is {_row(known, empty)}. {_what_they_become(known)}"
     )
     if not bool(inverted.any()):
         return Finding("RA204", evidence, rows, decide=masked_later(rows))
@@ -79,8 +79,8 @@ def rounded(known: Evidence) -> Finding | None:
         f"{float(of_a_cell[worst]):.2g} cells."
     )
     decide = (
-        "Keep boxes in float32 from where they are made: .float() does not bring lost digits back. roialign's "
-        "operators take float32 boxes with half features; for torchvision use features.float() as well."
+        "Keep boxes in float32 from the start: .float() does not bring lost digits back. roialign's operators take "
+        "float32 boxes with half features; for torchvision use features.float() as well."
     )
     doubtful = float((far & very_far).float().mean()) < _LEAST_FAR_MOVED
     return Finding("RA109", evidence, rows_where(far), decide=decide, doubtful=doubtful)
@@ -94,7 +94,9 @@ def fewer_lists(known: Evidence) -> Finding | None:
     unread = f"image {lists}" if lists == images - 1 else f"images {lists} to {images - 1}"
     evidence = f"The batch has {images} images, and {lists} of them {'has' if lists == 1 else 'have'} a list of boxes: "
     evidence += f"no box is pooled from {unread}, counted from 0."
-    decide = "If the boxes are of all images, pass one tensor for each; if images have none, torch.empty(0, 4)."
+    decide = (
+        "If the boxes belong to all images, pass one tensor per image; for images without boxes, torch.empty(0, 4)."
+    )
     return Finding("RA215", evidence, decide=decide)
 
 

@@ -44,8 +44,8 @@ def zero(known: Evidence) -> Finding | None:
         f"all cells of the map are."
     )
     decide = (
-        "The boxes are not at fault here: look at the map (features.abs().amax()), at dead ReLUs before it, and "
-        "whether weights and input were loaded and normalized."
+        "The boxes are fine: look at the map (features.abs().amax()), at dead ReLUs before it, and whether weights "
+        "and input were loaded and normalized."
     )
     return Finding("RA301", evidence, rows_where(dead), decide=decide)
 
@@ -80,16 +80,16 @@ def other_tokens(known: Evidence) -> Finding | None:
     if late <= 0 and tokens.transposed:
         return None
     evidence = (
-        f"The map of {height} x {width} cells was made of a module's {tokens.count} tokens, of which "
+        f"The map of {height} x {width} cells was made from a module's {tokens.count} tokens, of which "
         f"{height * width} are patches, after {extra} class and register tokens. "
     )
     if late > 0:
         evidence += (
-            f"Its first cell is token {tokens.first} in place of token {extra}: every cell is {late} "
+            f"Its first cell is token {tokens.first} instead of token {extra}: every cell is {late} "
             f"place{'s' * (late > 1)} late, and the first {late} hold no patch. "
         )
     if not tokens.transposed:
-        evidence += "Tokens and channels were not exchanged before the reshape, so that each cell holds parts of many."
+        evidence += "Tokens and channels were not transposed before the reshape, so each cell holds parts of many."
     line = f"features = t[:, {extra}:].transpose(1, 2).unflatten(2, ({height}, {width}))"
     decide = f"Of the module's tokens t [N, {tokens.count}, C]: {line}"
     return Finding("RA305", evidence.strip(), tuple(range(len(known.call.rois))), decide=decide)
@@ -104,12 +104,12 @@ def scrambled(known: Evidence) -> Finding | None:
     evidence = f"The module that made the map of {height} x {width} was traced: {found.reason}."
     rows = tuple(range(len(known.call.rois)))
     if found.grid is None:
-        decide = "No permutation mends this map: look at how the module orders its cells, or take another one."
+        decide = "No permutation repairs this map: look at how the module orders its cells, or use another module."
         return Finding("RA311", evidence, rows, decide=decide)
     if found.line is None:
         decide = (
-            "roialign.trace(module, image_size) has the permutation that mends it, in `scrambled` of the trace or of "
-            "the error: features = scrambled[name].in_order(features)"
+            "roialign.trace(module, image_size) has the permutation that repairs it, in `scrambled` of the trace or "
+            "of the error: features = scrambled[name].in_order(features)"
         )
         return Finding("RA311", evidence, rows, decide=decide)
     call = known.call.with_(input=found.in_order(known.call.input))

@@ -107,7 +107,7 @@ def _transposed(known: Evidence) -> _Misread | None:
         f"The map has {height} rows and {width} columns, but {_what_is_known(known)} needs {width} rows and {height} "
         "columns: its height and width are swapped."
     )
-    decide = "If it was made from tokens by reshape or unflatten, give the sizes in the order height, width there."
+    decide = "If it was made from tokens by reshape or unflatten, pass the height before the width there."
     call = known.call.with_(input=known.call.input.transpose(2, 3), spatial_scale=_scale_of(known, (width, height)))
     as_called = float(known.call.off_the_map(known.coverage).float().mean())
     if not known.well_placed(call) and as_called == 0:
@@ -145,7 +145,7 @@ def _tokens(known: Evidence) -> _Misread | None:
             f"{grid_h * grid_w} tokens{more}; the features {list(features.shape)} hold {count} in a shape of {rows} x "
             f"{columns}, which is not that grid."
         )
-        decide = "The tokens that are no patch are taken to come first; look at where the model puts them."
+        decide = "Tokens that are not patches are assumed to come first; check where the model puts them."
         return _Misread(
             "RA305", flat[:, :, extra:].unflatten(2, (grid_h, grid_w)), line, evidence, decide if extra else None
         )
@@ -212,4 +212,4 @@ def _explains(known: Evidence, stride: float, size_hw: tuple[int, int]) -> bool:
 def _decide(known: Evidence) -> str | None:
     if _reference(known):
         return None
-    return "Pass image_size=(H, W), the size of the tensor that entered the backbone, to be sure of it."
+    return "Pass image_size=(H, W), the size of the tensor that entered the backbone, to be sure."

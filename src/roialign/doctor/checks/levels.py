@@ -39,8 +39,8 @@ def boxes_without_a_size(run: Pyramid, call: RoICall) -> Finding | None:
     shown = ", ".join(f"{value:g}" for value in rows[row, 1:].tolist())
     evidence = (
         f"{int(nowhere.sum())} of {len(rows)} boxes given to {_the_pooler(run)} have an area that is negative or not "
-        f"a number; the first is [{shown}], of image {int(rows[row, 0])}. It chooses the map by the root of the area, "
-        "so that these boxes find none and become zeros."
+        f"a number; the first is [{shown}], of image {int(rows[row, 0])}. It chooses the map by the root of the "
+        "area, so these boxes find none and become zeros."
     )
     if not is_inverted:
         return Finding("RA205", evidence, decide=masked_later(rows_where(nowhere)))
@@ -65,9 +65,9 @@ def wrong_order(run: Pyramid, call: RoICall) -> Finding | None:
     become = [f"{lost} find no map and become zeros"] * (lost > 0)
     become += [f"{moved} are pooled from the map of another level"] * (moved > 0)
     evidence = (
-        f"{_the_pooler(run)} is given its maps in the order {_the_maps(run)}: a coarse one comes before a finer one. "
-        "It keeps the order of the dict, whatever featmap_names says, and takes the first map for the finest level. "
-        f"Of {len(at_now)} boxes {listed(become)}."
+        f"{_the_pooler(run)} gets its maps in the order {_the_maps(run)}: a coarse one comes before a finer one. It "
+        "keeps the order of the dict, whatever featmap_names says, and takes the first map for the finest level. Of "
+        f"{len(at_now)} boxes {listed(become)}."
     )
     names = ", ".join(_quoted(run.names[index]) for index in order)
     code = f"features = {{name: features[name] for name in [{names}]}}  # fine before coarse"
@@ -118,8 +118,8 @@ def unreachable_levels(run: Pyramid, call: RoICall) -> Finding | None:
     size, _ = _options(call)
     decide = (
         "Give it maps of different strides (replace_stride_with_dilation=False keeps them), or pool all boxes from "
-        f"each and join the channels: torch.cat([MultiScaleRoIAlign([name], {size}, {call.sampling_ratio})(features, "
-        f"boxes, image_shapes) for name in [{names}]], 1)"
+        f"each and concatenate the channels: torch.cat([MultiScaleRoIAlign([name], {size}, "
+        f"{call.sampling_ratio})(features, boxes, image_shapes) for name in [{names}]], 1)"
     )
     return Finding("RA405", evidence, decide=decide, doubtful=len(never) == 1)
 
@@ -159,7 +159,7 @@ def inferred_scales(run: Pyramid, call: RoICall) -> Finding | None:
     rows, columns = run.map_sizes_hw[worst]
     how = "the backbone was traced" if run.traced else f"{rows} x {columns} cells of an image of {image_h} x {image_w}"
     down, across = strides[worst]
-    stride = f"{down:.4g}" if down == across else f"{down:.4g} down and {across:.4g} across"
+    stride = f"{down:.4g}" if down == across else f"{down:.4g} vertically and {across:.4g} horizontally"
     evidence = (
         f"From image_shapes of up to {height} x {width} {_the_pooler(run)} inferred the scale "
         f"{number(run.scales[worst])} for map {_quoted(run.names[worst])}: a power of two, from the height alone. The "

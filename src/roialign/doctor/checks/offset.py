@@ -38,10 +38,9 @@ def half_cell(known: Evidence) -> Finding | None:
     evidence = (
         f"aligned={call.aligned} puts the centre of cell (0, 0) at y = {claimed[0]:.3g}, x = {claimed[1]:.3g} of the "
         f"image; the offset measured on images is y = {measured[0]:.3g}, x = {measured[1]:.3g}: {shifts[0]:.2g} of a "
-        f"stride off down and {shifts[1]:.2g} across."
+        f"stride off vertically and {shifts[1]:.2g} horizontally."
     )
     decide = (
-        "If layers behind this call were trained with these features, keep it as it was in training: they have learned "
-        "the shift."
+        "If later layers were trained with these features, keep it as it was in training: they have learned the shift."
     )
     return Finding("RA108", evidence, tuple(range(len(call.rois))), fix, others, decide)

@@ -36,12 +36,12 @@ def reaches(known: Evidence) -> Finding | None:
     height, width = known.image_size_hw
     evidence = (
         f"{len(pictures)} images of several sizes were padded to {height:g} x {width:g}, and {int(reached.sum())} of "
-        f"{len(reached)} boxes read cells that see the padding, the nearest boxes[{nearest}]. Their features are "
-        "others if the batch is."
+        f"{len(reached)} boxes read cells that see the padding, the nearest boxes[{nearest}]. Their features change "
+        "with the batch."
     )
     decide = (
         "Run images of one size together and others apart, as roialign.RegionExtractor does. If the network was "
-        "trained on padded batches, it may be meant."
+        "trained on padded batches, this may be intended."
     )
     return Finding("RA312", evidence, rows_where(reached), decide=decide)
 

@@ -31,7 +31,7 @@ def coordinates(call: RoICall, coverage: Tensor) -> Finding | None:
         f"{int(bad.sum())} of {len(bad)} boxes cannot be sampled ({rows_of(rows)}), the first is {_row(call, bad)}. "
         "Depending on sampling_ratio, torchvision returns zeros for such a box or crashes."
     )
-    decide = f"Look for what made them: a division by zero, an object that is not there. {masked_later(rows)}"
+    decide = f"Look for what made them: a division by zero, a missing object. {masked_later(rows)}"
     return Finding("RA205", evidence, rows, _replaced(call, kept, coverage, code), decide=decide)
 
 
@@ -43,7 +43,7 @@ def image_indices(call: RoICall, coverage: Tensor) -> Finding | None:
         return None
     if call.lists is not None:
         evidence = f"There are {call.lists} lists of boxes and {images} images; torchvision reads out of bounds there."
-        decide = "If all boxes are of one image, pass [torch.cat(boxes)]."
+        decide = "If all boxes belong to one image, pass [torch.cat(boxes)]."
         return Finding("RA208", evidence, rows_where(bad), decide=decide)
     if has_other_boxes(call):
         return _no_such_image(call, bad, coverage)
@@ -60,8 +60,8 @@ def _index_last(call: RoICall, bad: Tensor, coverage: Tensor) -> Finding | None:
     last_first = call.rois[:, [4, 0, 1, 2, 3]]
     if not bool(usable_indices(last_first, call.input.shape[0]).all()) or not _in_order(last_first[:, 1:]):
         return None
-    fix = _replaced(call, last_first, coverage, "boxes = boxes[:, [4, 0, 1, 2, 3]]  # image index first")
-    evidence = f"Column 0 is not an image index (the first such row is {_row(call, bad)}), but the last column is."
+    fix = _replaced(call, last_first, coverage, "boxes = boxes[:, [4, 0, 1, 2, 3]]  # batch index first")
+    evidence = f"Column 0 is not a batch index (the first such row is {_row(call, bad)}), but the last column is."
     return Finding("RA207", evidence, rows_where(bad), fix)
 
 
@@ -73,7 +73,7 @@ def _score(call: RoICall, bad: Tensor, coverage: Tensor) -> Finding | None:
         if not scores or not _in_order(corners):
             continue
         evidence = (
-            f"Column 0 is not an image index (the first such row is {_row(call, bad)}). Column {column} holds numbers "
+            f"Column 0 is not a batch index (the first such row is {_row(call, bad)}). Column {column} holds numbers "
             "from 0 to 1, such as scores, and the other four are corners in their order: there is no index."
         )
         fix, decide = None, "Pass a list with one tensor [L, 4] for each image, without that column."
@@ -96,13 +96,13 @@ def _rotated(call: RoICall, bad: Tensor, coverage: Tensor) -> Finding | None:
     in_radians = turn <= 1.01 * math.pi
     degrees = angles.rad2deg() if in_radians else angles
     evidence = (
-        f"Column 0 is not an image index (the first such row is {_row(call, bad)}), and the last column lies within "
+        f"Column 0 is not a batch index (the first such row is {_row(call, bad)}), and the last column lies within "
         f"+-{turn:.3g}, as angles in {'radians' if in_radians else 'degrees'} do: these are rotated boxes (centre x, "
         f"centre y, width, height, angle), and {call.operator} takes upright ones."
     )
     decide = (
-        "roi_align_rotated counts degrees counter-clockwise; negate angles that count clockwise, as OpenCV's do. In a "
-        "tensor its rows are image index, centre x, centre y, width, height, degrees."
+        "roi_align_rotated takes degrees counter-clockwise; negate clockwise angles such as OpenCV's. In a tensor "
+        "its rows are batch index, centre x, centre y, width, height, degrees."
     )
     fix = None
     if call.input.shape[0] == 1 and call.operator in ("roi_align", "mmcv.ops.RoIAlign"):
@@ -127,8 +127,8 @@ def _no_such_image(call: RoICall, bad: Tensor, coverage: Tensor) -> Finding:
         moved, code = torch.zeros_like(index), "boxes[:, 0] = 0  # the batch has one image"
     fix = _replaced(call, torch.cat([moved[:, None], call.rois[:, 1:]], 1), coverage, code) if code else None
     evidence = (
-        f"{int(bad.sum())} of {len(bad)} boxes name an image that the batch of {images} does not have, the first is "
-        f"{_row(call, bad)}. torchvision reads out of bounds there."
+        f"{int(bad.sum())} of {len(bad)} boxes have a batch index out of range (the batch has {images}), the first "
+        f"is {_row(call, bad)}. torchvision reads out of bounds there."
     )
     decide = None if fix else "Column 0 is the position of the image in the batch, counted from 0."
     return Finding("RA206", evidence, rows_where(bad), fix, decide=decide)

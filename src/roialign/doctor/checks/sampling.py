@@ -37,7 +37,7 @@ def undersampled(known: Evidence) -> Finding | None:
         f"The worst is {_box(known, worst)}: a bin is {down:.3g} x {across:.3g} cells, of which sampling_ratio={ratio} "
         f"takes {ratio} x {ratio} points and leaves {100 * float(unread[worst]):.0f} % unread."
     )
-    decide = "A coarser level of the pyramid serves large boxes as well, and is cheaper than many samples."
+    decide = "A coarser level of the pyramid is as good for large boxes, and cheaper than many samples."
     return Finding("RA501", evidence, rows_where(sparse), fix, decide=decide)
 
 
@@ -83,10 +83,10 @@ def boxes_without_gradient(known: Evidence) -> Finding | None:
         return None
     count = len(known.call.rois)
     evidence = (
-        f"The {count} boxes of this call require a gradient, {why}. What made them learns nothing from this call, and "
-        "nothing is said about it."
+        f"The {count} boxes of this call require a gradient, {why}. What made them silently learns nothing from this "
+        "call."
     )
-    decide = "If no gradient is meant to reach the boxes, say so: boxes.detach()."
+    decide = "If the boxes need no gradient, use boxes.detach()."
     fix = _same_of_roialign(known)
     return Finding("RA503", evidence, tuple(range(count)), fix, decide=decide)
 
@@ -100,8 +100,8 @@ def backward_not_deterministic(known: Evidence) -> Finding | None:
         return None
     evidence = (
         "torch.use_deterministic_algorithms is on and the features require a gradient, but this call went to "
-        "torchvision's CUDA operator, whose backward adds with atomics, in another order in each run. PyTorch raises "
-        "in the backward pass, or with warn_only=True only warns."
+        "torchvision's CUDA operator, whose backward adds with atomics, in a different order in each run. PyTorch "
+        "raises in the backward pass, or with warn_only=True only warns."
     )
     return Finding("RA504", evidence, fix=_same_of_roialign(known))
 

@@ -27,7 +27,7 @@ class Lattice:
 
     @property
     def even(self) -> bool:
-        """Whether one scale serves both axes."""
+        """Whether one scale fits both axes."""
         return abs(self.stride_yx[0] / self.stride_yx[1] - 1) < 1e-3
 
     def cells_off(self, scale: float, map_size_hw: tuple[int, int]) -> float:

@@ -265,7 +265,7 @@ def _not_seen(scene: Scene, called: Place) -> Iterator[Place]:
         share = table.SIDES_EXCHANGED * (table.ON_ITS_SIDE if _is_on_its_side(scene) else 1.0)
         yield replace(
             called,
-            name="sides exchanged",
+            name="sides swapped",
             code="RA107",
             share=share,
             scale=called.scale * sides,
@@ -310,7 +310,7 @@ def _wrong_clip(scene: Scene, called: Place) -> list[Place]:
     low, end = content[axis], content[axis + 2]
     cells[clipped, axis + 2] = low + 0.97 * (end - low)
     cells[clipped, axis] = cells[clipped, axis].minimum(low + 0.7 * (end - low))
-    return [replace(called, name="clipped by the wrong side", code="RA213", share=table.WRONG_CLIP, at=cells)]
+    return [replace(called, name="clipped to the wrong side", code="RA213", share=table.WRONG_CLIP, at=cells)]
 
 
 def _are_whole(boxes: Tensor) -> bool:

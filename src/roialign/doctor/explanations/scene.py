@@ -44,7 +44,7 @@ class Place:
     common: bool = False
     """Whether it goes together with any order of the numbers."""
     transposed: tuple[bool, ...] = (False,)
-    """Of each image, or of all, whether x and y of the numbers are exchanged before the scale and the shift."""
+    """Of each image, or of all, whether x and y of the numbers are swapped before the scale and the shift."""
 
     @property
     def log_prior(self) -> float:
@@ -141,7 +141,7 @@ class Scene:
         return values.expand(len(self.boxes), 4) if len(values) == 1 else values[self.images]
 
     def transposed(self, place: Place) -> Tensor:
-        """Of each box whether x and y are exchanged, bool [K]."""
+        """Of each box whether x and y are swapped, bool [K]."""
         flags = torch.tensor(place.transposed, device=self.images.device)
         return flags.expand(len(self.boxes)) if len(flags) == 1 else flags[self.images]
 
@@ -184,7 +184,7 @@ class Scene:
 
 
 def in_order(boxes: Tensor, scale: Tensor) -> Tensor:
-    """Boxes [..., 4] with their corners exchanged along axes that were flipped, whose scale is negative."""
+    """Boxes [..., 4] with their corners swapped along axes that were flipped, whose scale is negative."""
     return torch.where(scale < 0, boxes[..., [2, 3, 0, 1]], boxes)
 
 

@@ -17,16 +17,16 @@ PASS_THE_IMAGE = (
 )
 _PRODUCT = "The stride is the product of the strides of the layers before this call."
 _MAKE_UPRIGHT = (
-    "Annotation tools and viewers show the upright picture: make it first of all, PIL.ImageOps.exif_transpose(image), "
-    "and keep boxes of that one."
+    "Annotation tools and viewers show the upright picture: make pictures upright first, "
+    "PIL.ImageOps.exif_transpose(image), and keep the boxes of the upright ones."
 )
 _HOW_TO_LOOK = {
     "another size": "Multiply the boxes by new size / old size, of the image that they belong to.",
-    "window": "Subtract the corner of the window from the boxes.",
+    "window": "Subtract the corner of the crop from the boxes.",
     "turned": _MAKE_UPRIGHT,
     "turn left out": _MAKE_UPRIGHT,
-    "mosaic": "A tile's boxes move with its pixels: by its width in x a column, by its height in y a row.",
-    "clipped by the wrong side": "What was cut off is lost: clip x to the width and y to the height where it was done.",
+    "mosaic": "A tile's boxes move with its pixels: by its width in x per column, by its height in y per row.",
+    "clipped to the wrong side": "What was cut off is lost: clip x to the width and y to the height where it was done.",
     "no frame": "Look at where these boxes come from: coordinates of a map or of another picture must be converted.",
 }
 _ORDERS = {
@@ -36,29 +36,33 @@ _ORDERS = {
         "too often."
     ),
     "corner taken for the centre": (
-        "The corner was taken for the centre: every box lies half its size too far to the top left."
+        "The corner was taken for the centre: every box is half its size too far to the top left."
     ),
     "centre taken for the corner": (
-        "The centre was taken for the corner: every box lies half its size too far to the bottom right."
+        "The centre was taken for the corner: every box is half its size too far to the bottom right."
     ),
     "corner halved": ("The centre was computed as (x + w) / 2, half the corner and half the size: it is x + w / 2."),
-    "turned clockwise": (
-        "Read turned by 90 degrees they fit: a picture whose EXIF orientation was applied for one and not the other."
+    "rotated clockwise": (
+        "Rotated by 90 degrees they fit: the EXIF orientation was applied to the picture or to the boxes, but not to "
+        "both."
     ),
-    "turned counter-clockwise": (
-        "Read turned by 90 degrees they fit: a picture whose EXIF orientation was applied for one and not the other."
+    "rotated counter-clockwise": (
+        "Rotated by 90 degrees they fit: the EXIF orientation was applied to the picture or to the boxes, but not to "
+        "both."
     ),
-    "x1 and x2 exchanged": "x1 and x2 are exchanged, as by a flip that mirrors both and does not exchange them.",
-    "y1 and y2 exchanged": "y1 and y2 are exchanged: sort them, if they do count from the top.",
-    "corners exchanged": "The far corner comes first: sort the corners.",
-    "mirrored": "x counts from the right: the boxes are mirrored, or the image was and they were not.",
-    "from the right, far edge first": "x counts from the right: the boxes are mirrored, and x1 and x2 not exchanged.",
+    "x1 and x2 swapped": "x1 and x2 are swapped, as by a flip that mirrors both without swapping them.",
+    "y1 and y2 swapped": "y1 and y2 are swapped: sort them if y is measured from the top.",
+    "corners swapped": "The far corner comes first: sort the corners.",
+    "mirrored": "x is measured from the right: the boxes are mirrored, or the image was and they were not.",
+    "from the right, far edge first": (
+        "x is measured from the right: the boxes are mirrored, and x1 and x2 not swapped."
+    ),
     "from the bottom": (
-        "y counts from the bottom, as in PDF files, maps and mathematics: the boxes stand upside down."
+        "y is measured from the bottom, as in PDF files, maps and mathematics: the boxes are upside down."
     ),
     "from the bottom, upper edge first": (
-        "y counts from the bottom, as in PDF files, maps and mathematics, the upper edge first: the boxes "
-        "stand upside down."
+        "y is measured from the bottom, as in PDF files, maps and mathematics, the upper edge first: the boxes are "
+        "upside down."
     ),
 }
 
@@ -67,7 +71,10 @@ def evidence(known: Evidence, explanation: Explanation) -> str:
     """The numbers that speak for it."""
     parts = [_as_called(known, explanation), _of_the_place(known, explanation.place), _of_the_order(known, explanation)]
     if explanation.witnessed > _PICTURE_SPOKE:
-        parts.append("So read they follow the edges of the picture, as boxes drawn around things do; not as called.")
+        parts.append(
+            "Read this way they follow the edges of the picture, as boxes drawn around things do; as passed they do "
+            "not."
+        )
     return " ".join(part for part in parts if part)
 
 
@@ -75,7 +82,7 @@ def decide(known: Evidence, first: Explanation, others: Sequence[Explanation], d
     """What would settle it, where something may."""
     said = []
     if first.place.code == "RA108":
-        said.append("If the offset was taken off the boxes already, nothing is wrong.")
+        said.append("If the offset was already subtracted from the boxes, nothing is wrong.")
     if first.place.name in _HOW_TO_LOOK:
         said.append(_HOW_TO_LOOK[first.place.name])
     if others:
@@ -140,7 +147,10 @@ def _of_the_place(known: Evidence, place: Place) -> str:
         case "RA101":
             return f"spatial_scale is 1.0. {how}."
         case "RA102":
-            return f"They fit as cells of the {height} x {width} map; spatial_scale={number(scale)} is once too often."
+            return (
+                f"They fit as cells of the {height} x {width} map; spatial_scale={number(scale)} scales them once "
+                "too often."
+            )
         case "RA103":
             return "All coordinates are fractions: every RoI reads the same corner of the map."
         case "RA104":
@@ -152,8 +162,8 @@ def _of_the_place(known: Evidence, place: Place) -> str:
             return _of_the_offset(place)
         case "RA110":
             return (
-                f"From {known.how_stride_is_known} the stride is {stride_y:.4g} down and {stride_x:.4g} across; no "
-                f"single spatial_scale fits both, and {number(scale)} is up to {off:.2g} cells off."
+                f"From {known.how_stride_is_known} the stride is {stride_y:.4g} vertically and {stride_x:.4g} "
+                f"horizontally; no single spatial_scale fits both, and {number(scale)} is up to {off:.2g} cells off."
             )
     return _of_the_frame(known, place)
 
@@ -165,7 +175,7 @@ def _of_the_offset(place: Place) -> str:
     beside = max(abs(offset_y - stride_y / 2), abs(offset_x - stride_x / 2))
     return (
         f"The network loses its border: its stride is {stride_y:g}, and cell (0, 0) is centred at {at}, not at "
-        f"{stride_y / 2:g}. Every box is read up to {beside:g} px beside its place."
+        f"{stride_y / 2:g}. Every box is read up to {beside:g} px off."
     )
 
 
@@ -185,12 +195,12 @@ def _of_the_frame(known: Evidence, place: Place) -> str:
         case "one resize of two":
             return (
                 f"The image was resized more than once ({chain}), and only one of the ratios reached the boxes: both "
-                f"are needed, another {place.ratio:.4g} times."
+                f"are needed, a further factor of {place.ratio:.4g}."
             )
         case "resized twice":
             return f"The image was resized by {1 / place.ratio:.4g} ({chain}), the boxes by that twice."
         case "resized the wrong way":
-            return f"The image was resized ({chain}), and the boxes the other way: divided for multiplied."
+            return f"The image was resized ({chain}), and the boxes the other way: divided instead of multiplied."
         case "squeezed":
             return (
                 f"The image was cropped or padded on its way ({chain}); the boxes were scaled as if all of the "
@@ -198,8 +208,8 @@ def _of_the_frame(known: Evidence, place: Place) -> str:
             )
         case "one ratio for both":
             return (
-                f"The image was squeezed ({chain}), width and height by ratios of their own, which changes its aspect; "
-                "the boxes were scaled by one of them, so that x or y is off."
+                f"The image was squeezed ({chain}), width and height by different ratios, which changes its aspect "
+                "ratio; the boxes were scaled by one of them, so that x or y is off."
             )
         case "padded size":
             return (
@@ -212,10 +222,10 @@ def _of_the_frame(known: Evidence, place: Place) -> str:
             parts = f"parts of the image, {place.ratio:g} to each side"
             of = "percents of the image" if place.ratio == 100 else parts
             return f"They run from 0 to {place.ratio:g}: {of}, as annotation tools and language models give them."
-        case "sides exchanged":
+        case "sides swapped":
             return (
-                "Width and height are exchanged: x was multiplied by the height of the image and y by its width, or "
-                "the image was resized to (width, height) for (height, width)."
+                "Width and height are swapped: x was multiplied by the height of the image and y by its width, or "
+                "the image was resized to (width, height) instead of (height, width)."
             )
         case "mosaic" if known.mosaic is not None:
             height, width = known.mosaic.tile_hw
@@ -226,10 +236,10 @@ def _of_the_frame(known: Evidence, place: Place) -> str:
         case "another size":
             return f"They would fit about {place.ratio:.2g} times as large: boxes of another size of this image."
         case "window":
-            return "They fit a window of a larger picture whose corner was not subtracted."
+            return "They fit a crop of a larger picture whose corner was not subtracted."
         case "no frame":
-            return "They lie far outside this image in any frame that was tried: scaled, reordered, of another size."
-        case "clipped by the wrong side":
+            return "They are far outside this image in every frame that was tried: scaled, reordered, of another size."
+        case "clipped to the wrong side":
             side = min(image_h, image_w)
             return f"Several end at exactly {side:g}, the shorter side of the image, along the longer one."
     return ""
@@ -239,11 +249,15 @@ def _of_the_turn(place: Place, chain: str) -> str:
     """What was seen of a picture whose file says that it is to be turned."""
     upright = place.frame is None or place.frame.parent is None
     old_h, old_w = (0, 0) if place.frame is None else place.frame.size_hw
-    size = f", {old_w} columns and {old_h} rows" if place.name == "turned" else ", with all done to them but the turn"
+    size = (
+        f", {old_w} columns and {old_h} rows"
+        if place.name == "turned"
+        else (", with every step but the rotation applied")
+    )
     if upright:
         return (
-            f"They fit the upright picture{size}; its file says by EXIF how to turn it, and the network got it as it "
-            f"is stored ({chain})."
+            f"They fit the upright picture{size}; its file has an EXIF rotation, and the network got it as stored "
+            f"({chain})."
         )
     return f"They fit the picture as its file stores it{size}; the network got it upright, as EXIF says ({chain})."
 
@@ -253,9 +267,7 @@ def _of_the_order(known: Evidence, explanation: Explanation) -> str:
     if order.code is None:
         return ""
     inverted = int((known.sides < 0).any(1).sum())
-    ends = (
-        f"{inverted} of {len(known.sides)} boxes end before they begin ({_first_inverted(known)}). " if inverted else ""
-    )
+    ends = f"{inverted} of {len(known.sides)} boxes are inverted ({_first_inverted(known)}). " if inverted else ""
     return ends + _ORDERS.get(order.name, f"Read as {order.name} all have an area and fit.")
 
 

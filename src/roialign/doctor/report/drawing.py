@@ -136,8 +136,8 @@ def _caption(panel: Panel) -> list[str]:
     if panel.likelier is not None:
         times = f"{panel.likelier:.0f}" if panel.likelier < _MANY else f"more than {_MANY}"
         lines.append(
-            f"These boxes follow the edges of the image: {times} times as likely as those called to be drawn around "
-            "its things."
+            f"These boxes follow the edges of the image: {times} times as likely as those passed to be drawn around "
+            "things in it."
         )
     if panel.far:
         first, more = panel.far[0], len(panel.far) - 1

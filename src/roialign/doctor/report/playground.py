@@ -101,7 +101,7 @@ def _frame_note(call: RoICall, frame_hw: tuple[float, float], seen: bool) -> str
     known = f"divided by spatial_scale={scale_text(call.spatial_scale)}" if call.cells is None else "times its stride"
     return (
         f"The image was not seen. It is taken to be {height} x {width} pixels (height x width): the size of the map "
-        f"{known}. Whether that is right the figure cannot tell."
+        f"{known}. The figure cannot tell whether that is right."
     )
 
 
@@ -114,8 +114,11 @@ def _values_note(call: RoICall, place: int | None) -> str:
         pools = not function_of(call.operator).pools_as_roi_align
         return f"Computed as roi_align does it; {call.operator} gives other numbers." if pools else ""
     if not call.input.shape[1]:
-        return "The values of the features were not kept for this call, so what a map of ones would give is shown."
-    return f"The values of the {height} x {width} map are left out to keep this page small; shown is a map of ones."
+        return "The values of the features were not kept for this call, so the result for a map of ones is shown."
+    return (
+        f"The values of the {height} x {width} map are left out to keep this page small; a map of ones is shown "
+        "instead."
+    )
 
 
 def _channels(features_chw: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The tokens [N, T, C] that modules gave out, so that a map made of some of them can be held against them."""
+"""The tokens [N, T, C] that modules gave out, so that a map made from some of them can be compared with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from roialign.doctor.surroundings import Tokens
 
 _MOST_KEPT = 64
 _MOST_EXTRA = 16  # tokens that are none of the map
-_MOST_COMPARED = 16  # outputs that a map is held against by its values
+_MOST_COMPARED = 16  # outputs that a map is compared with by value
 _CHANNELS_COMPARED = 16
 
 

@@ -27,23 +27,23 @@ class watch:
     `ps_roi_align`, `ps_roi_pool`, their modules, MultiScaleRoIAlign), of what is built on those, such as
     detection models and detectron2, and of mmcv (RoIAlign and RoIPool). Compiled and scripted code is seen too.
 
-    The program runs as it would without. Only where the operator would crash the process or read memory that is not
-    its own (a NaN box, an image that the batch does not have, an empty map) an `RoIError` is raised in its place.
-    Where the block is left by an exception that an RoI call raised, that call is diagnosed, too, and it goes on.
-    On a GPU nothing waits: what the checks need is copied while it works, and examined later. A program may make
-    any number of calls: of those that a line makes with one outcome the first hundred are kept, the rest counted.
+    The program runs as it would without. Only where the operator would crash the process or read out of bounds (a NaN
+    box, a batch index out of range, an empty map) is an `RoIError` raised instead. If an exception from an RoI call
+    leaves the block, that call is diagnosed, too, and the exception propagates. On a GPU nothing waits: what the checks
+    need is copied while it works, and examined later. A program may make any number of calls: of those that a line
+    makes with one outcome the first hundred are kept, the rest counted.
 
     In a notebook, where a block ends with its cell, `report = roialign.watch().start()` watches until `report.stop()`.
 
     Args:
-        model: a model whose modules are to have their names in the report. All else is found without it: what enters
-            the backbone, and the grids of the maps that leave it.
+        model: a model whose module names the report should use. Everything else is found without it: what enters the
+            backbone, and the grids of the maps that leave it.
 
     Returns:
         On entering, a `Report` that fills as calls are made; each finding has its `call_site`.
 
     Raises:
-        OptionError: RA506, if `model` is no module.
+        OptionError: RA506, if `model` is not a module.
 
     Example:
         >>> import torch, roialign
@@ -55,7 +55,9 @@ class watch:
 
     def __init__(self, model: nn.Module | None = None) -> None:
         if not (model is None or isinstance(model, nn.Module)):
-            raise OptionError(f"RA506: expected model, an nn.Module or none; got {describe(model)}. watch() will do.")
+            raise OptionError(
+                f"RA506: expected model, an nn.Module or none; got {describe(model)}. watch() without it works, too."
+            )
         self._log = CallLog()
         self._block = watching(self._log.add, model)
 
@@ -64,7 +66,7 @@ class watch:
         return LiveReport(self._log, self._block.__enter__().catch_up, self.stop)
 
     def stop(self) -> None:
-        """Watch no longer; the report stays."""
+        """Stop watching; the report stays."""
         self._block.__exit__(None, None, None)
 
     def __enter__(self) -> Report:

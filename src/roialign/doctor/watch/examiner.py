@@ -149,9 +149,8 @@ class Examiner:
 
 def _say_that_it_failed(error: Exception, site: str) -> None:
     warnings.warn(
-        f"roialign.watch could not examine the RoI call at {site}: {type(error).__name__}: {error}. The call itself is "
-        "made all the same. Unless the program fails with the same error, this is a mistake in roialign: please report "
-        "it.",
+        f"roialign.watch could not examine the RoI call at {site}: {type(error).__name__}: {error}. The call itself "
+        "still runs. Unless the program fails with the same error, this is a bug in roialign: please report it.",
         RoIWarning,
         stacklevel=3,
     )

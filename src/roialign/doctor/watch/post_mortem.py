@@ -76,7 +76,7 @@ def _pooler_without_maps(frame: FrameType) -> Finding | None:
     listed = [f'"{name}" ({one.shape[2]} x {one.shape[3]})' for name, one in given.items()]
     evidence = (
         f"MultiScaleRoIAlign is made for maps named {', '.join(map(repr, names))}, and is given "
-        f"{', '.join(listed) or 'none'}. It takes only maps whose names it knows, so that none is left to pool from."
+        f"{', '.join(listed) or 'none'}. It takes only maps whose names it knows, so none is left to pool from."
     )
     fine_first = sorted(given, key=lambda name: -given[name].shape[2] * given[name].shape[3])
     quoted = ", ".join(f'"{name}"' for name in fine_first)
@@ -130,5 +130,5 @@ def _in_float32(call: RoICall) -> Fix:
 def _or_roialign(call: RoICall) -> str:
     return (
         f"roialign.{call.operator} takes half features with float32 boxes and sums in float32. Keep boxes in float32 "
-        "from where they are made."
+        "from the start."
     )

@@ -35,7 +35,7 @@ def load_backbone(model: str, image_hw: tuple[int, int] = (224, 224)) -> nn.Modu
     Raises:
         ModelError: for a name that is not known, with near ones; for a model that takes no images; and for a file or
             a function that fails, with the line.
-        ImportError: if the package is not installed, with what installs it.
+        ImportError: if the package is not installed, with the command that installs it.
 
     Example:
         >>> load_backbone("resnet18")
@@ -62,6 +62,6 @@ def _meant(model: str) -> str:
         return f" Is it {model}/resnet18 or another of its models?"
     path = model.rpartition(":")[0] or model
     if Path(path).exists():
-        return " A file is to end in .py."
+        return "A file must end in .py."
     name = model.rpartition("/")[2]
     return f" Is it torchvision/{name} or timm/{name}?" if name else ""

@@ -92,8 +92,8 @@ def _check_callable(made: Any, model: str) -> None:
     if required:
         name = model.rpartition(":")[2]
         raise ModelError(
-            f"expected a callable that needs no arguments; {model} needs {', '.join(required)}. Give them in a "
-            f"function of your own, def backbone(): return {name}(...), and name that one, path.py:backbone"
+            f"expected a callable that needs no arguments; {model} needs {', '.join(required)}. Pass them in your "
+            f"own function, def backbone(): return {name}(...), and name that one, path.py:backbone"
         )
 
 

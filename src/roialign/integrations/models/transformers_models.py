@@ -131,7 +131,7 @@ def _class_for(transformers: Any, name: str, config: Any) -> Any:
     if others:
         raise ModelError(
             "expected a configuration of a model that takes an image [N, C, H, W] and nothing else; "
-            f"transformers/{name} also needs {', '.join(others)}. Give them in a module of your own"
+            f"transformers/{name} also needs {', '.join(others)}. Pass them in your own module"
         )
     return kind
 

@@ -74,8 +74,8 @@ class _Traced(torch.autograd.Function):
             needed = _OLDEST_CENTRED
         if g.opset < needed:
             raise ExportError(
-                f"RA601: expected opset_version of at least {needed}: before {_OLDEST_CENTRED} ONNX's RoiAlign is that "
-                f"of aligned=False, and before {_OLDEST} it is not written; got {g.opset}. Use "
+                f"RA601: expected opset_version of at least {needed}: before {_OLDEST_CENTRED} ONNX's RoiAlign only "
+                f"has aligned=False, and sets before {_OLDEST} are not written; got {g.opset}. Use "
                 "torch.onnx.export(..., opset_version=20)."
             )
         return g.op(node.name, *tensors, **{_typed(name, value): value for name, value in attributes.items()})

@@ -18,14 +18,16 @@ from roialign.ops.reference.sampling import AxisRule
 
 _APART = "Export the parts before and after it, and pool between them in Python."
 _NOT_IN_ONNX = {
-    "masked_roi_align": f"its RoiAlign has no weights of samples. {_APART}",
-    "paste_masks": "no operator of it puts masks into images. Return masks and boxes, and paste them afterwards.",
-    "prroi_pool": "its RoiAlign averages samples and integrates nothing. roi_align with aligned=True and "
-    "sampling_ratio=4 comes near, also in training.",
+    "masked_roi_align": f"its RoiAlign cannot weight samples. {_APART}",
+    "paste_masks": "none of its operators pastes masks into images. Return masks and boxes, and paste them afterwards.",
+    "prroi_pool": (
+        "its RoiAlign averages samples and integrates nothing. roi_align with aligned=True and sampling_ratio=4 "
+        "comes close, in training, too."
+    ),
     "ps_roi_align": f"its RoiAlign reads all channels into every bin. {_APART}",
     "ps_roi_pool": f"its MaxRoiPool takes the largest values, of all channels. {_APART}",
     "roi_align_3d": f"its RoiAlign pools maps of two axes. {_APART}",
-    "roi_align_rotated": f"its RoiAlign has upright boxes alone. {_APART}",
+    "roi_align_rotated": f"its RoiAlign only has upright boxes. {_APART}",
 }
 """Why an operator cannot be exported, and what to do, by name."""
 

@@ -23,7 +23,7 @@ class Definition:
     """What an operator makes of boxes on one map."""
 
     pool: Callable[..., tuple[Tensor, ...]]
-    """From planes [C, *cells], boxes [k, columns] without the image index, what belongs to each box, bins and options:
+    """From planes [C, *cells], boxes [k, columns] without the batch index, what belongs to each box, bins and options:
     features [k, C, *bins], the coverage [k], and what else there is of the features' shape."""
     reads: Callable[..., Sequence[Tensor]]
     """From boxes, bins and options: how much [k] a bin reads at most along each axis, z or y first."""
@@ -37,7 +37,7 @@ class Arguments(NamedTuple):
     """What an operator is told beside the features."""
 
     rois: Tensor
-    """[K, 1 + columns], the image index first, in the type that is computed in."""
+    """[K, 1 + columns], the batch index first, in the type that is computed in."""
     beside: tuple[Tensor, ...]
     """What belongs to each box, [K, ...]."""
     bins: tuple[int, ...]
@@ -96,7 +96,7 @@ def gradient_to_features(
 
 
 def gradient_to_boxes(definition: Definition, grad: Tensor, input: Tensor, arguments: Arguments) -> tuple[Tensor, ...]:
-    """To the rois [K, 1 + columns], whose image index gets none, and to what belongs to each of them."""
+    """To the rois [K, 1 + columns], whose batch index gets none, and to what belongs to each of them."""
     rois = arguments.rois
     totals = (torch.zeros_like(rois), *(torch.zeros_like(one, dtype=rois.dtype) for one in arguments.beside))
     for chunk in _chunks(definition, input.shape, arguments) if len(rois) else ():

@@ -1,4 +1,4 @@
-"""From the masks of RoIs to masks of the image, in PyTorch: serves on every device.
+"""From the masks of RoIs to masks of the image, in PyTorch: used on every device.
 
 Each mask is read, with a border of zeros, by the bilinear rule of the RoI operators at the centres of the image's
 pixels. Rows and columns factor: out = Ay M Ax^T, computed box by box, only where the box is.

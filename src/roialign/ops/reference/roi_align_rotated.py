@@ -1,4 +1,4 @@
-"""RoIAlign of rotated boxes in pure PyTorch: the definition that the kernels are held against."""
+"""RoIAlign of rotated boxes in pure PyTorch: the definition that the kernels are checked against."""
 
 from __future__ import annotations
 

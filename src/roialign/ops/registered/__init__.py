@@ -11,7 +11,7 @@ REFERENCE: dict[str, Any] = {
     name: implementation for one in OPERATORS.values() for name, implementation in pooling.register(one).items()
 }
 REFERENCE |= multi_scale_roi_align.REFERENCE | roi_pool.REFERENCE | paste_masks.REFERENCE
-"""What serves an operator or a gradient where no backend does, by name."""
+"""What implements an operator or a gradient where no backend does, by name."""
 for operator in (*OPERATORS.values(), OF_SEGMENTS, ROI_POOL):
     operator.bind()
 

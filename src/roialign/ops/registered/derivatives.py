@@ -118,7 +118,7 @@ def _push_forward(
     refused = [op._schema.arguments[at].name for at in moving if at not in linear_in]
     if refused:
         raise DerivativeError(
-            f"RA507: expected tangents, in forward mode, of what {op._opname} is linear in only; got one of its "
+            f"RA507: expected forward-mode tangents only of what {op._opname} is linear in; got one of its "
             f"{' and '.join(refused)}. Use .detach() there, or reverse mode: backward(), torch.func.vjp or jacrev."
         )
     parts = [

@@ -1,4 +1,4 @@
-"""paste_masks and its gradient as torch.library knows them. One implementation in PyTorch serves all devices."""
+"""paste_masks and its gradient as torch.library knows them. One PyTorch implementation is used on all devices."""
 
 from __future__ import annotations
 

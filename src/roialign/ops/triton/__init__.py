@@ -1,6 +1,6 @@
 """The kernels for GPUs, in Triton: deterministic, one source for NVIDIA's and AMD's.
 
-Nothing here needs a GPU or Triton to be imported; `load` says why they do not serve.
+Nothing here needs a GPU or Triton to be imported; `load` says why they cannot be used.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ OPERATORS = (
 )
 
 CHOSEN_BY = "ROIALIGN_TRITON"
-"""The environment variable that has to be 1 for the kernels to serve."""
+"""The environment variable that has to be 1 for the kernels to be used."""
 
 _library: torch.library.Library | None = None
 
 
 def load() -> str | None:
-    """Register the kernels for the operators above on CUDA and ROCm; the reason why they do not serve, or None.
+    """Register the kernels for the operators above on CUDA and ROCm; the reason why they cannot be used, or None.
 
     Triton is imported when a kernel is first used.
     """

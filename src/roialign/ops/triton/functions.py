@@ -143,7 +143,7 @@ def add_boxes(
 
 
 def correlate(grad: Tensor, inputs: Sequence[Tensor], rois: Tensor, rule: Rule) -> Tensor:
-    """Gradient [K, 5] to the boxes, for `grad` [K, C, height, width]; the image index gets none."""
+    """Gradient [K, 5] to the boxes, for `grad` [K, C, height, width]; the batch index gets none."""
     rois = rois.contiguous()
     grad_rois = torch.empty_like(rois)
     with on_device_of(rois):

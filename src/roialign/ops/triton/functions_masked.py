@@ -73,7 +73,7 @@ def scatter(grad: Tensor, arguments: Arguments, size: Sequence[int], _input: Ten
 
 
 def correlate(grad: Tensor, input: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
-    """The gradients to the boxes [K, 5], whose image index gets none, and to the masks [K, h, w]."""
+    """The gradients to the boxes [K, 5], whose batch index gets none, and to the masks [K, h, w]."""
     rois, rule = arguments.rois.contiguous(), rule_of_scale(*arguments.options[:3])
     mask_hw = arguments.beside[0].shape[1:]
     grad_rois, grad_masks = torch.empty_like(rois), rois.new_empty((len(rois), *mask_hw))

@@ -60,7 +60,7 @@ def scatter(grad: Tensor, arguments: Arguments, size: Sequence[int], input: Tens
 
 
 def correlate(grad: Tensor, input: Tensor, arguments: Arguments) -> tuple[Tensor]:
-    """The gradient [K, 5] to the boxes, for `grad` [K, C, height, width]; the image index gets none."""
+    """The gradient [K, 5] to the boxes, for `grad` [K, C, height, width]; the batch index gets none."""
     rois = arguments.rois.contiguous()
     grad_rois = torch.empty_like(rois)
     with on_device_of(rois):

@@ -62,7 +62,7 @@ def scatter(grad: Tensor, arguments: Arguments, size: Sequence[int], _input: Ten
 
 
 def correlate(grad: Tensor, input: Tensor, arguments: Arguments) -> tuple[Tensor]:
-    """The gradient [K, 6] to the boxes, for `grad` [K, C, height, width]; the image index gets none."""
+    """The gradient [K, 6] to the boxes, for `grad` [K, C, height, width]; the batch index gets none."""
     rois, rule = arguments.rois.contiguous(), rule_of_scale(*arguments.options[:3])
     grad_rois = torch.empty_like(rois)
     with on_device_of(rois):

@@ -113,7 +113,7 @@ def scatter(grad: Tensor, rois: Tensor, rule: TapRule, size: tuple[int, ...]) ->
 
 
 def correlate(grad: Tensor, features: Tensor, rois: Tensor, rule: TapRule) -> Tensor:
-    """Gradient of the shape of `rois`, for `grad` [K, C, *bins]; the image index gets none."""
+    """Gradient of the shape of `rois`, for `grad` [K, C, *bins]; the batch index gets none."""
     rois, volume, of_volume = rois.contiguous(), _as_volume(features), _as_volume(grad)
     images, _, *size = volume.shape
     channels, bins = grad.shape[1], grad.shape[2:]

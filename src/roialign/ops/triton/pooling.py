@@ -101,8 +101,8 @@ def _roi_pool(
     check_operator(input, size_of(input), rois, (ph, pw))
     if with_maxima and input.shape[2] * input.shape[3] >= _MOST_CELLS:
         raise FeatureMapError(
-            f"RA306: expected a map of less than 2^31 cells, where a gradient is asked for; got {describe(input)}. "
-            "Pool parts of it."
+            f"RA306: expected a map of less than 2^31 cells, where a gradient is needed; got {describe(input)}. Pool "
+            "parts of it."
         )
     return functions_taps.pool_largest(input, rois, (ph, pw), scale, legacy, with_maxima)
 

@@ -19,13 +19,13 @@ class BoxForm(NamedTuple):
     name: str
     sides: str
     columns: int
-    """Coordinates of a box, without the image index."""
+    """Coordinates of a box, without the batch index."""
 
     @property
     def wanted(self) -> str:
         """What to pass, in words."""
         return (
-            f"{self.name} as a tensor [K, {self.columns + 1}] (image index, {self.sides}) or a list with one tensor "
+            f"{self.name} as a tensor [K, {self.columns + 1}] (batch index, {self.sides}) or a list with one tensor "
             f"[L, {self.columns}] for each image"
         )
 
@@ -61,8 +61,8 @@ def _check_tensor(boxes: Tensor, input: Tensor, form: BoxForm) -> None:
     _check_dense(boxes, name)
     if boxes.dim() == 2 and boxes.shape[1] == columns:
         raise errors.BoxesShapeError(
-            f"RA207: expected {form.wanted}; got {describe(boxes)}: the column with the image index is missing. "
-            f"For {name} of one image pass a list: [{name}]."
+            f"RA207: expected {form.wanted}; got {describe(boxes)}: the batch index column is missing. For {name} of "
+            f"one image pass a list: [{name}]."
         )
     if boxes.dim() != 2 or boxes.shape[1] != 1 + columns:
         one_row = f"Use {name}[None] for a single row."
@@ -80,13 +80,14 @@ def _check_list(boxes: Sequence[Tensor], input: Tensor, form: BoxForm) -> None:
         if image_boxes.dim() != 2 or image_boxes.shape[1] != columns:
             raise errors.BoxesShapeError(
                 f"RA210: expected {form.wanted}; got {describe(image_boxes)} for image {image}. In a list the "
-                f"position is the image index: leave that column out, and use torch.empty(0, {columns}) for no {name}."
+                f"position is the batch index: leave that column out, and use torch.empty(0, {columns}) for no "
+                f"{name}."
             )
         _check_dtype(image_boxes, input, name)
     if len(boxes) > input.shape[0]:
         raise errors.BatchIndexError(
             f"RA208: expected at most one list of {name} for each of the {input.shape[0]} images in the batch; got "
-            f"{len(boxes)} lists. If all {name} are of one image, pass [torch.cat({name})]."
+            f"{len(boxes)} lists. If all {name} belong to one image, pass [torch.cat({name})]."
         )
 
 

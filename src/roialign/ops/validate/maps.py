@@ -75,7 +75,7 @@ def check_maps(maps: Sequence[Tensor], cells: Sequence[float]) -> None:
         if one.dim() != 4 or one.dtype != maps[0].dtype or one.shape[:2] != maps[0].shape[:2]:
             raise errors.FeatureMapError(
                 f"RA306: expected feature maps [N, C, H, W] of one type, with the same N and C; got {describe(one)} "
-                f"beside {describe(maps[0])}. Pool levels of different depth in calls of their own."
+                f"and {describe(maps[0])}. Pool levels of different depth in separate calls."
             )
 
 
@@ -83,10 +83,10 @@ def check_local(tensors: Sequence[Tensor]) -> None:
     """Raise for DTensors, where several maps are pooled from."""
     if not torch.compiler.is_compiling() and any(map(is_distributed, tensors)):
         raise errors.DtypeError(
-            "RA505: expected plain tensors to pool from several maps; got DTensors, which torch's sharding of lists of "
-            "maps does not take. Pool what is local, with whole maps and the boxes of this process: "
+            "RA505: expected plain tensors to pool from several maps; got DTensors, which torch cannot shard for "
+            "lists of maps. Pool locally, with whole maps and the boxes of this process: "
             "DTensor.from_local(pool(maps.to_local(), boxes.to_local(), ...), mesh, [Shard(0)]). roi_align and the "
-            "other operators of one map take DTensors."
+            "other operators on one map take DTensors."
         )
 
 
@@ -95,9 +95,9 @@ def check_own_channels(input: Tensor, size_hw: Sequence[int], grad: Tensor | Non
     bins = size_hw[0] * size_hw[1]
     if input.shape[1] % bins != 0:
         raise errors.OutputSizeError(
-            f"RA506: expected channels that are a multiple of the {size_hw[0]} x {size_hw[1]} = {bins} bins, for each "
-            f"bin has channels of its own; got {describe(input)}. Use an output_size that divides {input.shape[1]}, or "
-            "make the layer before it one of (channels of the output) * height * width channels."
+            f"RA506: expected channels that are a multiple of the {size_hw[0]} x {size_hw[1]} = {bins} bins, because "
+            f"each bin has its own channels; got {describe(input)}. Use an output_size that divides "
+            f"{input.shape[1]}, or give the layer before it (channels of the output) * height * width channels."
         )
     if grad is None:
         return

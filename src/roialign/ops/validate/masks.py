@@ -20,13 +20,13 @@ def as_masks(masks: Any, rois: Tensor) -> Tensor:
     """Masks [K, h, w], one for each of the rois, bool or in the type that is computed in."""
     if isinstance(masks, (list, tuple)) and masks and all(isinstance(one, Tensor) for one in masks):
         if any(one.dim() != masks[0].dim() or one.shape[1:] != masks[0].shape[1:] for one in masks):
-            raise _wrong(rois, "lists of masks of several sizes. Pad them to one, or pool each image by itself.")
+            raise _wrong(rois, "lists of masks of several sizes. Pad them to one size, or pool each image separately.")
         masks = torch.cat(list(masks))
     if not isinstance(masks, Tensor):
         raise _wrong(rois, f"{describe(masks)}. Pass a tensor, or a list with one for each image.")
     whole = masks.squeeze(1) if masks.dim() == 4 and masks.shape[1] == 1 else masks
     if whole.dim() != 3 or whole.shape[0] != rois.shape[0] or 0 in whole.shape[1:]:
-        raise _wrong(rois, f"{describe(masks)}. One box has one mask: masks[labels == ...] picks them.")
+        raise _wrong(rois, f"{describe(masks)}. Each box needs one mask: masks[labels == ...] selects them.")
     if whole.device != rois.device or not (whole.dtype == torch.bool or whole.is_floating_point()):
         wanted = as_float(masks, "masks") if masks.is_quantized else "masks.bool()"
         raise _wrong(rois, f"{describe(masks)} on {masks.device}. Use {wanted} on {rois.device}.")
@@ -57,7 +57,7 @@ def as_pasting(masks: Any, boxes_xyxy: Any, image_size: Any, threshold: Any) -> 
     if not isinstance(boxes_xyxy, Tensor) or boxes_xyxy.dim() != 2 or boxes_xyxy.shape[1] != 4:
         raise errors.BoxesShapeError(
             f"RA210: expected boxes_xyxy, a tensor [K, 4] of x1, y1, x2, y2; got {describe(boxes_xyxy)}. Paste the "
-            "masks of each image in a call of its own."
+            "masks of each image in a separate call."
         )
     if not boxes_xyxy.is_floating_point():
         wanted = as_float(boxes_xyxy, "boxes_xyxy")
@@ -69,7 +69,8 @@ def as_pasting(masks: Any, boxes_xyxy: Any, image_size: Any, threshold: Any) -> 
     size = image_size if isinstance(image_size, Sequence) else ()
     if len(size) != 2 or not all(map(is_side, size)):
         raise errors.FrameError(
-            f"RA307: expected image_size, (height, width) in pixels; got {image_size!r}. Of a tensor: image.shape[-2:]."
+            f"RA307: expected image_size, (height, width) in pixels; got {image_size!r}. For a tensor: "
+            "image.shape[-2:]."
         )
     if isinstance(masks, Tensor) and masks.dtype == torch.bool:
         masks = masks.float()

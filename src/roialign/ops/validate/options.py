@@ -82,7 +82,7 @@ def check_aligned(aligned: Any) -> bool:
         return aligned
     if not is_flag(aligned):
         raise errors.OptionError(
-            f"RA506: expected aligned, True or False; got {describe(aligned)}. Boxes of one call share it."
+            f"RA506: expected aligned, True or False; got {describe(aligned)}. All boxes of a call share it."
         )
     return bool(aligned)
 

@@ -63,9 +63,9 @@ def check_rows(images: int, rois: Tensor, usable: Tensor, form: BoxForm = BOXES)
         row = int(outside.nonzero()[0])
         range_text = f"a whole number from 0 to {images - 1}" if images else "but the batch has no images"
         raise errors.BatchIndexError(
-            f"RA206: expected in column 0 the index of an image, {range_text}; got "
-            f"{int(outside.sum())} rows of {len(rois)} with another, the first {name}[{row}] = {row_text(rois, row)}. "
-            f"Column 0 is the image, then {form.sides}; {name} of one image can be passed as a list: [{name}]."
+            f"RA206: expected a batch index in column 0, {range_text}; got {int(outside.sum())} of {len(rois)} rows "
+            f"with another value, the first {name}[{row}] = {row_text(rois, row)}. Column 0 is the batch index, then "
+            f"{form.sides}; {name} of one image can be passed as a list: [{name}]."
         )
 
 
@@ -81,5 +81,6 @@ def check_levels(levels: Tensor, count: int, rois: Tensor) -> None:
         row = int(outside.nonzero()[0])
         raise errors.LevelError(
             f"RA401: expected levels from 0 to {count - 1}, one for each feature map; got {int(outside.sum())} rows "
-            f"with another, the first levels[{row}] = {int(levels[row])}. Clamp them: levels.clamp(0, {count - 1})."
+            f"with another value, the first levels[{row}] = {int(levels[row])}. Clamp them: levels.clamp(0, "
+            f"{count - 1})."
         )

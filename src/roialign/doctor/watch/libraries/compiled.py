@@ -24,7 +24,7 @@ _DEVICES = ("CPU", "CUDA")
 
 
 class Kernels:
-    """The doctor's kernels, each before the one that serves."""
+    """The doctor's kernels, each before the one that is used."""
 
     def __init__(self, shows: Shows) -> None:
         self._shows = shows

@@ -141,7 +141,7 @@ def _stop_if_deadly(call: RoICall, library: str) -> None:
     index = call.rois[:, 0].trunc()  # as C++ makes a whole number of it
     if not bool(((index >= 0) & (index < call.input.shape[0])).all()):
         finding = rows.image_indices(call, call.coverage())
-        raise errors.BatchIndexError(_words(finding, library, "read memory that is not its own"))
+        raise errors.BatchIndexError(_words(finding, library, "read out of bounds"))
     if function_of(call.operator).is_sampled and call.sampling_ratio > 0 and not bool(call.rois.isfinite().all()):
         finding = rows.coordinates(call, call.coverage())
         raise errors.BoxesValueError(_words(finding, library, "crash the process"))
