@@ -23,6 +23,8 @@ FAMILY = [
     (errors.DtypeError, RuntimeError),
     (errors.ExportError, ValueError),
     (errors.DerivativeError, RuntimeError),
+    (errors.CollectionError, ValueError),
+    (errors.AnnotationError, ValueError),
     (errors.CoverageError, ValueError),
 ]
 

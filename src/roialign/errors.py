@@ -100,6 +100,14 @@ class ExportError(RoIError):
     """A call that the format that a model is exported to has nothing for."""
 
 
+class CollectionError(RoIError):
+    """A collection of images that cannot be listed: nothing there, or two images of one id."""
+
+
+class AnnotationError(RoIError):
+    """Annotations that cannot be read, or that cannot be told to belong to one image."""
+
+
 class CoverageError(RoIError):
     """RoIs that lie off the feature map, under `set_policy("raise")`."""
 

@@ -99,6 +99,22 @@ def read(image: Any, name: str = "the image") -> Picture:
     return Picture(pixels, Frame.image((int(pixels.shape[1]), int(pixels.shape[2]))))
 
 
+def upright_size_hw(file: Any, name: str = "the image") -> tuple[int, int]:
+    """Height and width of an image as `read` gives it, from the head of its file; the pixels are not read.
+
+    Args:
+        file: what `PIL.Image.open` takes.
+
+    Raises:
+        FeatureMapError: RA307, for what is no image.
+    """
+    from PIL import Image
+
+    with _pillow_reads(name, None), Image.open(file) as opened:
+        width, height = opened.size
+        return (width, height) if _orientation(opened) >= 5 else (height, width)
+
+
 def _of_file(path: str | os.PathLike[str], name: str) -> Picture:
     from PIL import Image
 

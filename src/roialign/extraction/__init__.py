@@ -1,0 +1,1 @@
+"""Region features of whole collections of images, on disk."""

@@ -1,0 +1,97 @@
+"""Boxes that no one drew: the whole image, and grids over it."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from roialign.backbones.reading import upright_size_hw
+from roialign.extraction.boxes.matching import Matching
+from roialign.extraction.items import ColumnType, ImageBoxes, ImageRef
+from roialign.extraction.packages import needed
+
+WORDS = '"whole", "grid:ROWSxCOLUMNS" or "grid:SIZE/STEP" in pixels'
+_CELLS = re.compile(r"grid:([1-9][0-9]*)x([1-9][0-9]*)")
+_SQUARES = re.compile(r"grid:([1-9][0-9]*)/([1-9][0-9]*)")
+
+
+@dataclass(frozen=True)
+class CellBoxes:
+    """`rows` x `columns` boxes of one size that make up each image, row by row; 1 x 1 is the whole image."""
+
+    grid: tuple[int, int]
+    matching: Matching
+    columns: dict[str, ColumnType] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides the boxes."""
+        return f"{self.grid[0]} x {self.grid[1]} cells"
+
+    def of(self, image: ImageRef) -> ImageBoxes:
+        """The boxes, as fractions of the picture."""
+        rows, columns = self.grid
+        cells = [
+            (column / columns, row / rows, (column + 1) / columns, (row + 1) / rows)
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        numpy = needed("numpy")
+        return ImageBoxes(numpy.array(cells, dtype=numpy.float64), tuple(map(str, range(len(cells)))), normalized=True)
+
+    def unmatched(self, images: Iterable[str]) -> Iterator[str]:
+        """None."""
+        return iter(())
+
+
+@dataclass(frozen=True)
+class SquareBoxes:
+    """Squares of `size` pixels every `step` pixels, row by row from the top left.
+
+    The last of a row or column ends at the picture's edge, so that all of the picture is covered. Of a picture that is
+    narrower or lower than `size` the boxes are as narrow or low.
+    """
+
+    size: int
+    step: int
+    matching: Matching
+    columns: dict[str, ColumnType] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides the boxes."""
+        return f"squares of {self.size} pixels every {self.step}"
+
+    def of(self, image: ImageRef) -> ImageBoxes:
+        """The boxes, in pixels of the upright picture, whose size is read from its head."""
+        height, width = upright_size_hw(io.BytesIO(image.read_bytes()), image.image_id)
+        boxes = [
+            (x, y, min(x + self.size, width), min(y + self.size, height))
+            for y in self._starts(height)
+            for x in self._starts(width)
+        ]
+        numpy = needed("numpy")
+        ids = tuple(map(str, range(len(boxes))))
+        return ImageBoxes(numpy.array(boxes, dtype=numpy.float64), ids, size_hw=(height, width))
+
+    def unmatched(self, images: Iterable[str]) -> Iterator[str]:
+        """None."""
+        return iter(())
+
+    def _starts(self, length: int) -> list[int]:
+        last = max(length - self.size, 0)
+        return [*range(0, last, self.step), last]
+
+
+def open_made(word: str, images: int) -> CellBoxes | SquareBoxes | None:
+    """The boxes that a word stands for, of that many images; None, if it is no such word."""
+    every = Matching({}, by_path=images)
+    if word == "whole":
+        return CellBoxes((1, 1), every)
+    if cells := _CELLS.fullmatch(word):
+        return CellBoxes((int(cells[1]), int(cells[2])), every)
+    if squares := _SQUARES.fullmatch(word):
+        return SquareBoxes(int(squares[1]), int(squares[2]), every)
+    return None
