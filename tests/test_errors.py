@@ -25,6 +25,7 @@ FAMILY = [
     (errors.DerivativeError, RuntimeError),
     (errors.CollectionError, ValueError),
     (errors.AnnotationError, ValueError),
+    (errors.StoreError, ValueError),
     (errors.CoverageError, ValueError),
 ]
 
