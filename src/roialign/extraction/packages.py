@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_PACKAGES = {"yaml": "pyyaml"}  # whose names are not those of their modules
+_PACKAGES = {"yaml": "pyyaml"}
 
 
 def needed(module: str) -> Any:
