@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +207,9 @@ def test_annotations_of_images_that_the_file_does_not_name_are_told(tmp_path: Pa
 def test_a_category_without_a_name(tmp_path: Path) -> None:
     source = opened(written(tmp_path, marks({}, {"category_id": 5}, {"category_id": None})), tmp_path, "1.jpg")
     assert of(source).columns == {"label": ("cat", None, None), "category_id": (1, 5, None)}
-    page = marks({})
+    page = marks({"category_id": 1}, {})
+    del page["annotations"][0]["category_id"]
+    assert of(opened(written(tmp_path, page), tmp_path, "1.jpg")).columns["label"] == (None, "cat")
     page["categories"] = []
     assert opened(written(tmp_path, page), tmp_path, "1.jpg").columns == {"category_id": "int64"}
 
@@ -251,6 +255,26 @@ def test_broken_json_is_an_error_at_once_with_its_place(
     with pytest.raises(AnnotationError, match=rf"^RA701: expected .*boxes\.json as JSON; .*{wanted}"):
         opened(page, tmp_path)
     assert os.listdir(tmp_path) == ["boxes.json"]
+
+
+@pytest.mark.parametrize("chunk", [16, 1 << 20])
+def test_the_place_is_that_of_the_standard_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(members, "_CHUNK", chunk)
+    whole = json.dumps(coco_page(), indent=3)
+    for at in range(whole.index("annotations"), len(whole) - 100, 29):
+        text = whole[:at] + "\n\x01" + whole[at:]
+        with pytest.raises(json.JSONDecodeError) as oracle:
+            json.loads(text)
+        place = f": line {oracle.value.lineno}, column {oracle.value.colno}."
+        with pytest.raises(AnnotationError, match=re.escape(place)):
+            list(members.JsonMembers(io.StringIO(text), "a.json"))
+
+
+def test_a_file_that_was_cut_off_anywhere(tmp_path: Path) -> None:
+    whole = json.dumps(coco_page())
+    for length in range(1, len(whole), 17):
+        with pytest.raises(AnnotationError, match=r"(was it cut off|Unterminated .*): line 1, column \d+\.$"):
+            list(members.JsonMembers(io.StringIO(whole[:length]), "a.json"))
 
 
 def test_a_lost_quote_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,9 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path, monkeypatch, wh
             patch.setattr(parquet, "write_table", full)
         else:
             patch.setattr(files.os, {"fsync": "fsync", "rename": "replace"}[what], full)
-        with pytest.raises(StoreError, match=r"RA713: .*No space left.*2 of 3 parts are written.*same command") as raised:
+        with pytest.raises(
+            StoreError, match=r"RA713: .*No space left.*2 of 3 parts are written.*same command"
+        ) as raised:
             parts.write(2, rows_of(2), errors_of(2))
     assert str(tmp_path) in str(raised.value)
     assert raised.value.__cause__.errno == errno.ENOSPC
@@ -128,7 +130,10 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path, monkeypatch, wh
 def test_a_disk_that_is_really_full(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", disk], check=False).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", disk], check=False).returncode
+    ):
         pytest.skip("only root can make a small disk")
     try:
         with pytest.raises(StoreError, match=r"RA713: .*[1-9] of 80 parts are written"):

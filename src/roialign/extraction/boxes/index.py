@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,6 @@ class IndexedBoxes:
     fingerprint: str
     filled: Filled
     matching: Matching
-    with_masks: bool
 
     @property
     def columns(self) -> dict[str, ColumnType]:
@@ -128,13 +128,14 @@ class IndexedBoxes:
             yield f"image_id {key}"
 
     def _columns_of(self, rows: list[list[Any]]) -> dict[str, tuple[Any, ...]]:
-        columns = {}
-        if self.filled.labels is not None:
-            place = list(self.filled.carried).index("category_id")
-            columns["label"] = tuple(self.filled.labels.get(row[place]) for row in rows)
-        for place, (name, kind) in enumerate(self.filled.carried.items()):
-            columns[name] = tuple(as_type(row[place], kind) if place < len(row) else None for row in rows)
-        return columns
+        stored = dict(zip(self.filled.carried, zip_longest(*rows), strict=False))  # rows end with the last value set
+        columns = {
+            name: tuple(as_type(value, kind) for value in stored.get(name, [None] * len(rows)))
+            for name, kind in self.filled.carried.items()
+        }
+        if self.filled.labels is None:
+            return columns
+        return {"label": tuple(map(self.filled.labels.get, stored.get("category_id", [None] * len(rows)))), **columns}
 
 
 def open_index(
@@ -159,7 +160,7 @@ def open_index(
     if filled is None:
         filled = _build(path, index, fill, fingerprint)
     names = (name for (name,) in _connection(index, fingerprint).execute("SELECT name FROM images"))
-    return IndexedBoxes(path, index, fingerprint, filled, match(names, images, path), with_masks)
+    return IndexedBoxes(path, index, fingerprint, filled, match(names, images, path))
 
 
 def _filled(index: str, fingerprint: str) -> Filled | None:

@@ -99,16 +99,19 @@ class JsonMembers:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
-            except (json.JSONDecodeError, RecursionError) as error:
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
-                place = error.pos if isinstance(error, json.JSONDecodeError) else self._at
-                cut_off = reason.startswith("Unterminated string") or place > len(self._text.rstrip()) - 16
-                if not cut_off or len(self._text) - self._at > _LARGEST or not self._read_on():
-                    raise self._broken(reason, max(place, self._at)) from None
+            except json.JSONDecodeError as error:
+                reason, place = error.msg, error.pos
+            except RecursionError:
+                reason, place = "it is nested too deeply", self._at
+            else:
+                if end < len(self._text) or not self._read_on():  # a number may go on in the next chunk
+                    self._at = end
+                    return value
                 continue
-            if end < len(self._text) or not self._read_on():  # a number may go on in the next chunk
-                self._at = end
-                return value
+            within, size = place - self._at, len(self._text) - self._at
+            cut_off = reason.startswith("Unterminated string") or place > len(self._text.rstrip()) - 16
+            if not cut_off or size > _LARGEST or not self._read_on():
+                raise self._broken(reason, self._at + within)
 
     def _read_on(self) -> bool:
         """Read more of the file, and forget what was passed."""

@@ -46,8 +46,8 @@ def locked(folder: Path, command: str) -> Iterator[bool]:
         except OSError as error:
             if error.errno in _TAKEN:
                 raise StoreError(
-                    f"RA712: expected to be the only run in {folder}; it is in use by {_holder(path)}. Wait for it, stop "
-                    "it, or choose another folder."
+                    f"RA712: expected to be the only run in {folder}; it is in use by {_holder(path)}. Wait for it, "
+                    "stop it, or choose another folder."
                 ) from None
             if error.errno not in _NO_LOCKS:
                 raise

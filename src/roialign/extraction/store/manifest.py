@@ -165,7 +165,7 @@ def check(there: Manifest, wanted: Manifest, folder: Path) -> None:
     if names:
         differences = "; ".join(f"{name} is {_shown(old, name)} there, {_shown(new, name)} here" for name in names)
         raise StoreError(
-            f"RA711: expected {folder} to be empty or of this extraction; got one of another: {differences}. Choose "
+            f"RA711: expected {folder} to be empty or of this extraction; got another one: {differences}. Choose "
             "another folder, or delete this one to begin anew."
         )
 
@@ -184,7 +184,7 @@ def weights_sha256(model: nn.Module) -> str:
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         else:  # the extra state of a module, which is of any type
             digest.update(f"{name}\n".encode() + pickle.dumps(value))
     return digest.hexdigest()
@@ -200,19 +200,17 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a manifest cannot hold a {type(value).__name__}")
 
 
-def _entries(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested mappings by dotted names."""
+def _entries(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The values of nested mappings, as JSON, by dotted names."""
     for key, value in record.items():
         if isinstance(value, Mapping) and value:
             yield from _entries(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
 
 
-def _shown(entries: Mapping[str, Any], name: str) -> str:
-    if name not in entries:
-        return "not"
-    text = json.dumps(entries[name], ensure_ascii=False)
+def _shown(entries: Mapping[str, str], name: str) -> str:
+    text = entries.get(name, "not")
     if name.endswith("sha256"):
         return text.strip('"')[:12]
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

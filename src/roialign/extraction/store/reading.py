@@ -71,8 +71,8 @@ def open(folder: str | os.PathLike[str]) -> Regions:  # noqa: A001  as of other 
     manifest = Manifest.read(place)
     if manifest is None:
         raise StoreError(
-            f"RA714: expected a folder that `roialign extract` wrote; got {place}, which has no manifest.json. Pass what "
-            "was its --out."
+            f"RA714: expected a folder that `roialign extract` wrote; got {place}, which has no manifest.json. Pass "
+            "what was its --out."
         )
     return Regions(place, manifest)
 
@@ -141,8 +141,8 @@ class Regions:
             more = ", ..." if len(box_ids) > _MOST_NAMED else ""
             known = f"boxes of it are {', '.join(box_ids[:_MOST_NAMED])}{more}" if box_ids else "no box of it has a row"
             raise NoRegionError(
-                f"RA715: expected the ids of an image and of one of its boxes; got {image_id!r} and {box_id!r}; {known}. "
-                "errors() says which failed, and why."
+                f"RA715: expected the ids of an image and of one of its boxes; got {image_id!r} and {box_id!r}; "
+                f"{known}. errors() says which failed, and why."
             )
         return self._region(table.slice(box_ids.index(box_id), 1))
 
@@ -197,7 +197,8 @@ class Regions:
             if about.get("fingerprint") != self.manifest.fingerprint:
                 raise StoreError(
                     f"RA714: expected {path} to be of the extraction {self.manifest.fingerprint[:12]}; got one of "
-                    f"{str(about.get('fingerprint'))[:12]}. Delete it and run the extraction again, which makes it anew."
+                    f"{str(about.get('fingerprint'))[:12]}. Delete it and run the extraction again, which makes it "
+                    "anew."
                 )
             for index in range(metadata.num_row_groups):
                 rows = metadata.row_group(index)
@@ -288,6 +289,6 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (OSError, needed("pyarrow").ArrowInvalid) as error:
         raise StoreError(
-            f"RA714: expected {path} as it was written; got {error}. Delete it and run the extraction again, which makes "
-            "it anew."
+            f"RA714: expected {path} as it was written; got {error}. Delete it and run the extraction again, which "
+            "makes it anew."
         ) from error

@@ -99,8 +99,8 @@ class RowSchema:
             )
         if not self.feature_shape or min(self.feature_shape) < 1:
             raise OptionError(
-                f"RA506: expected the shape of one feature, each side at least 1; got {self.feature_shape}. Of features "
-                "[K, C, H, W] it is (C, H, W)."
+                f"RA506: expected the shape of one feature, each side at least 1; got {self.feature_shape}. Of "
+                "features [K, C, H, W] it is (C, H, W)."
             )
         for name, kind in self.columns.items():
             if name in ROW_COLUMNS or kind not in get_args(ColumnType):

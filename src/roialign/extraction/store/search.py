@@ -134,7 +134,7 @@ def _kept_index(regions: Regions) -> Any:
         about = json.loads((regions.folder / _ABOUT).read_text(encoding="utf-8"))
         if about == _about(regions):
             return usearch.Index.restore(regions.folder / _INDEX, view=True)
-    except (OSError, ValueError):  # there is none, or what there is is none
+    except (OSError, ValueError, RuntimeError):  # there is none, or a damaged one
         pass
     return None
 
