@@ -26,6 +26,8 @@ FAMILY = [
     (errors.CollectionError, ValueError),
     (errors.AnnotationError, ValueError),
     (errors.StoreError, ValueError),
+    (errors.SampleError, ValueError),
+    (errors.WorkerError, RuntimeError),
     (errors.CoverageError, ValueError),
 ]
 

@@ -122,6 +122,19 @@ class NoRegionError(StoreError, KeyError, IndexError):
         return str(self.args[0])
 
 
+class SampleError(RoIError):
+    """An extraction whose first images show that it would go wrong.
+
+    `report` is what the doctor found in them; None where their images or boxes cannot be used at all.
+    """
+
+    report: Any = None
+
+
+class WorkerError(RoIError, RuntimeError):
+    """A process of an extraction that died."""
+
+
 class CoverageError(RoIError):
     """RoIs that lie off the feature map, under `set_policy("raise")`."""
 
