@@ -60,12 +60,12 @@ def check(images: Sequence[ImageRef], decode: Decode, embed: Embed) -> Report:
         raise SampleError(f"RA706: expected images that the backbone takes; it takes none, {_commonest(failed)}")
     found = [finding.code for finding in report.findings if finding.severity == "error"]
     if found:
-        error = SampleError(
+        stop = SampleError(
             f"RA706: expected boxes that fit their images; the doctor found {', '.join(dict.fromkeys(found))} in a "
             "sample of them. Mend what the report names, or pass force=True (--force) to extract all the same."
         )
-        error.report = report
-        raise error
+        stop.report = report
+        raise stop
     return report
 
 

@@ -55,10 +55,10 @@ def _here(job: Job, todo: Iterable[Part], note: Note, extractor: RegionExtractor
 def _elsewhere(job: Job, todo: Iterator[Part], note: Note, workers: int) -> None:
     with _processes(job, workers) as pipes:
         doing = dict[Connection, int | None]()
-        for pipe in pipes:
-            doing[pipe] = _give(pipe, todo)
+        for one in pipes:
+            doing[one] = _give(one, todo)
         while any(number is not None for number in doing.values()):
-            for ready in wait([pipe for pipe, number in doing.items() if number is not None]):
+            for ready in wait([one for one, number in doing.items() if number is not None]):
                 pipe: Any = ready
                 said = _hear(pipe, doing[pipe])
                 if isinstance(said, Step):

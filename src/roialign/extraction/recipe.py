@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import nn
@@ -105,8 +105,10 @@ class Recipe:
         backbone = library.current().with_maps(built.backbone)
         if self.weights is not None:
             load_weights(backbone, self.weights)
-        options = {"mean": built.mean, "std": built.std, "maps": self.maps, "fit": self.fit}
-        return RegionExtractor(backbone, self.output_size, **options).eval().to(self.device)
+        extractor = RegionExtractor(
+            backbone, self.output_size, fit=self.fit, mean=built.mean, std=built.std, maps=self.maps
+        )
+        return extractor.eval().to(self.device)
 
     def _built(self) -> Built:
         if isinstance(self.backbone, nn.Module):
@@ -136,7 +138,7 @@ def learn(
     """Trace an extractor at `traced_hw`, and hash its weights."""
     trace = extractor.trace(traced_hw)
     pooled = {name: trace[name] for name in pooled_maps(trace, extractor.maps)}
-    channels = next(iter(pooled.values())).channels
+    channels = cast(int, next(iter(pooled.values())).channels)  # a trace knows them
     normalized = {"mean": extractor.mean, "std": extractor.std}
     values = {name: None if one is None else one.flatten().tolist() for name, one in normalized.items()}
     return Learned(
