@@ -180,8 +180,13 @@ def test_rows_of_another_schema_are_refused(tmp_path, said):
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "columns"),
-    [((8,), "bfloat16", {}), ((), "float16", {}), ((8, 0), "float16", {})]
-    + [((8,), "float16", {"x1": "float64"}), ((8,), "float16", {"label": "str"})],
+    [
+        ((8,), "bfloat16", {}),
+        ((), "float16", {}),
+        ((8, 0), "float16", {}),
+        ((8,), "float16", {"x1": "float64"}),
+        ((8,), "float16", {"label": "str"}),
+    ],
 )
 def test_a_schema_that_cannot_be_stored(shape, dtype, columns):
     with pytest.raises(OptionError, match="RA506"):
