@@ -45,8 +45,8 @@ _HEAD = """\
 
 Made by `{command}` in {minutes:.0f} minutes; do not edit it.
 
-- {rows} rows of {channels} numbers, in row groups of half a mebibyte of them, made up: combinations of 32 numbers and noise,
-  about half of them cut off at zero, as a ReLU does
+- {rows} rows of {channels} numbers, in row groups of half a mebibyte of them, made up: combinations of 32 numbers and
+  noise, about half of them cut off at zero, as a ReLU does
 - Machine: {cpu}, {machine}; {threads} thread; other processes kept {cpus_used_by_others:.1f} CPUs busy
 - Versions: roialign {roialign} at commit {commit}, torch {torch}, pyarrow {pyarrow}, pandas {pandas}, polars {polars},
   duckdb {duckdb}, usearch {usearch}
