@@ -37,7 +37,7 @@ from .report import table
 from .results import ColumnRow, as_csv, write_all
 
 RESULTS = Path(__file__).parent / "results"
-ROWS, CHANNELS, BOXES = 100_000, 512, 10
+ROWS, CHANNELS, BOXES = 20_000, 512, 10
 GROUP = 1 << 19  # bytes of features in a row group
 SEARCHED, SEARCHED_CHANNELS, QUERIES, K = 20_000, 64, 100, 10
 _HEAD = """\
