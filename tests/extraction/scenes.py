@@ -61,7 +61,9 @@ def coco(path: Path, images: Sequence[dict[str, Any]], boxes: dict[int, list[lis
     return path
 
 
-def collection(folder: Path, count: int, boxes: int = 3, sizes_hw: Sequence[tuple[int, int]] = ((48, 64), (64, 48))) -> Path:
+def collection(
+    folder: Path, count: int, boxes: int = 3, sizes_hw: Sequence[tuple[int, int]] = ((48, 64), (64, 48))
+) -> Path:
     """Photographs in `folder`/photos with as many boxes each, in `folder`/boxes.json, which is returned."""
     photos = folder / "photos"
     photos.mkdir(parents=True)

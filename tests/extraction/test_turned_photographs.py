@@ -39,7 +39,9 @@ def test_the_annotated_size_decides(tmp_path, extracted, orientation):
     photos, upright = photograph(tmp_path, orientation)
     stored_xywh = boxes_of(0, 3)
     stored = Frame.image((48, 64))
-    turned = Boxes.from_xywh(torch.tensor(stored_xywh, dtype=torch.float64), stored).to(stored.exif_transpose(orientation))
+    turned = Boxes.from_xywh(torch.tensor(stored_xywh, dtype=torch.float64), stored).to(
+        stored.exif_transpose(orientation)
+    )
     of_stored = annotated(tmp_path / "stored.json", (48, 64), stored_xywh)
     of_upright = annotated(tmp_path / "upright.json", (64, 48), turned.to_xywh().tolist())
     alone = annotated(tmp_path / "alone.json", (64, 48), turned.to_xywh().tolist(), other=False)
