@@ -14,7 +14,7 @@ FAMILIES = {
     "RA4": "Levels of a pyramid",
     "RA5": "Sampling, types and training",
     "RA6": "Export",
-    "RA7": "Collections of images",
+    "RA7": "Extraction of whole collections",
 }
 INTRODUCTION = """\
 # Codes

@@ -25,6 +25,9 @@ FAMILY = [
     (errors.DerivativeError, RuntimeError),
     (errors.CollectionError, ValueError),
     (errors.AnnotationError, ValueError),
+    (errors.StoreError, ValueError),
+    (errors.SampleError, ValueError),
+    (errors.WorkerError, RuntimeError),
     (errors.CoverageError, ValueError),
 ]
 

@@ -108,6 +108,33 @@ class AnnotationError(RoIError):
     """Annotations that cannot be read, or that cannot be told to belong to one image."""
 
 
+class StoreError(RoIError):
+    """A folder of region features that cannot be written or read: of another extraction, in use, full or damaged."""
+
+
+class NoRegionError(StoreError, KeyError, IndexError):
+    """A region that a store does not have.
+
+    Also a KeyError and an IndexError, because a store is looked up like a mapping and a sequence.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class SampleError(RoIError):
+    """An extraction whose first images show that it would go wrong.
+
+    `report` is what the doctor found in them; None where their images or boxes cannot be used at all.
+    """
+
+    report: Any = None
+
+
+class WorkerError(RoIError, RuntimeError):
+    """A process of an extraction that died."""
+
+
 class CoverageError(RoIError):
     """RoIs that lie off the feature map, under `set_policy("raise")`."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -20,6 +22,8 @@ _CHANNELS = (1, 3, 4)  # of pictures, by which it is told which axis they are
 _NO_NORMALISED_VALUE = 16.0  # (255 / 255 - mean) / std of any usual mean and std is below it
 _ORIENTATION = 0x0112  # the tag of EXIF, and of TIFF
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+_BROKEN = "a PIL image; it is broken"
+_ADDRESS = re.compile(r" <[^>]* object at 0x[0-9a-fA-F]+>")  # of a file in memory, in Pillow's messages
 _SCALED_TO_16_BITS = ("PNG", "PPM")  # formats whose "I" images hold values up to 65535, of whatever depth the file is
 
 
@@ -88,7 +92,8 @@ def read(image: Any, name: str = "the image") -> Picture:
     if isinstance(image, str | os.PathLike):
         return _of_file(image, name)
     if hasattr(image, "getbands"):  # a PIL image, without importing PIL
-        with _pillow_reads(name, getattr(image, "filename", None)):
+        path = getattr(image, "filename", None)
+        with _pillow_reads(name, f"the path of an image that Pillow can read; got {path!r}" if path else _BROKEN):
             return _of_pil(image, name)
     if isinstance(image, Tensor):
         pixels = _of_tensor(image, name)
@@ -110,27 +115,43 @@ def upright_size_hw(file: Any, name: str = "the image") -> tuple[int, int]:
     """
     from PIL import Image
 
-    with _pillow_reads(name, None), Image.open(file) as opened:
+    with _pillow_reads(name, _BROKEN), Image.open(file) as opened:
         width, height = opened.size
         return (width, height) if _orientation(opened) >= 5 else (height, width)
+
+
+def read_content(content: bytes, name: str = "the image") -> Picture:
+    """An image as `read` gives it, from the content of its file.
+
+    Raises:
+        FeatureMapError: RA307, for what is no image, a broken one, and one of more pixels than Pillow's limit.
+    """
+    from PIL import Image
+
+    with _pillow_reads(name, "the content of an image file that Pillow can read"):
+        if not content:
+            raise ValueError("it is empty")
+        with Image.open(io.BytesIO(content)) as opened:
+            return _of_pil(opened, name)
 
 
 def _of_file(path: str | os.PathLike[str], name: str) -> Picture:
     from PIL import Image
 
-    with _pillow_reads(name, os.fspath(path)), Image.open(path) as opened:
+    what = f"the path of an image that Pillow can read; got {os.fspath(path)!r}"
+    with _pillow_reads(name, what), Image.open(path) as opened:
         return _of_pil(opened, name)
 
 
 @contextmanager
-def _pillow_reads(name: str, path: str | None) -> Iterator[None]:
+def _pillow_reads(name: str, what: str) -> Iterator[None]:
     try:
         yield
     except FeatureMapError:
         raise
     except Exception as error:  # of broken files Pillow raises OSError, SyntaxError, ValueError, struct.error and more
-        what = f"the path of an image that Pillow can read; got {path!r}" if path else "a PIL image; it is broken"
-        raise FeatureMapError(f"RA307: expected {name} as {what}: {error}.") from error
+        said = _ADDRESS.sub("", str(error)).rstrip(".")
+        raise FeatureMapError(f"RA307: expected {name} as {what}: {said}.") from error
 
 
 def _of_pil(image: Any, name: str) -> Picture:

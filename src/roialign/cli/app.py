@@ -167,6 +167,94 @@ def trace(
 
 
 @app.command()
+def extract(
+    images: Annotated[str, typer.Argument(help="A folder, a glob, a list .txt, a .tar, or a .parquet.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where to write; the same command goes on there.")],
+    backbone: Annotated[
+        str, typer.Option(metavar="MODEL", help="timm/NAME, torchvision/NAME, transformers/NAME or path.py:callable.")
+    ],
+    boxes: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="COCO .json, .csv, .parquet, or a folder of VOC, YOLO or LabelMe files."),
+    ] = None,
+    grid: Annotated[
+        str | None, typer.Option(metavar="GRID", help="Boxes instead: ROWSxCOLUMNS, or SIZE/STEP in pixels.")
+    ] = None,
+    whole_image: Annotated[bool, typer.Option("--whole-image", help="Instead: one box over each image.")] = False,
+    form: Annotated[
+        str | None, typer.Option(help="Of --boxes, if it cannot be told: coco, csv, parquet, voc, yolo, labelme.")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Of a .parquet of images: the column with them.")] = None,
+    weights: Annotated[str | None, typer.Option(metavar="FILE", help="Weights for MODEL, .pt or .safetensors.")] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained/--random", help="Weights of the model's library, or random ones.")
+    ] = True,
+    maps: Annotated[
+        str | None, typer.Option("--maps", "--levels", help="Names of the maps to pool from, with commas.")
+    ] = None,
+    output_size: Annotated[str, typer.Option(metavar="SIZE", help="Bins of a box, HEIGHTxWIDTH or one number.")] = "7",
+    reduce: Annotated[str, typer.Option(help="Of the bins: mean, none or flatten.")] = "mean",
+    dtype: Annotated[str, typer.Option(help="Of the features: float16 or float32.")] = "float16",
+    resize: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Images to HEIGHTxWIDTH, or their shorter side to a number.")
+    ] = None,
+    letterbox: Annotated[str | None, typer.Option(metavar="SIZE", help="Images into HEIGHTxWIDTH, padded.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that enter the backbone together.")] = 16,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")] = None,
+    images_per_part: Annotated[
+        int | None, typer.Option(min=1, help="Images in a file: 256, or 32 where bins are kept.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, or Ray's actors.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Go on where the doctor finds an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+) -> None:
+    """Write a feature for each box of each of IMAGES to a folder of Parquet files.
+
+    Stopped at any moment, the same command goes on from there. Before it begins, the doctor looks at a sample.
+    Exit status: 0 if each box has its feature; 3 if some have not, which are listed with the reasons; 1 if the doctor
+    found an error and nothing was extracted; 2 if the arguments cannot be used; 130 or 143 if it was stopped.
+    """
+    from roialign.cli.extract import Chosen, run
+
+    sizes = {"output_size": output_size, "resize": resize, "letterbox": letterbox}
+    options = {
+        "out": out,
+        "backbone": backbone,
+        "form": form,
+        "column": column,
+        "weights": weights,
+        "pretrained": pretrained,
+        "maps": None if maps is None else maps.split(","),
+        "reduce": reduce,
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "device": device,
+        "images_per_part": images_per_part,
+        "engine": engine,
+        "workers": workers,
+        "address": address,
+        "force": force,
+    }
+    raise typer.Exit(run(images, Chosen(boxes, grid, whole_image), sizes, quiet, options))
+
+
+@app.command()
+def search(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="What roialign extract wrote.")],
+    image: Annotated[str, typer.Option(metavar="ID", help="Of the image, as in the rows.")],
+    box: Annotated[str, typer.Option(metavar="ID", help="Of its box.")] = "0",
+    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
+    same_image: Annotated[bool, typer.Option("--same-image", help="Other boxes of the image count, too.")] = False,
+) -> None:
+    """Print the regions whose features are most like that of one box."""
+    from roialign.cli.extract import search
+
+    raise typer.Exit(search(folder, image, box, k, same_image))
+
+
+@app.command()
 def explain(
     code: Annotated[str | None, typer.Argument(help="A code such as RA101; without one, all codes are listed.")] = None,
 ) -> None:

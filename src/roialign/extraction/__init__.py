@@ -1,1 +1,6 @@
 """Region features of whole collections of images, on disk."""
+
+from roialign.extraction.extract import extract as extract
+from roialign.extraction.store.reading import Regions as Regions
+from roialign.extraction.store.reading import open as open
+from roialign.extraction.store.search import nearest as nearest

@@ -1,17 +1,24 @@
-"""Packages that extraction alone needs, imported when they are."""
+"""The packages of the extra `extraction`, imported when they are first used."""
 
 from __future__ import annotations
 
-from importlib import import_module
+import importlib
 from typing import Any
+
+_PACKAGES = {"yaml": "pyyaml"}
 
 
 def needed(module: str) -> Any:
-    """The module, or an ImportError that says how to get it."""
+    """The module of that name.
+
+    Raises:
+        ImportError: if its package is not installed, with what installs it.
+    """
     try:
-        return import_module(module)
-    except ImportError as error:
-        package = {"yaml": "pyyaml"}.get(module, module.partition(".")[0])
-        raise ImportError(
-            f"this needs {package}, which is not installed; type: pip install 'roialign[extraction]'"
-        ) from error
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        top = module.partition(".")[0]
+        if error.name != top:
+            raise
+        package = _PACKAGES.get(top, top)
+        raise ImportError(f"{package} is not installed: pip install 'roialign[extraction]'", name=top) from error

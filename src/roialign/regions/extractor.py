@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
@@ -13,7 +13,7 @@ from roialign.backbones import BackboneTrace, library
 from roialign.backbones.reading import read
 from roialign.backbones.sizes import SizeFamily
 from roialign.errors import BatchIndexError, OptionError
-from roialign.geometry import Boxes, Frame
+from roialign.geometry import Boxes, FeatureGrid, Frame
 from roialign.geometry.grid import OffsetKind
 from roialign.ops import validate
 from roialign.regions import images as pixels_of
@@ -189,6 +189,22 @@ class RegionExtractor(nn.Module):
             targets.append(target)
         return pixels_of.batch(fitted, targets, padded=self.batch == "pad")
 
+    def in_chunks(self, batch: ImageBatch, boxes: Sequence[Boxes], most_boxes: int) -> Iterator[Pooled]:
+        """As `forward`, but at most `most_boxes` boxes at a time: what memory takes where their features are large.
+
+        The backbone runs once. All chunks together are what `forward` returns.
+
+        Args:
+            batch: what `prepare` returned, of images of one size.
+            boxes: of each image.
+            most_boxes: in a chunk.
+        """
+        pixels = self._as_weights(batch.pixels)
+        trace, used, grids = self._maps_of(pixels)
+        rois = rois_of(boxes, used[0], list(grids.values()), batch.frames)
+        for some in rois.split(most_boxes):
+            yield self._pooled(trace, used, grids, some, (pixels.shape[2], pixels.shape[3]), batch.filled_hw)
+
     def _prepare_both(
         self, images: Any, boxes: Any, frames: Frame | Sequence[Frame] | None
     ) -> tuple[ImageBatch, list[Boxes]]:
@@ -255,6 +271,12 @@ class RegionExtractor(nn.Module):
         filled_hw: Sequence[tuple[int, int]] = (),
     ) -> Pooled:
         """Of images of one size [N, C, H, W], which were padded from `filled_hw` on, if at all."""
+        trace, used, grids = self._maps_of(pixels)
+        rois = rois_of(boxes, used[0], list(grids.values()), frames)
+        return self._pooled(trace, used, grids, rois, (pixels.shape[2], pixels.shape[3]), filled_hw)
+
+    def _maps_of(self, pixels: Tensor) -> tuple[BackboneTrace, list[Tensor], dict[str, FeatureGrid]]:
+        """The maps of images of one size that are pooled from, their grids by name, and the trace that has them."""
         image_hw = pixels.shape[2], pixels.shape[3]
         family = self._family(image_hw)
         trace = family.trace
@@ -265,8 +287,18 @@ class RegionExtractor(nn.Module):
             trace = outside_of_graphs(self._trace)(image_hw).trace
             self.use_trace(trace)
             maps, grids = trace.as_maps(outputs), {name: trace[name] for name in pooled_maps(trace, self.maps)}
-        used, of_used = [maps[name] for name in grids], list(grids.values())
-        rois = rois_of(boxes, used[0], of_used, frames)
+        return trace, [maps[name] for name in grids], grids
+
+    def _pooled(
+        self,
+        trace: BackboneTrace,
+        used: list[Tensor],
+        grids: dict[str, FeatureGrid],
+        rois: Tensor,
+        image_hw: tuple[int, int],
+        filled_hw: Sequence[tuple[int, int]],
+    ) -> Pooled:
+        of_used = list(grids.values())
         pooled, coverage, levels = pool(used, rois, self.output_size, of_used, self.levels, self.sampling_ratio)
         if all(size_hw == image_hw for size_hw in filled_hw):
             return Pooled(pooled, coverage, levels, torch.full_like(coverage, math.inf))
