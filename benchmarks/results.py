@@ -127,7 +127,23 @@ class SweepRow:
         return self.torchvision_ms / self.roialign_ms
 
 
-Row = TimeRow | OperatorRow | ModelRow | MemoryRow | FloorRow | GrowthRow | SweepRow
+@dataclass(frozen=True)
+class ColumnRow:
+    """How the features of a table are stored, and what it takes to write and to read all of them, and one."""
+
+    dtype: str
+    column: str
+    compression: str
+    size_mb: float
+    write_s: float
+    one_row_ms: float
+    pyarrow_s: float
+    pandas_s: float
+    polars_s: float
+    duckdb_s: float
+
+
+Row = TimeRow | OperatorRow | ModelRow | MemoryRow | FloorRow | GrowthRow | SweepRow | ColumnRow
 
 
 def as_csv(rows: Sequence[Row], environment: Mapping[str, str]) -> str:

@@ -273,7 +273,7 @@ def test_the_place_is_that_of_the_standard_library(tmp_path: Path, monkeypatch: 
 def test_a_file_that_was_cut_off_anywhere(tmp_path: Path) -> None:
     whole = json.dumps(coco_page())
     for length in range(1, len(whole), 17):
-        with pytest.raises(AnnotationError, match=r"(was it cut off|Unterminated .*): line 1, column \d+\.$"):
+        with pytest.raises(AnnotationError, match=r"was it cut off: line 1, column \d+\.$"):
             list(members.JsonMembers(io.StringIO(whole[:length]), "a.json"))
 
 

@@ -130,10 +130,8 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path, monkeypatch, wh
 def test_a_disk_that_is_really_full(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if (
-        os.geteuid()
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", disk], check=False).returncode
-    ):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "none", disk]
+    if os.geteuid() or subprocess.run(mount, check=False).returncode:
         pytest.skip("only root can make a small disk")
     try:
         with pytest.raises(StoreError, match=r"RA713: .*[1-9] of 80 parts are written"):
@@ -180,8 +178,13 @@ def test_rows_of_another_schema_are_refused(tmp_path, said):
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "columns"),
-    [((8,), "bfloat16", {}), ((), "float16", {}), ((8, 0), "float16", {})]
-    + [((8,), "float16", {"x1": "float64"}), ((8,), "float16", {"label": "str"})],
+    [
+        ((8,), "bfloat16", {}),
+        ((), "float16", {}),
+        ((8, 0), "float16", {}),
+        ((8,), "float16", {"x1": "float64"}),
+        ((8,), "float16", {"label": "str"}),
+    ],
 )
 def test_a_schema_that_cannot_be_stored(shape, dtype, columns):
     with pytest.raises(OptionError, match="RA506"):
@@ -200,9 +203,9 @@ def test_a_part_without_rows_is_there(tmp_path):
         assert (parts.present(), parts.missing()) == ([1], [0, 2])
 
 
-def test_row_groups_are_of_a_mebibyte_of_features(tmp_path):
+def test_row_groups_are_of_half_a_mebibyte_of_features(tmp_path):
     wide = replace(MANIFEST, schema=RowSchema((256, 7, 7), "float32"))
     with writing(tmp_path, wide) as parts:
         parts.write(0, rows_of(0, wide))
         metadata = parquet.read_metadata(parts.path(0))
-    assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [20, 20, 20, 10]
+    assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [10] * 7

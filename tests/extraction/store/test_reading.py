@@ -16,7 +16,7 @@ from roialign.extraction.store.writing import writing
 from .made import BOXES, MANIFEST, errors_of, image_id, larger, rows_of, store_in
 
 pytest.importorskip("pyarrow", reason="a store is of Parquet files")
-WIDE = replace(MANIFEST, schema=RowSchema((256, 7, 7), "float32", {"label": "string"}))  # 20 rows to a row group
+WIDE = replace(MANIFEST, schema=RowSchema((256, 7, 7), "float32", {"label": "string"}))  # 10 rows to a row group
 
 
 @pytest.fixture(scope="module", params=[MANIFEST, WIDE], ids=["float16", "float32 in many row groups"])
@@ -73,8 +73,8 @@ def test_every_region_is_what_was_written(store):
     assert torch.equal(features, torch.cat([rows_of(number, store.manifest).features for number in range(3)]))
 
 
-def test_one_by_one_is_all_of_a_part(store):
-    with pytest.raises(IndexError, match="RA715: .* one of 210 regions, counted from 0; got 210"):
+def test_a_number_that_there_is_not(store):
+    with pytest.raises(IndexError, match=r"RA715: .* one of 210 regions, counted from 0; got 210"):
         store[210]
     with pytest.raises(NoRegionError, match="got -211"):
         store[-211]
@@ -110,7 +110,6 @@ def test_one_box_of_an_image(store):
 @pytest.mark.parametrize("size", [1, 32, 70, 1000])
 def test_batches_are_all_rows_in_order(store, size):
     batches = list(store.batches(size))
-    assert {len(batch) for batch in batches} <= {min(size, 70), 70 % size or size, 20, 10, 18, 12, 2} - {0}
     assert max(len(batch) for batch in batches) <= size
     assert [row for batch in batches for row in as_dicts(batch)] == written(store)
 
@@ -178,7 +177,7 @@ def test_a_stream_has_every_row_once(store, workers):
 
 def test_columns_that_there_are_not(store):
     for make in (store.as_dataset, store.as_stream):
-        with pytest.raises(NoRegionError, match="RA715: .*image_id.*; got features, boxes"):
+        with pytest.raises(NoRegionError, match=r"RA715: .*image_id.*; got features, boxes"):
             make(["features", "label", "boxes"])
 
 

@@ -160,7 +160,7 @@ def test_no_room_for_the_index(indexed, monkeypatch):
 
 
 def test_what_cannot_be_searched(exact):
-    with pytest.raises(OptionError, match="RA506: expected k.*got 0"):
+    with pytest.raises(OptionError, match=r"RA506: expected k.*got 0"):
         nearest(exact, torch.ones(72), 0)
     with pytest.raises(OptionError, match=r"RA506: expected a feature \[8, 3, 3\]; got \[71\]"):
         nearest(exact, torch.ones(71))

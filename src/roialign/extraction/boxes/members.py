@@ -110,8 +110,10 @@ class JsonMembers:
                 continue
             within, size = place - self._at, len(self._text) - self._at
             cut_off = reason.startswith("Unterminated string") or place > len(self._text.rstrip()) - 16
-            if not cut_off or size > _LARGEST or not self._read_on():
-                raise self._broken(reason, self._at + within)
+            if not cut_off or size > _LARGEST:
+                raise self._broken(reason, place)
+            if not self._read_on():
+                raise self._broken(f"{reason}, near the end of the file; was it cut off", self._at + within)
 
     def _read_on(self) -> bool:
         """Read more of the file, and forget what was passed."""

@@ -50,9 +50,7 @@ class Parts:
         table = self.schema.to_table(rows, self.fingerprint)
         text = [name for name in self.schema.names if table.schema.field(name).type == "string"]
         self._write_errors(f"{number:08d}", errors)
-        # features: no dictionary, no least and greatest of them; as they are, for they hardly get smaller
-        compression = {self._column(name): "none" if name == "feature" else "zstd" for name in self.schema.names}
-        self._write(self.path(number), table, self.schema.rows_per_group, text, compression)
+        self._write(self.path(number), table, self.schema.rows_per_group, text)
 
     def write_unmatched(self, errors: Sequence[ErrorRow]) -> None:
         """Write what belongs to no part: images that the annotations name and the collection does not have."""
@@ -85,17 +83,14 @@ class Parts:
 
     def _write_errors(self, name: str, errors: Sequence[ErrorRow]) -> None:
         table = errors_to_table(errors)
-        self._write(self._error_files / f"{name}.parquet", table, 1 << 16, table.schema.names, "zstd")
+        self._write(self._error_files / f"{name}.parquet", table, 1 << 16, table.schema.names)
 
-    def _write(self, path: Path, table: Any, group: int, text: Sequence[str], compression: Any) -> None:
+    def _write(self, path: Path, table: Any, group: int, text: Sequence[str]) -> None:
+        """Columns of text have a dictionary, and their least and greatest value in each row group; others have none."""
         parquet = needed("pyarrow.parquet")
-        options = {"version": _FORMAT, "compression": compression, "use_dictionary": text, "write_statistics": text}
+        options = {"version": _FORMAT, "compression": "zstd", "use_dictionary": text, "write_statistics": text}
         with files.room_in(self.folder, self._standing), files.replacing(path) as file:
             parquet.write_table(table, file, row_group_size=group, **options)
-
-    def _column(self, name: str) -> str:
-        """What Parquet calls a column: a list by its elements."""
-        return "feature.list.element" if name == "feature" else name
 
     def _standing(self) -> str:
         return f"{len(self.present())} of {self.count} parts are written."

@@ -161,8 +161,8 @@ class Regions:
     def as_dataset(self, columns: Sequence[str] | None = None) -> RegionDataset:
         """A `torch.utils.data.Dataset` of all regions: each a dict of these columns, or of all.
 
-        A row group is read at a time, a mebibyte of features, and kept until another is needed; a DataLoader's batch is
-        read in the order of the store, each row group once.
+        A row group is read at a time, half a mebibyte of features, and kept until another is needed; a DataLoader's
+        batch is read in the order of the store, each row group once.
         """
         from roialign.extraction.store.datasets import RegionDataset
 

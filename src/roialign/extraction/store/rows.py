@@ -20,7 +20,7 @@ _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 _COORDINATES = ("x1", "y1", "x2", "y2")
 _SIDES = ("image_height", "image_width")
 _STRINGS = ("image_id", "box_id", "level")
-_GROUP_BYTES = 1 << 20  # of features in a row group, which is what is read for one row
+_GROUP_BYTES = 1 << 19  # of features in a row group, which is what is read for one row
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ class RowSchema:
 
     Example:
         >>> RowSchema((256, 7, 7), "float16", {"label": "string"}).rows_per_group
-        41
+        20
     """
 
     feature_shape: tuple[int, ...]
@@ -120,7 +120,7 @@ class RowSchema:
 
     @property
     def rows_per_group(self) -> int:
-        """How many rows make a row group: those whose features take a mebibyte."""
+        """How many rows make a row group: those whose features take half a mebibyte."""
         return max(1, _GROUP_BYTES // (self.dtype.itemsize * math.prod(self.feature_shape)))
 
     def to_dict(self) -> dict[str, Any]:

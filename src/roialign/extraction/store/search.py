@@ -22,8 +22,8 @@ from roialign.extraction.store.reading import Region, Regions
 
 MOST_EXACT = 100_000  # regions, up to which all are compared
 _INDEX, _ABOUT = "search.usearch", "search.json"
-_SPARE = 32  # candidates beyond those asked for, which are compared exactly, too
-_EXPANSION = 512  # of the search in the index: how many it keeps in sight
+SPARE = 32  # candidates beyond those asked for, which are compared exactly, too
+EXPANSION = 512  # of the search in the index: how many it keeps in sight
 
 Scored = tuple[float, int]
 """A similarity, and the number of a region."""
@@ -84,8 +84,8 @@ def nearest(
     if len(regions) <= MOST_EXACT:
         scored = _of_all(regions, unit, k + len(left_out))
     else:
-        found = _candidates(regions, unit, k + len(left_out) + _SPARE)
-        scored = _of_some(regions, unit, islice((number for number in found if number not in left_out), k + _SPARE))
+        found = _candidates(regions, unit, k + len(left_out) + SPARE)
+        scored = _of_some(regions, unit, islice((number for number in found if number not in left_out), k + SPARE))
     best = heapq.nsmallest(k, ((-similarity, number) for similarity, number in scored if number not in left_out))
     return [Neighbour(regions[number], -negated) for negated, number in best]
 
@@ -117,7 +117,7 @@ def _of_some(regions: Regions, unit: Tensor, numbers: Iterable[int]) -> Iterator
 def _candidates(regions: Regions, unit: Tensor, count: int) -> list[int]:
     """Numbers of regions that are probably near, the nearest first."""
     index = _kept_index(regions) or _new_index(regions)
-    index.expansion_search = max(_EXPANSION, count)
+    index.expansion_search = max(EXPANSION, count)
     found: list[int] = index.search(unit.half().numpy(), count).keys.tolist()
     return found
 
