@@ -40,7 +40,7 @@ by `ROIALIGN_BCCD`, and are left out without it. A new report is a function in `
 """
 _HEADINGS: dict[Kind, str] = {
     "fault": "## Faults",
-    "unseen": "## Faults that nothing shows, or that are none\n\nSilence is right here.",
+    "unseen": "## Undetectable faults, and no faults\n\nSilence is right here.",
     "healthy": "## Healthy programs",
 }
 

@@ -325,7 +325,7 @@ class OneSize(nn.Module):
 
 def test_a_module_that_takes_one_size_is_measured_at_that_size() -> None:
     assert measured(OneSize(4, 7), (48, 84)) == Measured((12.0, 12.0), (6.0, 6.0), (12, 12))
-    assert "one size only, and 10000 cells are more than are measured" in _reason(OneSize(100, 100), (1200, 1200))
+    assert "one size only, and 10000 cells are above the limit" in _reason(OneSize(100, 100), (1200, 1200))
 
 
 def test_a_module_that_resizes_its_input_is_measured_at_the_real_size() -> None:

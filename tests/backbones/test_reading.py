@@ -202,7 +202,7 @@ def test_a_frame_that_is_given_may_be_of_the_stored_picture_or_of_the_upright_on
     assert picture.frame_named(STORED, "it") == STORED.exif_transpose(6)
     assert picture.frame_named(upright, "it") is upright
     assert picture.frame_named(STORED.exif_transpose(6), "it") == STORED.exif_transpose(6)
-    with pytest.raises(FrameError, match=r"RA107: .*image 2 .*8 x 6, or as it is stored \(EXIF orientation 6\) 6 x 8;"):
+    with pytest.raises(FrameError, match=r"RA107: .*image 2 .*8 x 6, or as stored \(EXIF orientation 6\) 6 x 8;"):
         picture.frame_named(Frame.image((9, 9)), "image 2")
 
 

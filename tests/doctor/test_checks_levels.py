@@ -301,7 +301,7 @@ def test_maps_of_one_stride_can_never_be_given_a_box() -> None:
             run(maps, boxes, sizes, names)
         assert codes(report) == ["RA405"]
         assert f"{never} can never be given a box" in report.findings[0].evidence
-        line = (report.findings[0].decide or "").partition("join the channels: ")[2]
+        line = (report.findings[0].decide or "").partition("concatenate the channels: ")[2]
         held = {"torch": torch, "MultiScaleRoIAlign": MultiScaleRoIAlign, "features": maps, "boxes": boxes}
         with roialign.watch() as again:
             pooled = eval(line, held | {"image_shapes": sizes})

@@ -112,7 +112,7 @@ def test_hieras_backbone_is_found_under_torchvision() -> None:
     assert first.fix.code.startswith("features = features.flatten(2).unflatten(2, (2, 2, 2, 2, 3, 2, 2, 2)).permute(")
     assert second.fix is None
     assert second.decide is not None
-    assert second.decide.startswith("No permutation mends this map")
+    assert second.decide.startswith("No permutation repairs this map")
 
 
 def test_a_permutation_without_a_short_line_is_pointed_at() -> None:

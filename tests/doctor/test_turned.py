@@ -119,9 +119,8 @@ def test_boxes_of_the_upright_picture(load: str, orientation: int, tmp_path: Pat
     boxes, stored = photograph(tmp_path / "a.jpg", 4, orientation)
     (finding,) = watched(STORED[load], tmp_path / "a.jpg", boxes).findings
     assert (finding.code, finding.severity) == ("RA218", "error")
-    assert (
-        f"the network got it as it is stored (upright picture 360x480 > stored with EXIF orientation {orientation}"
-        in (finding.evidence)
+    assert f"the network got it as stored (upright picture 360x480 > stored with EXIF orientation {orientation}" in (
+        finding.evidence
     )
     assert "exif_transpose(image)" in (finding.decide or "")
     assert_mends(finding, boxes, stored)
@@ -163,7 +162,7 @@ def test_what_is_done_after_the_turn_is_done_to_the_boxes_too(
     given = photo.map_to(done(photo)).boxes(stored) if only_turned else stored
     (finding,) = watched(turned, tmp_path / "a.jpg", given, then).findings
     assert finding.code == "RA218"
-    assert ("all done to them but the turn" in finding.evidence) == only_turned
+    assert ("every step but the rotation applied" in finding.evidence) == only_turned
     assert_mends(finding, given, right)
 
 

@@ -67,7 +67,7 @@ def test_where_torchvision_serves_them_they_are_served(name: str) -> None:
 @pytest.mark.parametrize("index", [2.0, -1.0, 1e9, NAN])
 def test_an_image_that_is_not_there_is_foreign_memory(name: str, index: float) -> None:
     boxes = torch.tensor([[0, 1, 1, 9, 9], [index, 1, 1, 9, 9]])
-    words = r"RA206: stopped by roialign: 1 of 2 boxes .* read memory that is not"
+    words = r"RA206: stopped by roialign: 1 of 2 boxes .* read out of bounds"
     with roialign.watch() as report, pytest.raises(IndexError, match=words):
         FAMILY[name](features(), boxes)
     assert "RA206" in codes(report)[0]

@@ -247,7 +247,7 @@ REFUSED = {
     "rounding": (lambda: PHOTO.resize_shorter(9, rounding="x"), r"rounding, one of \"floor\".*; got 'x'"),
     "rounding of longer": (lambda: PHOTO.resize_longer(9, rounding=None), r"rounding, one of .*; got None"),
     "rounding of letterbox": (lambda: PHOTO.letterbox((9, 9), rounding=["floor"]), r"rounding, .*; got \['floor'\]"),
-    "half a side": (lambda: PHOTO.resize_shorter(9.5), r"expected size, the whole number of .*; got 9\.5"),
+    "half a side": (lambda: PHOTO.resize_shorter(9.5), r"expected size, a side in whole pixels; got 9\.5"),
     "no side": (lambda: PHOTO.resize_longer(0), r"expected size, .*; got 0"),
     "NaN at most": (lambda: PHOTO.resize_shorter(9, max_size=NAN), r"expected max_size, .*; got nan"),
     "half a pad": (lambda: PHOTO.pad(0.5, 0, 0, 0), r"left, top, right, bottom in whole pixels; got \(0\.5, 0, 0, 0\)"),

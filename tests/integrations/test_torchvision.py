@@ -205,9 +205,9 @@ UNKNOWN = {
     ),
     "first version": (v1.Compose([v1.Resize(50)]), r"use the v2 transform of the same name"),
     "a function": (lambda image, size=9: v1.functional.resize(image, size), r"plain functions take one image only"),
-    "AutoAugment": (v2.RandAugment(), r"not supported by RandAugment.*AutoAugment and its kind warp"),
+    "AutoAugment": (v2.RandAugment(), r"not supported by RandAugment.*AutoAugment and similar transforms warp"),
     "a lambda on all": (v2.Lambda(lambda value: value * 2), r"without the frame\. Restrict v2\.Lambda"),
-    "boxes by own means": (MirrorsByItself(), r"moved its boxes otherwise, by \d+"),
+    "boxes by own means": (MirrorsByItself(), r"moved its boxes differently, by \d+"),
     "pixels by own means": (CropsByItself(), r"expected an image of 97x131.*returned one of 92x131"),
 }
 

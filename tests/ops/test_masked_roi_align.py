@@ -259,7 +259,7 @@ REFUSED = [
     (
         "of every class",
         {"masks": MASKS[:, None].expand(2, 91, 8, 8)},
-        r"RA309: .*\[2, 91, 8, 8\]\. One box has one mask",
+        r"RA309: .*\[2, 91, 8, 8\]\. Each box needs one mask",
     ),
     ("no pixels", {"masks": MASKS[:, :0]}, r"RA309: "),
     ("integers", {"masks": MASKS.int()}, r"RA309: .*got int32.*masks\.bool\(\)"),

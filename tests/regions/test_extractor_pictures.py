@@ -80,5 +80,5 @@ def test_plain_boxes_are_of_the_upright_picture_and_stored_ones_of_a_frame(
 
 @pytest.mark.parametrize("orientation", [6])
 def test_a_frame_of_neither_is_refused(stored: Path, orientation: int) -> None:
-    with pytest.raises(FrameError, match=r"RA107: .*of its size, 96 x 128, or as it is stored .* 128 x 96; got image"):
+    with pytest.raises(FrameError, match=r"RA107: .*of its size, 96 x 128, or as stored .* 128 x 96; got image"):
         RegionExtractor(Pixels(), 2).prepare(stored, [Frame.image((64, 64))])
