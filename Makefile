@@ -20,7 +20,7 @@ BUILD_LOG := $(VENV)/build.log
 .PHONY: help demo test test-rare check check-lint check-format check-types check-layers check-codes check-benchmarks \
 	sanitize compare-mmcv check-triton bench bench-gpu bench-operators bench-overhead bench-models bench-doctor bench-reports \
 	bench-picture bench-batching bench-crops bench-detection bench-mistakes zoo offsets train-bccd train-nuclei notebook \
-	docs pictures clean
+	docs pictures sdist wheel check-release clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -32,6 +32,7 @@ help:
 	@echo "make notebook         run the example notebook and store its outputs"
 	@echo "make docs             build the documentation into site/"
 	@echo "make pictures         draw its figures anew"
+	@echo "make wheel            build dist/: the source distribution, and the wheel from it"
 	@echo "make clean            remove what was made, .venv included"
 	@echo
 	@echo "make test-rare        further cases of what make test tests: 5 minutes"
@@ -50,6 +51,7 @@ help:
 	@echo "make bench-crops      RoIAlign or crops: a linear probe, neighbours, speed: 20 minutes"
 	@echo "make zoo              models of three libraries traced, and checked by brute force: 40 minutes"
 	@echo "make offsets          where cells are centred, on photographs: 15 minutes"
+	@echo "make check-release    dist/ looked at, and the wheel tried with each Python and torch: hours, or SMOKE=1"
 	@echo "make train-bccd       Faster R-CNN on blood cells, BCCD=DIR: 15 minutes"
 	@echo "make train-nuclei     Mask R-CNN on a micrograph of nuclei: 15 minutes"
 	@echo "make bench-detection  both with this pooler and torchvision's, three seeds each, BCCD=DIR: two hours"
@@ -190,6 +192,24 @@ docs: $(VENV)/.stamp-docs
 	@$(RUN) scripts/make_codes_page.py
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 	@echo "documentation: site/index.html"
+
+sdist: $(VENV)/.stamp-torch
+	@mkdir -p dist && rm -f dist/*.tar.gz
+	@$(RUN) -c 'from setuptools.build_meta import build_sdist; build_sdist("dist")' > $(BUILD_LOG) 2>&1 || \
+		{ tail -30 $(BUILD_LOG); exit 1; }
+	@ls -1 dist/*.tar.gz
+
+# From the source distribution, so that nothing gets in that is not in there, left over from another build.
+wheel: sdist
+	@rm -f dist/*.whl
+	@echo "compiling the C++ kernels ..."
+	@$(PIP) wheel --verbose --no-build-isolation --no-deps --wheel-dir dist dist/*.tar.gz > $(BUILD_LOG) 2>&1 || \
+		{ tail -30 $(BUILD_LOG); exit 1; }
+	@ls -1 dist/*.whl
+
+# Some of it: make check-release SMOKE=1, or RELEASE="--torch 2.10 python3.11"
+check-release: wheel
+	@$(RUN) scripts/check_release.py $(if $(SMOKE),--smoke) $(RELEASE)
 
 clean:
 	rm -rf $(VENV) build dist site demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
