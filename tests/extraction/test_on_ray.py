@@ -37,6 +37,7 @@ def run(folder, name, **options):
     )
 
 
+@pytest.mark.rare  # Ray takes a minute to start
 def test_ray_and_local_make_the_same_rows(tmp_path, cluster, monkeypatch):
     collection(tmp_path, 24)
     run(tmp_path, "local")
