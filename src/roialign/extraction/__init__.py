@@ -1,5 +1,6 @@
 """Region features of whole collections of images, on disk."""
 
+from roialign.errors import SampleError as SampleError
 from roialign.extraction.extract import extract as extract
 from roialign.extraction.store.reading import Regions as Regions
 from roialign.extraction.store.reading import open as open

@@ -213,8 +213,7 @@ def _run(
         if parts.missing():
             _fill(job, images, extractor, sample, source, images_per_part, running)
     regions = open_store(folder)
-    if running.stream is not None:
-        print(progress.summary(regions)[0], file=running.stream, flush=True)
+    _say(running, progress.summary(regions)[0])
     return regions
 
 
@@ -271,7 +270,7 @@ def _look_at(job: Job, sample: Sequence[ImageRef], extractor: RegionExtractor, r
     except SampleError as error:
         if not running.force:
             raise
-        _say(running, f"{error}\nGoing on, for --force was given.")
+        _say(running, f"{error}\nGoing on all the same.")
     finally:
         work.close()
 
@@ -298,7 +297,7 @@ def _stopping(parts: Parts, running: Running) -> Iterator[None]:
 
 def _say(running: Running, words: str) -> None:
     if running.stream is not None:
-        print(words, file=running.stream, flush=True)
+        print(progress.wrapped(words), file=running.stream, flush=True)
 
 
 def _fit(resize: int | tuple[int, int] | None, letterbox: int | tuple[int, int] | None) -> Fit | None:

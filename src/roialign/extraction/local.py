@@ -88,8 +88,7 @@ def _hear(pipe: Connection, number: int | None) -> Step | BaseException | None:
     except (EOFError, OSError):
         raise WorkerError(
             f"RA707: expected the process that does part {number} to do it; it was killed, for memory perhaps, or it "
-            "crashed. Parts that are written stay: run the same command again, with fewer workers or a smaller batch "
-            "size."
+            "crashed. Parts that are written stay: run the same command again, with fewer workers."
         ) from None
     return said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ class Tally:
         >>> tally = Tally(images=1000, there=400, clock=lambda: next(seconds))
         >>> tally.add(Step(images=100, boxes=2000, errors=3))
         >>> tally.line()
-        '500 of 1000 images, 10.0 images/s, 200 boxes/s, 3 errors, 50 s left'
+        '500/1000 images, 10.0 images/s, 200 boxes/s, 3 errors, 50 s left'
     """
 
     def __init__(self, images: int, there: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -47,14 +48,18 @@ class Tally:
         self.errors += step.errors
 
     def line(self) -> str:
-        """All of it in less than 80 columns."""
+        """All of it in 80 columns."""
         seconds = max(self._clock() - self._start, 1e-3)
         rate = self.done / seconds
         left = duration((self.images - self.there - self.done) / rate) if self.done else "?"
         return (
-            f"{self.there + self.done} of {self.images} images, {rate:.3g} images/s, "
-            f"{self.boxes / seconds:.3g} boxes/s, {self.errors} errors, {left} left"
-        ).replace(f"{rate:.3g} images", f"{rate:.1f} images")
+            f"{self.there + self.done}/{self.images} images, {_rate(rate)} images/s, "
+            f"{_rate(self.boxes / seconds)} boxes/s, {self.errors} errors, {left} left"
+        )
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:.0f}" if per_second >= 100 else f"{per_second:.1f}"
 
 
 def duration(seconds: float) -> str:
@@ -100,8 +105,14 @@ def shown(tally: Tally, stream: TextIO | None) -> Iterator[Note]:
         yield print_now_and_then
 
 
+def wrapped(words: str) -> str:
+    """Lines of 80 columns."""
+    filled = textwrap.TextWrapper(80, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(filled.fill(line) for line in words.splitlines())
+
+
 def summary(regions: Regions) -> tuple[str, int]:
-    """What is in a store, in lines of less than 80 columns, and how many boxes and images failed."""
+    """What is in a store, and how many boxes and images failed."""
     codes = Counter(error.code for error in regions.errors())
     without = codes.pop(NO_BOXES, 0)
     manifest = regions.manifest

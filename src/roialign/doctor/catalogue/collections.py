@@ -15,6 +15,17 @@ for name in ("day/1.jpg", "night/1.jpg"):
     (folder / name).touch()
 images, table, names = list_images(folder), folder / "boxes.csv", folder / "images.txt"\
 """
+_PICTURES = """\
+import tempfile
+from pathlib import Path
+from PIL import Image
+from torch import nn
+from roialign.extraction import extract
+folder = Path(tempfile.mkdtemp())
+Image.new("RGB", (64, 48)).save(folder / "1.png")
+table, options = folder / "boxes.csv", {"backbone": nn.Conv2d(3, 8, 4, stride=4), "out": folder / "regions"}
+options |= {"workers": 1, "quiet": True}\
+"""
 _OPENED = 'open_boxes(table, images, folder / "index.sqlite")'
 
 ENTRIES = (
@@ -79,6 +90,31 @@ ENTRIES = (
         _TWO_IMAGES,
         f'table.write_text("image,x1,y1,x2,y2\\n1.jpg,10,20,30,60\\n")\n{_OPENED}',
         f'table.write_text("image,x1,y1,x2,y2\\nday/1.jpg,10,20,30,60\\n")\n{_OPENED}',
+        raised=True,
+    ),
+    Entry(
+        "RA706",
+        "images and boxes that do not go together",
+        "error",
+        "Before a long extraction begins, some of the images are extracted under the doctor's eyes. It does not begin "
+        "where the doctor finds an error in a quarter of them, where most of their boxes are refused, or where none of "
+        "the images can be read: all other images would go the same way.",
+        "Mend what the message and the report name. Where they are wrong, force=True, or --force, goes on.",
+        _PICTURES,
+        'table.write_text("image,x1,y1,x2,y2\\n1.png,30,20,8,9\\n")\nextract(folder, boxes=table, **options)',
+        'table.write_text("image,x1,y1,x2,y2\\n1.png,30,20,38,29\\n")\nextract(folder, boxes=table, **options)',
+        raised=True,
+    ),
+    Entry(
+        "RA707",
+        "a process of an extraction died",
+        "error",
+        "A process that extracts ended without a word: most often the operating system killed it, because memory was "
+        "short. All parts that are written stay.",
+        "Run the same command again, with fewer workers; a smaller batch size is another extraction, in another folder.",
+        "from multiprocessing import Pipe\nfrom roialign.extraction import local\nours, theirs = Pipe()",
+        "theirs.close()\nlocal._hear(ours, 3)",
+        "theirs.send(None)\nlocal._hear(ours, 3)",
         raised=True,
     ),
 )

@@ -1,0 +1,127 @@
+"""The commands extract and search: what they print in 80 columns, and their exit statuses."""
+
+import os
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from roialign.cli.app import app
+from roialign.extraction import open as open_store
+from roialign.extraction.progress import Tally, shown
+from roialign.extraction.work import Step
+
+from .scenes import backbone_file, collection
+
+
+def ran(*arguments):
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert all(len(line) <= 80 for line in result.output.splitlines() if os.sep not in line), result.output
+    return result
+
+
+@pytest.fixture
+def command(tmp_path):
+    boxes = collection(tmp_path, 4)
+    options = ["--backbone", backbone_file(tmp_path), "--out", tmp_path / "out", "--workers", 1]
+    return ["extract", tmp_path / "photos", "--boxes", boxes, *options]
+
+
+def test_all_rows_are_there(tmp_path, command):
+    result = ran(*command, "--dtype", "float32", "--output-size", "3x5", "--reduce", "none", "--letterbox", "64")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^4 images have annotations \(4 by path\)\.\n", result.output)
+    assert "12 regions of 4 images in" in result.output
+    assert "8 x 3 x 5 float32 each, of small.py:pyramid" in result.output
+    regions = open_store(tmp_path / "out")
+    assert regions.manifest.transform["fit"] == {"kind": "letterbox", "size": 64}
+    assert regions.manifest.command
+
+
+def test_some_rows_are_not(tmp_path, command):
+    (tmp_path / "photos" / "0001.png").write_bytes(b"no image")
+    result = ran(*command)
+    assert result.exit_code == 3
+    assert "9 regions of 4 images in" in result.output
+    assert "1 errors (RA307 1): roialign.extraction.open(...).errors() lists them" in " ".join(result.output.split())
+    assert ran(*command, "--quiet").exit_code == 3
+    assert ran(*command, "--quiet").output == ""
+
+
+def test_the_doctor_stops_it(tmp_path, command):
+    boxes = tmp_path / "boxes.csv"
+    rows = [f"{n:04d}.png,{0.1 * p},0.1,{0.1 * p + 0.4},0.7" for n in range(4) for p in range(5)]
+    boxes.write_text("\n".join(["image,x1,y1,x2,y2", *rows]))
+    command[3] = boxes
+    result = ran(*command)
+    assert result.exit_code == 1
+    assert "RA103 error: normalized boxes" in result.output
+    assert "--force" in result.output
+    result = ran(*command, "--force")
+    assert result.exit_code == 0
+    assert "20 regions of 4 images in" in result.output
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--whole-image"], "expected one of --boxes, --grid and --whole-image; got 2 of them"),
+        (["--resize", "big"], "expected --resize HEIGHTxWIDTH or one number, such as 480x640; got 'big'"),
+        (["--backbone", "timm/resnet5O"], "resnet5O"),
+        (["--backbone", "small.py:none"], "there is no file small.py"),
+        (["--boxes", "nowhere.json"], "RA701"),
+        (["--form", "pascal"], "RA506"),
+        (["--maps", "c9"], "RA401"),
+    ],
+)
+def test_arguments_that_cannot_be_used(command, change, words):
+    result = ran(*command, *change)
+    assert result.exit_code == 2, result.output
+    assert words in " ".join(result.output.split())
+
+
+def test_another_command_in_the_same_folder(command):
+    assert ran(*command).exit_code == 0
+    result = ran(*command, "--output-size", "3")
+    assert result.exit_code == 2
+    assert "RA711" in result.output
+    assert "options.output_size is [7, 7] there, [3, 3] here" in " ".join(result.output.split())
+
+
+def test_search(tmp_path, command):
+    ran(*command)
+    result = ran("search", tmp_path / "out", "--image", "0001.png", "--box", "1002", "-k", "2")
+    assert result.exit_code == 0
+    head, *rows = result.output.splitlines()
+    assert head == "similarity  image  box  x1 y1 x2 y2"
+    assert len(rows) == 2
+    assert re.fullmatch(r" +\d\.\d{4}  000[023]\.png  \d+  [\d.]+ [\d.]+ [\d.]+ [\d.]+", rows[0])
+    result = ran("search", tmp_path / "out", "--image", "0001.png", "--box", "7")
+    assert result.exit_code == 2
+    assert "boxes of it are 1000, 1001, 1002" in " ".join(result.output.split())
+
+
+def test_progress_on_a_terminal_and_elsewhere(monkeypatch, capsys):
+    pid, descriptor = os.openpty()
+    with os.fdopen(descriptor, "w") as terminal:
+        with shown(Tally(100, 0), terminal) as note:
+            note(Step(50, 1000, 2))
+        assert "50/100 images" in os.read(pid, 10_000).decode()
+    os.close(pid)
+    seconds = iter(range(0, 1000, 6))
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    import sys
+
+    with shown(Tally(1_000_000, 400, clock=lambda: 0.0), sys.stderr) as note:
+        for _ in range(4):
+            note(Step(100_000, 123_456, 99_999))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("200400/1000000 images")
+
+
+def test_lines_fit_80_columns():
+    seconds = iter([0.0, 86_400.0])
+    tally = Tally(100_000_000, 0, lambda: next(seconds))
+    tally.add(Step(9_999_999, 199_999_999, 99_999))
+    assert len(tally.line()) <= 80
