@@ -131,3 +131,8 @@ def test_lines_fit_80_columns():
     tally = Tally(100_000_000, 0, lambda: next(seconds))
     tally.add(Step(9_999_999, 199_999_999, 99_999))
     assert len(tally.line()) <= 80
+
+
+def test_a_page_at_the_end(tmp_path, command):
+    assert ran(*command, "--report", tmp_path / "page.html").exit_code == 0
+    assert "<h2>Neighbours</h2>" in (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -209,6 +209,9 @@ def extract(
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Go on where the doctor finds an error.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A page at the end: pictures of regions, their neighbours.")
+    ] = None,
 ) -> None:
     """Write a feature for each box of each of IMAGES to a folder of Parquet files.
 
@@ -236,6 +239,7 @@ def extract(
         "workers": workers,
         "address": address,
         "force": force,
+        "report": report,
     }
     raise typer.Exit(run(images, Chosen(boxes, grid, whole_image), sizes, quiet, options))
 

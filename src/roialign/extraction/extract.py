@@ -27,6 +27,7 @@ from roialign.extraction.check import check, sample_of
 from roialign.extraction.images import list_images
 from roialign.extraction.items import ImageRef
 from roialign.extraction.recipe import Fit, Job, Learned, Recipe, absolute, learn, versions
+from roialign.extraction.report import save_report
 from roialign.extraction.store.manifest import Manifest
 from roialign.extraction.store.parts import Parts
 from roialign.extraction.store.reading import Regions
@@ -91,6 +92,7 @@ def extract(
     address: str | None = None,
     force: bool = False,
     quiet: bool = False,
+    report: str | os.PathLike[str] | None = None,
     command: str | None = None,
 ) -> Regions:
     """Extract a feature for each box of each image of a collection, into a folder of Parquet files.
@@ -126,6 +128,8 @@ def extract(
         address: of a Ray cluster; left out, one is started here.
         force: go on where the doctor finds an error in a sample of the images.
         quiet: show no progress and no summary.
+        report: a page to write at the end, on which a person sees whether the features make sense: pictures of some
+            regions and of their nearest neighbours, coverage, errors.
         command: what the manifest has as the command; by default that of this program.
 
     Returns:
@@ -178,7 +182,10 @@ def extract(
     folder.mkdir(parents=True, exist_ok=True)
     collection = list_images(images, column=column)
     source = open_boxes(boxes, collection, folder / "index.sqlite", form=form)
-    return _run(collection, source, recipe, folder, batch_size, per_part, running)
+    regions = _run(collection, source, recipe, folder, batch_size, per_part, running)
+    if report is not None:
+        save_report(regions, collection, report)
+    return regions
 
 
 def _run(
