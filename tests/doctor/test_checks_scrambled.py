@@ -58,7 +58,7 @@ def test_a_scrambled_map_is_found_and_mended() -> None:
     assert (finding.code, finding.severity, finding.rois) == ("RA311", "error", (0, 1))
     assert finding.evidence.startswith(
         "The module that made the map of 16 x 24 was traced: its halves along x are swapped: cell (0, 0) is at "
-        "y 2, x 50 where y 2, x 2 is expected"
+        "y 2, x 50 instead of y 2, x 2"
     )
     assert finding.fix is not None
     assert finding.fix.code.splitlines()[0] == "features = features.roll(-12, 3)"
