@@ -155,7 +155,7 @@ def test_the_doctor_stops_it_and_force_goes_on(tmp_path, extracted):
     for number in range(6):  # fractions of the sides, read as pixels
         rows += [f"{number:04d}.png,{0.1 * place},{0.1},{0.1 * place + 0.4},{0.7}" for place in range(5)]
     (tmp_path / "boxes.csv").write_text("\n".join(rows))
-    with pytest.raises(SampleError, match="RA706: .*the doctor found RA103") as caught:
+    with pytest.raises(SampleError, match=r"RA706: .*the doctor found RA103") as caught:
         extracted(tmp_path / "photos", tmp_path / "boxes.csv")
     assert "RA103" in {finding.code for finding in caught.value.report.findings}
     assert len(extracted(tmp_path / "photos", tmp_path / "boxes.csv", force=True)) == 30

@@ -151,7 +151,7 @@ def test_other_weights_are_refused(tmp_path, extracted):
 def test_a_second_run_is_refused_while_the_first_one_lasts(tmp_path, extracted):
     boxes = collection(tmp_path, 3)
     (tmp_path / "regions").mkdir()
-    with locked(tmp_path / "regions", "the first"), pytest.raises(StoreError, match="RA712: .*the first"):
+    with locked(tmp_path / "regions", "the first"), pytest.raises(StoreError, match=r"RA712: .*the first"):
         extracted(tmp_path / "photos", boxes)
     assert len(extracted(tmp_path / "photos", boxes)) == 9
 
@@ -166,8 +166,8 @@ def test_several_processes_make_the_same_rows(tmp_path, extracted):
 
 def test_a_process_that_dies_is_said_to_have(tmp_path, extracted):
     boxes = collection(tmp_path, 4)
-    deadly = "import os\n\nfrom torch import nn\n\n\nclass Deadly(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
-    deadly += "        self.net = nn.Conv2d(3, 8, 4, stride=4)\n\n    def forward(self, images):\n"
+    deadly = "import os\n\nfrom torch import nn\n\n\nclass Deadly(nn.Module):\n"
+    deadly += "    def __init__(self):\n        super().__init__()\n        self.net = nn.Conv2d(3, 8, 4, stride=4)\n\n    def forward(self, images):\n"
     deadly += f"        if os.getpid() != {os.getpid()}:\n            os._exit(9)\n        return self.net(images)\n"
     (tmp_path / "deadly.py").write_text(deadly)
     with pytest.raises(WorkerError, match="RA707: expected the process that does part"):

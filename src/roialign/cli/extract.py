@@ -42,7 +42,7 @@ class Chosen:
 def run(images: str, chosen: Chosen, sizes: Mapping[str, str | None], quiet: bool, options: Mapping[str, Any]) -> int:
     """Extract; the exit status."""
     try:
-        parsed = {name: None if text is None else _size(name, text) for name, text in sizes.items()}
+        parsed: dict[str, Any] = {name: None if text is None else _size(name, text) for name, text in sizes.items()}
         regions = extraction.extract(images, boxes=chosen.word(), quiet=quiet, **parsed, **options)
     except SampleError as error:
         if error.report is not None:

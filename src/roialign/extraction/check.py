@@ -46,8 +46,8 @@ def check(images: Sequence[ImageRef], decode: Decode, embed: Embed) -> Report:
     refused = [error for error in errors if error.box_id is not None]
     if len(refused) > boxes:
         raise SampleError(
-            f"RA706: expected boxes of these images; {len(refused)} of the {len(refused) + boxes} boxes of a sample are "
-            f"refused, {_commonest(refused)}{_cause(refused, decode, images)}"
+            f"RA706: expected boxes of these images; {len(refused)} of the {len(refused) + boxes} boxes of a sample "
+            f"are refused, {_commonest(refused)}{_cause(refused, decode, images)}"
         )
     if errors and not prepared:
         raise SampleError(

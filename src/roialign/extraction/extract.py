@@ -42,7 +42,7 @@ Engine = Literal["local", "ray"]
 _IMAGES_PER_PART = {"mean": 256, "none": 32, "flatten": 32}  # a part is in memory until it is written
 
 
-class Stopped(KeyboardInterrupt):  # noqa: N818  what it stands in for is no error, either
+class Stopped(KeyboardInterrupt):
     """SIGTERM, as an exception."""
 
 

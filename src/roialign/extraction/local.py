@@ -8,7 +8,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -74,10 +74,8 @@ def _give(pipe: Connection, todo: Iterator[Part]) -> int | None:
     part = next(todo, None)
     if part is None:
         return None
-    try:
+    with suppress(OSError):  # where it has died, which is found out when it is to be heard
         pipe.send(part)
-    except OSError:  # it has died, which is found out when it is to be heard
-        pass
     return part[0]
 
 

@@ -85,8 +85,8 @@ def _do(ray: Any, job: Job, todo: Iterable[Part], note: Note, workers: int) -> N
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
         except ray.exceptions.RayActorError as error:
             raise WorkerError(
-                f"RA707: expected the actor that does part {number} to do it; it died several times, for memory perhaps, "
-                "or it crashed. Parts that are written stay: run the same command again."
+                f"RA707: expected the actor that does part {number} to do it; it died several times, for memory "
+                "perhaps, or it crashed. Parts that are written stay: run the same command again."
             ) from error
         for step in steps:
             note(step)

@@ -111,7 +111,7 @@ ENTRIES = (
         "error",
         "A process that extracts ended without a word: most often the operating system killed it, because memory was "
         "short. All parts that are written stay.",
-        "Run the same command again, with fewer workers; a smaller batch size is another extraction, in another folder.",
+        "Run the same command again, with fewer workers; with another batch size it is another extraction.",
         "from multiprocessing import Pipe\nfrom roialign.extraction import local\nours, theirs = Pipe()",
         "theirs.close()\nlocal._hear(ours, 3)",
         "theirs.send(None)\nlocal._hear(ours, 3)",
