@@ -168,7 +168,8 @@ def test_a_process_that_dies_is_said_to_have(tmp_path, extracted):
     boxes = collection(tmp_path, 4)
     deadly = "import os\n\nfrom torch import nn\n\n\nclass Deadly(nn.Module):\n"
     deadly += "    def __init__(self):\n        super().__init__()\n        self.net = nn.Conv2d(3, 8, 4, stride=4)\n\n    def forward(self, images):\n"
-    deadly += f"        if os.getpid() != {os.getpid()}:\n            os._exit(9)\n        return self.net(images)\n"
+    deadly += f"        if os.getpid() != {os.getpid()}:\n            os._exit(9)\n"
+    deadly += "        return self.net(images)\n"
     (tmp_path / "deadly.py").write_text(deadly)
     with pytest.raises(WorkerError, match="RA707: expected the process that does part"):
         extracted(tmp_path / "photos", boxes, backbone=f"{tmp_path / 'deadly.py'}:Deadly", workers=2, images_per_part=1)
