@@ -136,7 +136,7 @@ def test_images_that_do_not_agree_with_each_other_do_not_decide():
 def test_an_offset_out_of_reach_does_not_decide():
     found = offsets_of(sampled_at((4.0, 20.0), (8.0, 8.0), (18, 18)), FeatureGrid((18, 18), (8.0, 8.0)), photographs())
     assert found.x.verdict == "undecided"
-    assert "up to the end" in found.x.reason
+    assert "up to the last offset tried" in found.x.reason
 
 
 def test_a_small_map_is_not_swept():

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,22 @@ from roialign.extraction.work import Embed
 from .killed import BOXES, IMAGES, PER_PART, run
 from .scenes import collection
 
+DEADLY = """
+import os
+
+from torch import nn
+
+
+class Deadly(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Conv2d(3, 8, 4, stride=4)
+
+    def forward(self, images):
+        if os.getpid() != {pid}:
+            os._exit(9)
+        return self.net(images)
+"""
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -74,8 +90,9 @@ def killed_over_and_over(tmp_path: Path, kills: int) -> None:
             for _ in range(max(5, kills // 4)):
                 child = begin(process)
                 time.sleep(moments.uniform(0, takes_s))
-                os.kill(child, signal.SIGKILL)
-                done += 1
+                with suppress(ProcessLookupError):  # it was done before
+                    os.kill(child, signal.SIGKILL)
+                    done += 1
                 assert process.stdout.readline() == "done\n"
                 if out.exists() and len(list((out / "parts").glob("[0-9]*"))) == IMAGES // PER_PART:
                     break
@@ -166,16 +183,11 @@ def test_several_processes_make_the_same_rows(tmp_path, extracted):
 
 def test_a_process_that_dies_is_said_to_have(tmp_path, extracted):
     boxes = collection(tmp_path, 4)
-    deadly = "import os\n\nfrom torch import nn\n\n\nclass Deadly(nn.Module):\n"
-    deadly += "    def __init__(self):\n        super().__init__()\n"
-    deadly += "        self.net = nn.Conv2d(3, 8, 4, stride=4)\n\n    def forward(self, images):\n"
-    deadly += f"        if os.getpid() != {os.getpid()}:\n            os._exit(9)\n        return self.net(images)\n"
-    (tmp_path / "deadly.py").write_text(deadly)
+    (tmp_path / "deadly.py").write_text(DEADLY.format(pid=os.getpid()))
+    options = {"backbone": f"{tmp_path / 'deadly.py'}:Deadly", "images_per_part": 1}
     with pytest.raises(WorkerError, match="RA707: expected the process that does part"):
-        extracted(tmp_path / "photos", boxes, backbone=f"{tmp_path / 'deadly.py'}:Deadly", workers=2, images_per_part=1)
-    assert (
-        len(extracted(tmp_path / "photos", boxes, backbone=f"{tmp_path / 'deadly.py'}:Deadly", images_per_part=1)) == 12
-    )
+        extracted(tmp_path / "photos", boxes, **options, workers=2)
+    assert len(extracted(tmp_path / "photos", boxes, **options)) == 12
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

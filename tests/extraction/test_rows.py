@@ -1,14 +1,19 @@
 """Rows: the features of each image alone, whatever the batch, the chunk and the part."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
-from roialign import RegionExtractor
+from roialign import Boxes, Frame, RegionExtractor
 from roialign.errors import OptionError
 from roialign.extraction import work
 from roialign.extraction.recipe import Fit, Recipe, load_weights
 
 from .scenes import backbone_file, boxes_of, coco, collection, picture
+
+BCCD = os.environ.get("ROIALIGN_BCCD")
 
 
 def alone(tmp_path, number, boxes, fit=None, reduce="mean"):
@@ -133,3 +138,22 @@ def test_options_that_cannot_be(tmp_path, extracted, options, words):
     boxes = collection(tmp_path, 2)
     with pytest.raises(ValueError, match=words):
         extracted(tmp_path / "photos", boxes, **options)
+
+
+@pytest.mark.skipif(BCCD is None, reason="needs ROIALIGN_BCCD, the folder of the BCCD data set")
+def test_blood_cells(tmp_path, extracted):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    names = [path.name for path in sorted(Path(BCCD, "JPEGImages").glob("*.jpg"))[:6]]
+    for name in names:
+        (photos / name).symlink_to(Path(BCCD, "JPEGImages", name))
+    regions = extracted(photos, BCCD)
+    extractor = RegionExtractor(backbone_file(tmp_path), pretrained=False)
+    for name in names:
+        rows = regions.of_image(name)
+        assert len(rows) > 0
+        assert set(rows.columns["label"]) <= {"RBC", "WBC", "Platelets"}
+        with torch.no_grad():
+            pooled = extractor([photos / name], [Boxes(rows.boxes_xyxy, Frame.image((480, 640)))])
+        torch.testing.assert_close(rows.features, pooled.features.mean((2, 3)), rtol=1e-5, atol=1e-5)
+    assert {error.code for error in regions.errors()} <= {"RA702", "RA204"}

@@ -218,7 +218,7 @@ def test_torchvisions_wrong_guess_is_kept_and_said() -> None:
     pooler = upgrade(nn.ModuleDict({"pool": ops.MultiScaleRoIAlign(["0"], 2, 2)}))["pool"]
     features, boxes = torch.rand(1, 4, 32, 32), [torch.tensor([[14.0, 14.0, 200.0, 180.0]])]
     expected = ops.MultiScaleRoIAlign(["0"], 2, 2)({"0": features}, boxes, [(448, 448)])
-    with pytest.warns(roialign.RoIWarning, match=r"RA403.*stride 16, as torchvision's.*14 down.*exact=True"):
+    with pytest.warns(roialign.RoIWarning, match=r"RA403.*stride 16, as torchvision's.*14 vertically.*exact=True"):
         found = pooler({"0": features}, boxes, [(448, 448)])
     torch.testing.assert_close(found, expected)
     later = ops.MultiScaleRoIAlign(["0"], 2, 2)

@@ -209,7 +209,7 @@ def test_wrong_boxes_are_named_instead_of_read(name: str) -> None:
     features = pool.features(case)
     with roialign.enable():
         for index in (2.0, -1.0, 0.5):
-            with pytest.raises(BatchIndexError, match=r"RA206: .* from 0 to 1; got 1 rows of 1 .*boxes\[0\]"):
+            with pytest.raises(BatchIndexError, match=r"RA206: .* from 0 to 1; got 1 of 1 rows .*boxes\[0\]"):
                 pool.call(features, torch.tensor([[index, 0.0, 0.0, 5.0, 5.0]]), case)
         for coordinate in (float("nan"), float("inf"), -float("inf")):
             with pytest.raises(BoxesValueError, match=r"RA205: .*boxes\[1\]"):

@@ -134,7 +134,7 @@ def test_boxes_of_the_photo_in_what_dinov2_sees():
 
 def test_what_is_not_known_is_refused():
     with pytest.raises(
-        FrameError, match=r"^RA107: .*got Pix2StructImageProcessor, with its own _preprocess.*write it d"
+        FrameError, match=r"^RA107: .*got Pix2StructImageProcessor, with its own _preprocess.*write the s"
     ):
         integration.frame_after(build("Pix2Struct", "", {}), (97, 131))
     with pytest.raises(FrameError, match=r"^RA107: .*got object, which is none"):

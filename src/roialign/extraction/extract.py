@@ -124,7 +124,8 @@ def extract(
         form: of `boxes`, where the name does not tell: "coco", "csv", "parquet", "voc", "yolo" or "labelme".
         column: of a Parquet file, with the images.
         engine: "local", or "ray" for the machines of a cluster, which all have to see `images`, `boxes` and `out`.
-        workers: processes. 1 is this process. Left out, it is 1 on a GPU, else as many as there are cores.
+        workers: processes. 1 is this process. Left out, it is 1 on a GPU and with a module, else as many as
+            there are cores.
         address: of a Ray cluster; left out, one is started here.
         force: go on where the doctor finds an error in a sample of the images.
         quiet: show no progress and no summary.
@@ -172,7 +173,7 @@ def extract(
         raise OptionError(f"RA506: expected engine, one of {', '.join(get_args(Engine))}; got {engine!r}.")
     running = Running(
         engine,
-        workers or _workers(recipe.device),
+        workers or _workers(recipe),
         address,
         force,
         None if quiet else sys.stderr,
@@ -323,8 +324,9 @@ def _check_counts(**counts: Any) -> None:
             raise OptionError(f"RA506: expected {name}, a whole number of at least 1; got {count!r}.")
 
 
-def _workers(device: str) -> int:
-    return 1 if torch.device(device).type != "cpu" else (os.cpu_count() or 1)
+def _workers(recipe: Recipe) -> int:
+    here = isinstance(recipe.backbone, nn.Module) or torch.device(recipe.device).type != "cpu"
+    return 1 if here else os.cpu_count() or 1
 
 
 def _size_of_first(sample: Sequence[ImageRef], fit: Fit | None) -> tuple[int, int]:
