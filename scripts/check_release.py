@@ -117,12 +117,12 @@ def environment(python: str, folder: Path, wheel: Path, torch: str | None) -> st
         venv.create(folder, with_pip=True)
         behind = Path(next(folder.glob("lib/python*/site-packages"))) / "behind.pth"
         behind.write_text(sysconfig.get_path("purelib") + "\n")
-        wanted = ["--ignore-installed", "--no-deps", str(wheel)]
+        wanted = [["--ignore-installed", "--no-deps", wheel], [wheel]]  # then what it needs and is not there
     else:
         subprocess.run([python, "-m", "venv", folder], check=True)
-        wanted = ["--only-binary", ":all:", f"torch=={torch}.*", str(wheel)]
-    install = [own, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *wanted]
-    for command in (install, [own, Path(__file__).resolve(), "--installed"]):
+        wanted = [[f"torch=={torch}.*", wheel]]
+    pip = [own, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--only-binary", ":all:"]
+    for command in (*([*pip, *what] for what in wanted), [own, Path(__file__).resolve(), "--installed"]):
         done = subprocess.run(command, cwd=folder, env=without_compiler, capture_output=True, text=True)
         if done.returncode:
             return f"{done.stdout}{done.stderr}"
