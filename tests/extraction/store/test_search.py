@@ -42,34 +42,51 @@ def by_brute_force(query: Tensor, k: int, left_out: set[int]) -> list[tuple[int,
     return [(number, cosines[number]) for number in order[:k]]
 
 
-def check(found, expected) -> None:
+def name_of(number: int) -> tuple[str, str]:
+    return image_id(number // BOXES), f"b{number % BOXES}"
+
+
+def recall(found, query: Tensor, expected: list[tuple[int, float]]) -> float:
+    """The share of the true neighbours that were found; what was found has its true cosine and is in order."""
+    cosines = {name_of(number): cosine for number, cosine in by_brute_force(query, 210, set())}
+    similarities = [one.similarity for one in found]
     names = [(one.region.image_id, one.region.box_id) for one in found]
-    assert names == [(image_id(number // BOXES), f"b{number % BOXES}") for number, _ in expected]
-    assert [one.similarity for one in found] == pytest.approx([cosine for _, cosine in expected], abs=1e-5)
+    assert similarities == pytest.approx([cosines[name] for name in names], abs=1e-5)
+    assert similarities == sorted(similarities, reverse=True)
+    assert len(found) == len(expected)
+    return len(set(names) & {name_of(number) for number, _ in expected}) / len(expected)
+
+
+LEAST, LEAST_OF_ONE = {"exact": 1.0, "indexed": 0.9}, 0.5
+"""Of the recall over some queries, and of an index for one. On noise, which has no neighbourhoods, an index that several
+cores build misses some."""
 
 
 @pytest.mark.parametrize("kind", ["exact", "indexed"])
 @pytest.mark.parametrize("k", [1, 10, 50])
 def test_neighbours_of_a_feature(kind, k, request):
     regions = request.getfixturevalue(kind)
-    for query in (
-        torch.randn(8, 3, 3),
-        torch.randn(72),
-        rows_of(1).features[4],
-        -100 * rows_of(1).features[4].double(),
-    ):
-        check(nearest(regions, query, k), by_brute_force(query, k, set()))
+    generator = torch.Generator().manual_seed(0)
+    queries = [torch.randn(8, 3, 3, generator=generator), torch.randn(72, generator=generator)]
+    queries += [rows_of(1).features[row] for row in range(4, 64, 7)]
+    queries.append(-100 * rows_of(1).features[4].double())
+    recalls = [recall(nearest(regions, query, k), query, by_brute_force(query, k, set())) for query in queries]
+    assert sum(recalls) / len(recalls) >= LEAST[kind]
 
 
 @pytest.mark.parametrize("kind", ["exact", "indexed"])
 @pytest.mark.parametrize("same_image", [False, True])
 def test_neighbours_of_a_region(kind, same_image, request):
     regions = request.getfixturevalue(kind)
+    recalls = []
     for number in (0, 75, 209):
         image = range(number // BOXES * BOXES, number // BOXES * BOXES + BOXES)
         left_out = {number} if same_image else set(image)
-        found = nearest(regions, (image_id(number // BOXES), f"b{number % BOXES}"), 20, same_image=same_image)
-        check(found, by_brute_force(features()[number], 20, left_out))
+        found = nearest(regions, name_of(number), 20, same_image=same_image)
+        assert not {name_of(one) for one in left_out} & {(one.region.image_id, one.region.box_id) for one in found}
+        query = features()[number]
+        recalls.append(recall(found, query, by_brute_force(query, 20, left_out)))
+    assert sum(recalls) / len(recalls) >= LEAST[kind]
 
 
 @pytest.mark.parametrize("kind", ["exact", "indexed"])
@@ -134,7 +151,7 @@ def test_a_store_that_has_grown_gets_another_index(tmp_path, monkeypatch):
 def test_an_index_that_is_damaged_is_made_anew(indexed, damage):
     query = rows_of(1).features[0]
     expected = by_brute_force(query, 10, set())
-    check(nearest(indexed, query), expected)
+    assert recall(nearest(indexed, query), query, expected) >= LEAST_OF_ONE
     index, about = indexed.folder / "search.usearch", indexed.folder / "search.json"
     if damage == "no index":
         index.unlink()
@@ -144,7 +161,7 @@ def test_an_index_that_is_damaged_is_made_anew(indexed, damage):
         index.write_bytes(index.read_bytes()[:1000])
     else:
         about.write_text(about.read_text().replace(MANIFEST.fingerprint, "0" * 64))
-    check(nearest(indexed, query), expected)
+    assert recall(nearest(indexed, query), query, expected) >= LEAST_OF_ONE
 
 
 def test_no_room_for_the_index(indexed, monkeypatch):
