@@ -58,8 +58,7 @@ def recall(found, query: Tensor, expected: list[tuple[int, float]]) -> float:
 
 
 LEAST, LEAST_OF_ONE = {"exact": 1.0, "indexed": 0.9}, 0.5
-"""Of the recall over some queries, and of an index for one. On noise, which has no neighbourhoods, an index that several
-cores build misses some."""
+"""Of the recall over some queries, and of an index for one: on noise, which has no neighbourhoods, it may miss some."""
 
 
 @pytest.mark.parametrize("kind", ["exact", "indexed"])

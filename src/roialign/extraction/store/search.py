@@ -23,6 +23,7 @@ from roialign.extraction.store.reading import Region, Regions
 MOST_EXACT = 100_000  # regions, up to which all are compared
 _INDEX, _ABOUT = "search.usearch", "search.json"
 SPARE = 32  # candidates beyond those asked for, which are compared exactly, too
+_ALONE = 1000  # regions that one core adds before the others join
 EXPANSION = 512  # of the search in the index: how many it keeps in sight
 
 Scored = tuple[float, int]
@@ -145,7 +146,8 @@ def _new_index(regions: Regions) -> Any:
         ndim=torch.Size(regions.manifest.schema.feature_shape).numel(), metric="cos", dtype="f16"
     )
     for start, units in _features(regions):
-        index.add(torch.arange(start, start + len(units)).numpy(), units.half().numpy())
+        threads = 1 if start < _ALONE else 0  # several that begin an index leave parts of it that no search reaches
+        index.add(torch.arange(start, start + len(units)).numpy(), units.half().numpy(), threads=threads)
     (regions.folder / _ABOUT).unlink(missing_ok=True)
     with files.room_in(regions.folder, lambda: "The regions are all there; it is the index for searching that is not."):
         with files.replacing(regions.folder / _INDEX) as file:
