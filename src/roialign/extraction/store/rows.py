@@ -79,8 +79,8 @@ class RowSchema:
         columns: the types of what is carried through from the annotations, by name, in the order of the columns.
 
     Raises:
-        OptionError: RA506, for another dtype, an empty shape, a column's type that there is not, or a column that
-            has the name of one of the rows' own.
+        OptionError: RA506, for an unsupported dtype or column type, an empty shape, or a column with the name of one
+            that every row has.
 
     Example:
         >>> RowSchema((256, 7, 7), "float16", {"label": "string"}).rows_per_group

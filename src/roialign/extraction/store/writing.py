@@ -1,4 +1,4 @@
-"""A folder to write an extraction to: held, checked, and made ready."""
+"""A folder to write an extraction to: locked, checked and prepared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from roialign.extraction.store.parts import Parts
 
 @contextmanager
 def writing(folder: Path, manifest: Manifest) -> Iterator[Parts]:
-    """The parts of an extraction in `folder`, which is held against other runs as long as the block lasts.
+    """The parts of an extraction in `folder`, which is locked for other runs until the block ends.
 
     A new folder gets the manifest; one of the same extraction is gone on with: `parts.missing()` are to do.
 
