@@ -169,7 +169,7 @@ def trace(
 @app.command()
 def extract(
     images: Annotated[str, typer.Argument(help="A folder, a glob, a list .txt, a .tar, or a .parquet.")],
-    out: Annotated[str, typer.Option(metavar="DIR", help="Where to write; the same command goes on there.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Output folder; the same command continues there.")],
     backbone: Annotated[
         str, typer.Option(metavar="MODEL", help="timm/NAME, torchvision/NAME, transformers/NAME or path.py:callable.")
     ],
@@ -178,13 +178,14 @@ def extract(
         typer.Option(metavar="FILE", help="COCO .json, .csv, .parquet, or a folder of VOC, YOLO or LabelMe files."),
     ] = None,
     grid: Annotated[
-        str | None, typer.Option(metavar="GRID", help="Boxes instead: ROWSxCOLUMNS, or SIZE/STEP in pixels.")
+        str | None,
+        typer.Option(metavar="GRID", help="A grid instead of --boxes: ROWSxCOLUMNS, or SIZE/STEP in pixels."),
     ] = None,
-    whole_image: Annotated[bool, typer.Option("--whole-image", help="Instead: one box over each image.")] = False,
+    whole_image: Annotated[bool, typer.Option("--whole-image", help="One box per image instead of --boxes.")] = False,
     form: Annotated[
-        str | None, typer.Option(help="Of --boxes, if it cannot be told: coco, csv, parquet, voc, yolo, labelme.")
+        str | None, typer.Option(help="Format of --boxes, if not detected: coco, csv, parquet, voc, yolo, labelme.")
     ] = None,
-    column: Annotated[str | None, typer.Option(help="Of a .parquet of images: the column with them.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column of a .parquet that holds the images.")] = None,
     weights: Annotated[str | None, typer.Option(metavar="FILE", help="Weights for MODEL, .pt or .safetensors.")] = None,
     pretrained: Annotated[
         bool, typer.Option("--pretrained/--random", help="Weights of the model's library, or random ones.")
@@ -192,9 +193,9 @@ def extract(
     maps: Annotated[
         str | None, typer.Option("--maps", "--levels", help="Names of the maps to pool from, with commas.")
     ] = None,
-    output_size: Annotated[str, typer.Option(metavar="SIZE", help="Bins of a box, HEIGHTxWIDTH or one number.")] = "7",
-    reduce: Annotated[str, typer.Option(help="Of the bins: mean, none or flatten.")] = "mean",
-    dtype: Annotated[str, typer.Option(help="Of the features: float16 or float32.")] = "float16",
+    output_size: Annotated[str, typer.Option(metavar="SIZE", help="Bins per box, HEIGHTxWIDTH or one number.")] = "7",
+    reduce: Annotated[str, typer.Option(help="What to do with the bins: mean, none or flatten.")] = "mean",
+    dtype: Annotated[str, typer.Option(help="Type of the stored features: float16 or float32.")] = "float16",
     resize: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Images to HEIGHTxWIDTH, or their shorter side to a number.")
     ] = None,
@@ -215,9 +216,9 @@ def extract(
 ) -> None:
     """Write a feature for each box of each of IMAGES to a folder of Parquet files.
 
-    Stopped at any moment, the same command goes on from there. Before it begins, the doctor looks at a sample.
-    Exit status: 0 if each box has its feature; 3 if some have not, which are listed with the reasons; 1 if the doctor
-    found an error and nothing was extracted; 2 if the arguments cannot be used; 130 or 143 if it was stopped.
+    You can stop it at any time; the same command continues from there. The doctor examines a sample first. Exit
+    status: 0 if every box has a feature; 3 if some do not, and they are listed with reasons; 1 if the doctor found an
+    error and nothing was extracted; 2 if the arguments cannot be used; 130 or 143 if it was stopped.
     """
     from roialign.cli.extract import Chosen, run
 
