@@ -18,12 +18,22 @@ _SQUARES = re.compile(r"grid:([1-9][0-9]*)/([1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
-class CellBoxes:
+class _Made:
+    """Boxes that no annotations name, of every image."""
+
+    matching: Matching
+    columns: dict[str, ColumnType] = field(default_factory=dict, kw_only=True)
+
+    def unmatched(self, images: Iterable[str]) -> Iterator[str]:
+        """None."""
+        return iter(())
+
+
+@dataclass(frozen=True)
+class CellBoxes(_Made):
     """`rows` x `columns` boxes of one size that make up each image, row by row; 1 x 1 is the whole image."""
 
     grid: tuple[int, int]
-    matching: Matching
-    columns: dict[str, ColumnType] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -41,13 +51,9 @@ class CellBoxes:
         numpy = needed("numpy")
         return ImageBoxes(numpy.array(cells, dtype=numpy.float64), tuple(map(str, range(len(cells)))), normalized=True)
 
-    def unmatched(self, images: Iterable[str]) -> Iterator[str]:
-        """None."""
-        return iter(())
-
 
 @dataclass(frozen=True)
-class SquareBoxes:
+class SquareBoxes(_Made):
     """Squares of `size` pixels every `step` pixels, row by row from the top left.
 
     The last of a row or column ends at the picture's edge, so that all of the picture is covered. Of a picture that is
@@ -56,8 +62,6 @@ class SquareBoxes:
 
     size: int
     step: int
-    matching: Matching
-    columns: dict[str, ColumnType] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -76,10 +80,6 @@ class SquareBoxes:
         ids = tuple(map(str, range(len(boxes))))
         return ImageBoxes(numpy.array(boxes, dtype=numpy.float64), ids, size_hw=(height, width))
 
-    def unmatched(self, images: Iterable[str]) -> Iterator[str]:
-        """None."""
-        return iter(())
-
     def _starts(self, length: int) -> list[int]:
         last = max(length - self.size, 0)
         return [*range(0, last, self.step), last]
@@ -89,9 +89,9 @@ def open_made(word: str, images: int) -> CellBoxes | SquareBoxes | None:
     """The boxes that a word stands for, of that many images; None, if it is no such word."""
     every = Matching({}, by_path=images)
     if word == "whole":
-        return CellBoxes((1, 1), every)
+        return CellBoxes(every, (1, 1))
     if cells := _CELLS.fullmatch(word):
-        return CellBoxes((int(cells[1]), int(cells[2])), every)
+        return CellBoxes(every, (int(cells[1]), int(cells[2])))
     if squares := _SQUARES.fullmatch(word):
-        return SquareBoxes(int(squares[1]), int(squares[2]), every)
+        return SquareBoxes(every, int(squares[1]), int(squares[2]))
     return None

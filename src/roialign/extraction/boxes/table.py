@@ -38,9 +38,9 @@ class _Roles:
     """The places of the columns by what they are for."""
 
     image: int
-    box: tuple[int, int, int, int]
+    box: tuple[int, ...]  # four of them
     has_sides: bool
-    size_hw: tuple[int, int] | None
+    size_hw: tuple[int, ...] | None  # two
     box_id: int | None
     carried: dict[int, str]
 
@@ -189,7 +189,7 @@ def _roles(path: str, names: Sequence[str]) -> _Roles:
         found = [places[option] for option in options if places.get(option) in carried]
         if found and name not in carried.values():
             carried[found[0]] = name
-    return _Roles(image[0], box, corners is None, sizes, box_id, carried)  # type: ignore[arg-type]
+    return _Roles(image[0], box, corners is None, sizes, box_id, carried)
 
 
 def _missing(path: str, names: Sequence[str], no_image: bool, no_box: bool) -> AnnotationError:
