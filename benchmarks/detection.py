@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .detection_report import as_csv, draw, page, tables
-from .environment import Neighbours, environment
+from .environment import environment
 from .results import DOCS, with_tables, write_all
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,29 +46,24 @@ def trainings(bccd: Path, nuclei: Path) -> list[Training]:
 
 def run(training: Training, pooler: str, seed: int, folder: Path) -> str:
     """Train and test once, unless it is done already; a line about it."""
-    done = folder / "time.json"
-    if not done.exists():
+    scored = folder / "scores.json"
+    if not scored.exists():
         command = [sys.executable, "-m", "examples.detection.train", str(training.data), *training.recipe]
         command += ["--pooler", pooler, "--seed", str(seed), "--threads", "1", "--out", str(folder)]
         folder.mkdir(parents=True, exist_ok=True)
-        begin = time.monotonic()
         with (folder / "log.txt").open("a") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-            _, status, used = os.wait4(process.pid, 0)
+            status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
         if status:
             raise SystemExit(f"expected {' '.join(command)} to end well; see {folder / 'log.txt'}")
-        seconds = {"wall_s": time.monotonic() - begin, "cpu_s": used.ru_utime + used.ru_stime}
-        done.write_text(json.dumps(seconds))
-    scores = json.loads((folder / "scores.json").read_text())
+    scores = json.loads(scored.read_text())
     told = ", ".join(f"AP50 of {kind} {of_kind['AP50']:.3f}" for kind, of_kind in scores.items())
     return f"{training.name}, {pooler}, seed {seed}: {told}"
 
 
 def rows_of(training: Training, pooler: str, seed: int, folder: Path) -> Iterator[dict[str, Any]]:
     """One row for boxes and, where there are some, one for masks."""
-    seconds = json.loads((folder / "time.json").read_text())
     for kind, scores in json.loads((folder / "scores.json").read_text()).items():
-        yield {"training": training.name, "pooler": pooler, "seed": seed, "kind": kind, **scores, **seconds}
+        yield {"training": training.name, "pooler": pooler, "seed": seed, "kind": kind, **scores}
 
 
 def losses_of(folder: Path) -> list[float]:
@@ -85,7 +79,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("demo/detection"), help="where the trainings are")
     parser.add_argument("--only", help="the training of this name, bccd or nuclei")
     options = parser.parse_args()
-    where, neighbours = environment(), Neighbours()
+    where = environment()
     chosen = [one for one in trainings(options.bccd, options.nuclei) if options.only in (None, one.name)]
     jobs = [
         (training, pooler, seed, options.runs / f"{training.name}-{pooler}-{seed}")
@@ -96,7 +90,6 @@ def main() -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, line in enumerate(pool.map(lambda job: run(*job), jobs), start=1):
             print(f"{number} of {len(jobs)}: {line}", flush=True)
-    where["cpus_used_by_others"] = f"{neighbours.cpus():.2f}"
     rows = [row for job in jobs for row in rows_of(*job)]
     losses = {(training.name, pooler, seed): losses_of(folder) for training, pooler, seed, folder in jobs}
     commands = [replace(one, data=Path(one.name.upper())) for one in chosen]

@@ -35,14 +35,13 @@ def page(rows: Rows, trainings: Sequence[Training], where: Mapping[str, str]) ->
         "# Whole detectors\n\nMade by `make bench-detection BCCD=DIR`; do not edit it.\n\n"
         f"- Machine: {where['cpu']}, {where['machine']}; torch {where['torch']}, torchvision {where['torchvision']}, "
         f"roialign at commit {where['commit']}, {where['date']}\n"
-        "- One thread each, as many trainings at once as there are cores; other processes kept "
-        f"{where['cpus_used_by_others']} CPUs busy. Times are of training and testing.\n\n"
+        "- One thread each, as many trainings at once as there are cores\n\n"
         f"![The loss of each training](detection.svg)\n\n{tables(rows, trainings)}"
     )
 
 
 def tables(rows: Rows, trainings: Sequence[Training]) -> str:
-    """Precision and time of both poolers, a table for each training."""
+    """Precision with both poolers, a table for each training."""
     parts = []
     for training in trainings:
         own = [row for row in rows if row["training"] == training.name]
@@ -50,13 +49,12 @@ def tables(rows: Rows, trainings: Sequence[Training]) -> str:
         command = f"python -m examples.detection.train {training.data} {' '.join(training.recipe)}"
         parts.append(f"{training.what}, `{command}`; {seeds} seeds, mean (least to most):\n\n")
         classes = [name for name in own[0] if name.startswith("AP50 ") and own[0][name] != ""]
-        header = ["", "pooler", *_BROAD, *classes, "CPU minutes"]
+        header = ["", "pooler", *_BROAD, *classes]
         parts += [f"| {' | '.join(header)} |\n| {' | '.join(['---'] * len(header))} |\n"]
         for (kind, pooler), some in groupby(sorted(own, key=_line), key=_line):
             of_line = list(some)
-            values = [_spread([row[name] for row in of_line], 3) for name in (*_BROAD, *classes)]
-            minutes = _spread([row["cpu_s"] / 60 for row in of_line], 1)
-            parts.append(f"| {' | '.join([kind, pooler, *values, minutes])} |\n")
+            values = [_spread([row[name] for row in of_line]) for name in (*_BROAD, *classes)]
+            parts.append(f"| {' | '.join([kind, pooler, *values])} |\n")
         parts.append("\n")
     return "".join(parts).rstrip("\n") + "\n"
 
@@ -85,5 +83,5 @@ def _line(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["kind"], row["pooler"]
 
 
-def _spread(values: Sequence[float], digits: int) -> str:
-    return f"{mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
