@@ -63,8 +63,8 @@ def draw(corner: Image.Image, grid: FeatureGrid, title: str) -> str:
     if grid.calibrated_offset_yx is not None:
         answers.append(("measured: trained weights", grid.calibrated_offset_yx, _CALIBRATED))
     side = corner.width
-    figure = Figure(figsize=(4.4, 5.25), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(4.4, 5.5))
+    axes = figure.add_axes((0.09, 0.24, 0.875, 0.7))
     axes.imshow(
         Image.blend(corner, Image.new("RGB", corner.size, "white"), _PALE),
         extent=(0, side, side, 0),
@@ -84,7 +84,7 @@ def draw(corner: Image.Image, grid: FeatureGrid, title: str) -> str:
     axes.set_xticks(ticks)
     axes.set_yticks(ticks)
     axes.set_title(title, fontsize=13)
-    figure.legend(loc="outside lower center", frameon=False, handletextpad=0.3)
+    figure.legend(loc="upper center", bbox_to_anchor=(0.53, 0.19), frameon=False, handletextpad=0.3)
     file = io.StringIO()
     figure.savefig(file, format="svg", facecolor="white", metadata={"Date": None})
     return file.getvalue()
