@@ -185,8 +185,9 @@ train-nuclei: $(VENV)/.stamp-detection demo/data/.stamp-nuclei
 notebook: $(VENV)/.stamp-test
 	@$(RUN) scripts/run_notebook.py
 
-pictures: $(VENV)/.stamp-bench
+pictures: $(VENV)/.stamp-bench $(VENV)/.stamp-offsets
 	@$(RUN) scripts/make_zeros_picture.py
+	@$(RUN) scripts/make_cells_picture.py
 
 docs: $(VENV)/.stamp-docs
 	@$(RUN) scripts/make_codes_page.py

@@ -21,6 +21,8 @@ def matches(line: str, words: str) -> bool:
     ("page", "blocks", "needs"),
     [
         ("zeros.md", 2, ("torchvision",)),
+        ("cells.md", 2, ("timm",)),
+        ("migrate.md", 7, ("torchvision", "onnxruntime", "onnx")),
         ("frames.md", 8, ("transformers",)),
         ("regions.md", 5, ()),
         ("crops.md", 1, ("timm",)),
