@@ -54,7 +54,7 @@ def run(data: Path, variant: Variant, recipe: Recipe, folder: Path) -> list[Run]
     rows = [_row(variant, variant.name, recipe, named, model, tested)]
     if variant.change is None:
         for other in VARIANTS:
-            if other.change is not None and other.of_pooling and other.stride_14 == variant.stride_14:
+            if other.change is not None and other.of_pooling and other.stride_7 == variant.stride_7:
                 used = other.build(len(photos.classes))
                 used.load_state_dict(model.state_dict())
                 rows.append(_row(variant, other.name, recipe, "", used, tested))
