@@ -1,8 +1,8 @@
 """What region extraction can do: `make bench-extraction BCCD=DIR`.
 
 Its stages are speed, sweep (of workers), memory, kills, hostile and search; names of some run these alone. Goes on
-where it stopped: what is measured lies in --runs. Writes benchmarks/results/extraction.md, a .csv for each stage, and the
-tables of docs/extraction.md. `--tiny` tries all of it on very little, and writes nothing.
+where it stopped: what is measured lies in --runs. Writes benchmarks/results/extraction.md, a .csv for each stage, and
+the tables of docs/extraction.md. `--tiny` tries all of it on very little, and writes nothing.
 """
 
 from __future__ import annotations

@@ -163,7 +163,8 @@ def search_table(rows: Rows, crops: Mapping[str, float]) -> str:
     )
     return (
         f"### Search\n\nOf blood cells, by EfficientNet-Lite0 with ImageNet weights: the share of the {K} nearest "
-        "regions of other photographs that are of the query's class, and that of regions drawn at random, in percent.\n\n"
+        "regions of other photographs that are of the query's class, and that of regions drawn at random, in percent."
+        "\n\n"
         f"{table(['stride', 'class', 'boxes', 'queries', f'precision at {K}', 'at random'], lines)}{of_crops}"
     )
 
