@@ -52,7 +52,8 @@ Made by `{command}` in {minutes:.0f} minutes; do not edit it.
 
 ## The type of the column
 
-Processor seconds to write all rows and to read them again, once each, into each library's own columns; *no* where it fails. *One row*: a row group read for it, in milliseconds, the median of {repeats}.
+Processor seconds to write all rows and to read them again, once each, into each library's own columns; *no* where it
+fails. *One row*: a row group read for it, in milliseconds, the median of {repeats}.
 
 {kinds}
 
