@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.networks import efficientnet_lite0_module
 from benchmarks.results import RESULTS
 from roialign.extraction import extract, nearest
 from roialign.extraction import open as open_store
@@ -51,6 +50,8 @@ def of_crops() -> dict[str, float]:
 
 
 def _of(boxed: Boxed, level: str, stride: str, most: int, scratch: Path) -> list[Row]:
+    from benchmarks.networks import efficientnet_lite0_module  # which imports much; the report imports this module
+
     out, weights = scratch / "searched", scratch / "efficientnet-lite0.pt"
     shutil.rmtree(out, ignore_errors=True)
     scratch.mkdir(parents=True, exist_ok=True)
