@@ -30,7 +30,7 @@ def stages(options: argparse.Namespace, kept: Kept, scratch: Path) -> dict[str, 
     """Those that can be run with what is there, by name."""
     tiny = options.tiny
     boxed = list(sets(options.bccd, options.runs))
-    sizes = speed.Sizes(6, 4, 2, 2, 0.5) if tiny else speed.Sizes(options.images, 128, 8, options.rounds, 10.0)
+    sizes = speed.Sizes(4, 4, 2, 1, 0.5) if tiny else speed.Sizes(options.images, 128, 8, options.rounds, 10.0)
     counts = {kills.GROUP: options.kills, kills.WORKER: max(1, options.kills // 5), kills.ACTOR: 3}
     images = 20 if tiny else 600
     if tiny:

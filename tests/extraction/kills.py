@@ -103,9 +103,8 @@ def _kill_once(begin: Begin, out: Path, after_s: float, part_count: int, met: Ki
     met.resumes += bool(there)
     run = begin(out)
     time.sleep(after_s)
-    killed = run.kill()
-    run.wait()
-    now = _parts(out)
+    killed, now = run.kill(), _parts(out)
+    run.wait()  # where one process was killed, the others may go on
     if not killed:
         met.too_late += 1
     elif now == there:
