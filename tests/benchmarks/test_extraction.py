@@ -1,6 +1,7 @@
 """What `make bench-extraction` measures with: results that are kept, its collections, and its ratios."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -61,16 +62,16 @@ def test_a_collection_for_the_memory_is_gone_on_with_and_read(tmp_path, monkeypa
 
 
 def test_the_memory_of_a_command_is_that_of_all_its_processes(tmp_path):
-    hold = "import time; held = bytearray(b'1' * 100_000_000); time.sleep(1)"
+    hold = "import time; held = b'1' * 100_000_000; time.sleep(2)"
     both = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
-    peak = watched(["python3", "-c", both], tmp_path)
+    peak = watched([sys.executable, "-c", both], tmp_path)
     assert peak.processes == 2
     assert 100 < peak.pss_mb < 200
     assert peak.rss_mb >= peak.pss_mb
     assert "pytest" in words_of(os.getpid())
     assert words_of(2**22 + 1) == ""  # there is none
     with pytest.raises(SystemExit, match="its status is 3"):
-        watched(["python3", "-c", "raise SystemExit(3)"], tmp_path)
+        watched([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
 
 
 def timed(contender, number, rate, **others):
