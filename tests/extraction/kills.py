@@ -87,7 +87,9 @@ def killed_over_and_over(folder: Path, begin: Begin, kills: int, seed: int = 0) 
     while met.done < kills:
         out = folder / f"killed {met.stores}" / "regions"
         while met.done < kills and len(_parts(out)) < whole.manifest.part_count:
-            _kill_once(begin, out, moments.uniform(0, takes_s), whole.manifest.part_count, met)
+            after_s, is_new = moments.uniform(0, takes_s), not _parts(out)
+            if not _kill_once(begin, out, after_s, whole.manifest.part_count, met) and is_new:
+                takes_s = after_s  # the machine has become faster
         met.resumes += 1
         begin(out).wait()
         found, found_rows = content(out), _rows(out)
@@ -98,7 +100,7 @@ def killed_over_and_over(folder: Path, begin: Begin, kills: int, seed: int = 0) 
     return met
 
 
-def _kill_once(begin: Begin, out: Path, after_s: float, part_count: int, met: Kills) -> None:
+def _kill_once(begin: Begin, out: Path, after_s: float, part_count: int, met: Kills) -> bool:
     there, left = _parts(out), _half_written(out)
     met.resumes += bool(there)
     run = begin(out)
@@ -114,6 +116,7 @@ def _kill_once(begin: Begin, out: Path, after_s: float, part_count: int, met: Ki
     else:
         met.after += 1
     met.half_written += bool(killed and _half_written(out) - left)
+    return killed
 
 
 def _parts(out: Path) -> set[str]:
