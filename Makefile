@@ -19,8 +19,8 @@ BUILD_LOG := $(VENV)/build.log
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-rare check check-lint check-format check-types check-layers check-codes check-benchmarks \
 	sanitize compare-mmcv check-triton bench bench-gpu bench-operators bench-overhead bench-models bench-doctor bench-reports \
-	bench-picture bench-batching bench-crops bench-detection bench-mistakes zoo offsets train-bccd train-nuclei notebook \
-	docs pictures sdist wheel check-release clean
+	bench-picture bench-batching bench-crops bench-detection bench-mistakes bench-extraction bench-store zoo offsets \
+	train-bccd train-nuclei notebook docs pictures sdist wheel check-release clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -49,6 +49,7 @@ help:
 	@echo "make bench-picture    do boxes follow edges? hits and false alarms: 5 minutes"
 	@echo "make bench-batching   what padding does to features, and what it costs to do without: a minute"
 	@echo "make bench-crops      RoIAlign or crops: a linear probe, neighbours, speed: 20 minutes"
+	@echo "make bench-store      how features are best stored, read and searched: 5 minutes"
 	@echo "make zoo              models of three libraries traced, and checked by brute force: 40 minutes"
 	@echo "make offsets          where cells are centred, on photographs: 15 minutes"
 	@echo "make check-release    dist/ looked at, and the wheel tried with each Python and torch: hours, or SMOKE=1"
@@ -56,6 +57,7 @@ help:
 	@echo "make train-nuclei     Mask R-CNN on a micrograph of nuclei: 15 minutes"
 	@echo "make bench-detection  both with this pooler and torchvision's, three seeds each, BCCD=DIR: two hours"
 	@echo "make bench-mistakes   what coordinate mistakes cost a detector, BCCD=DIR: an hour"
+	@echo "make bench-extraction whole collections: speed, memory, kills, search, BCCD=DIR: three hours"
 	@echo
 	@echo "The first run sets up .venv: torch and torchvision, about 6 GB."
 	@echo "Another Python: make PYTHON=python3.12 test"
@@ -165,6 +167,14 @@ bench-detection: $(VENV)/.stamp-offsets $(VENV)/.stamp-detection demo/data/.stam
 bench-mistakes: $(VENV)/.stamp-offsets $(VENV)/.stamp-detection
 	@test -n "$(BCCD)" || { echo "expected the folder of the BCCD data set: make $@ BCCD=DIR" >&2; exit 1; }
 	@$(KEEP_MEMORY) $(RUN) -m benchmarks.mistakes $(BCCD)
+
+# Goes on where it stopped. Some of it: make bench-extraction BCCD=DIR STAGES="memory kills". Ray takes part if it is
+# in .venv.
+bench-extraction: $(VENV)/.stamp-test $(VENV)/.stamp-offsets $(VENV)/.stamp-detection demo/data/.stamp-deepforest
+	@$(RUN) -m benchmarks.extraction $(STAGES) $(if $(BCCD),--bccd $(BCCD))
+
+bench-store: $(VENV)/.stamp-test $(VENV)/.stamp-store
+	@$(RUN) -m benchmarks.store
 
 # On photographs of scikit-image, scikit-learn and deepforest; more of them: make offsets PHOTOGRAPHS=DIR
 offsets: $(VENV)/.stamp-offsets demo/data/.stamp-deepforest

@@ -49,10 +49,11 @@ class Neighbours:
 
 
 def _others_cpu_s() -> float:
-    """The processor time of the machine since it started, without that of this process."""
+    """The processor time of the machine since it started, without that of this process and its ended children."""
     user, nice, system, _, _, irq, softirq, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
     own = os.times()
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - own.user - own.system
+    own_s = own.user + own.system + own.children_user + own.children_system
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - own_s
 
 
 def _cpu_flags() -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from .timing import Times
 
+RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"
 
 

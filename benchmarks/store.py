@@ -1,6 +1,6 @@
-"""How features are best stored, and what it takes to read and search them. Run by `python -m benchmarks.store`.
+"""How features are best stored, and what it takes to read and search them. Run by `make bench-store`.
 
-Writes benchmarks/results/store.md and .csv. `--rows N` takes fewer, and writes nothing.
+Writes benchmarks/results/store.md and .csv. `--rows N` is a trial with N rows, and writes nothing.
 """
 
 from __future__ import annotations
@@ -34,11 +34,9 @@ from roialign.extraction.store.writing import writing
 
 from .environment import Neighbours, environment
 from .report import table
-from .results import ColumnRow, as_csv, write_all
+from .results import RESULTS, ColumnRow, as_csv, write_all
 
-RESULTS = Path(__file__).parent / "results"
 ROWS, CHANNELS, BOXES = 20_000, 512, 10
-GROUP = 1 << 19  # bytes of features in a row group
 SEARCHED, SEARCHED_CHANNELS, QUERIES, K = 20_000, 64, 100, 10
 _HEAD = """\
 # Stores of region features
@@ -54,8 +52,8 @@ Made by `{command}` in {minutes:.0f} minutes; do not edit it.
 
 ## The type of the column
 
-Processor seconds, for the machine was busy, to write all rows and to read them again, once each, into each library's
-own columns; *no* where it fails. *One row*: a row group read for it, in milliseconds, the median of {repeats}.
+Processor seconds to write all rows and to read them again, once each, into each library's own columns; *no* where it
+fails. *One row*: a row group read for it, in milliseconds, the median of {repeats}.
 
 {kinds}
 
@@ -114,7 +112,7 @@ def kinds_of(values: Tensor, folder: Path, repeats: int) -> Iterator[ColumnRow]:
     connection.execute("set threads to 1")
     for dtype in ("float16", "float32"):
         numbers = values.numpy().astype(dtype)
-        group = GROUP // (numbers.itemsize * CHANNELS)
+        group = RowSchema((CHANNELS,), dtype).rows_per_group
         for column in ("list", "fixed_size_list", "fixed_size_list, split", "binary"):
             data = column_of(numbers, column)
             rows = pa.table([data], schema=pa.schema([pa.field("feature", data.type, nullable=False)]))
@@ -262,7 +260,7 @@ def main() -> None:
         **machine,
         **tables,
         **{name: version(name) for name in ("pyarrow", "pandas", "polars", "duckdb", "usearch")},
-        "command": "python -m benchmarks.store",
+        "command": "make bench-store",
         "minutes": (time.monotonic() - begin) / 60,
         "rows": f"{ROWS:,}",
         "channels": CHANNELS,

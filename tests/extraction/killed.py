@@ -1,8 +1,8 @@
-"""A program that, at each line that it is told, forks a child that extracts; the child is there to be killed.
+"""A program that, for each line with the path of a folder, forks a child that extracts to it, to be killed.
 
-What it needs is imported before. The child says its pid, and the program "done" when the child has ended.
+What it needs is imported before. It says the child's pid, and "done" when the child has ended.
 
-Arguments: the folder of the collection, the folder to write to.
+Argument: the folder of the collection.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ def run(folder: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    collection, written = map(Path, sys.argv[1:])
-    for _ in sys.stdin:
+    for line in sys.stdin:
         child = os.fork()
         if child:
             print(child, flush=True)
@@ -45,7 +44,7 @@ if __name__ == "__main__":
             print("done", flush=True)
             continue
         try:
-            run(collection, written)
+            run(Path(sys.argv[1]), Path(line.rstrip("\n")))
         except BaseException:
             traceback.print_exc()
             os._exit(1)

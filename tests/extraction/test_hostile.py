@@ -12,60 +12,15 @@ from roialign import set_policy
 from roialign.errors import SampleError
 from roialign.extraction import work
 
-from .scenes import boxes_of, coco, collection, picture
-
-GOOD = (
-    "good.png",
-    "räksmörgås och 猫.png",
-    "sub dir/with space.jpg",
-    "wrong exif.jpg",
-    "grey.png",
-    "alpha.png",
-    "16.png",
-)
-
-
-def hostile(folder):
-    """A folder with one file of each kind, and boxes for all; more good ones than bad ones, or the sample stops it."""
-    photos = folder / "photos"
-    (photos / "sub dir").mkdir(parents=True)
-    picture(0).save(photos / "good.png")
-    picture(1).save(photos / "räksmörgås och 猫.png")
-    picture(2).save(photos / "sub dir" / "with space.jpg")
-    picture(3).save(photos / "wrong exif.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xffnonsense")
-    picture(4).convert("L").save(photos / "grey.png")
-    picture(5).convert("RGBA").save(photos / "alpha.png")
-    Image.fromarray((torch.arange(48 * 64).view(48, 64) * 20).numpy().astype("uint16")).save(photos / "16.png")
-    whole = (photos / "sub dir" / "with space.jpg").read_bytes()
-    (photos / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
-    (photos / "empty.jpg").write_bytes(b"")
-    (photos / "text.png").write_text("no image at all")
-    (photos / "gone.png").symlink_to(photos / "nowhere.png")
-    Image.new("RGB", (1, 1)).save(photos / "dot.png")
-    Image.new("1", (20_000, 10_000)).save(photos / "bomb.png")
-    (photos / "sub dir" / "loop").symlink_to(photos)
-    names = [
-        *GOOD,
-        *("truncated.jpg", "empty.jpg", "text.png", "gone.png", "dot.png", "bomb.png", "missing.png", "none.png"),
-    ]
-    picture(8).save(photos / "none.png")
-    picture(9).save(photos / "unknown.png")
-    sizes = {"dot.png": (1, 1), "bomb.png": (10_000, 20_000)}
-    images = [
-        {"id": number, "file_name": name, "height": sizes.get(name, (48, 64))[0], "width": sizes.get(name, (48, 64))[1]}
-        for number, name in enumerate(names)
-    ]
-    marked = {number: boxes_of(number, 3) for number in range(len(names) - 1)}
-    marked[names.index("dot.png")] = [[0, 0, 1, 1]]
-    marked[0] += [[float("nan"), 0, 5, 5], [9, 9, -4, 5], [70, 10, 5, 5], [3, 3, 0, 4], [60, 40, 9, 9]]
-    return photos, coco(folder / "boxes.json", images, marked)
+from .hostile import GOOD, hostile
+from .scenes import collection
 
 
 def test_what_can_be_extracted_is_and_the_rest_is_explained(tmp_path, extracted):
     photos, boxes = hostile(tmp_path)
     regions = extracted(photos, boxes)
     counts = Counter(region.image_id for region in regions)
-    assert counts == {**dict.fromkeys(GOOD, 3), "good.png": 4}
+    assert counts == {**dict.fromkeys(GOOD, 3), "good.png": 4, "crowded.png": 500}
     errors = {(error.image_id, error.box_id): (error.code, error.reason) for error in regions.errors()}
     expected = {
         ("good.png", "3"): ("RA205", "expected finite coordinates; got x1 = nan, y1 = 0, x2 = nan, y2 = 5."),

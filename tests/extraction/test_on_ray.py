@@ -8,8 +8,8 @@ import pytest
 from roialign.extraction import extract
 from roialign.extraction import ray as engine
 
+from .kills import content
 from .scenes import backbone_file, collection
-from .test_resuming import content
 
 ray = pytest.importorskip("ray")
 

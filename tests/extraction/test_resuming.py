@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +15,12 @@ import pytest
 
 from roialign.errors import StoreError, WorkerError
 from roialign.extraction import local
-from roialign.extraction import open as open_store
 from roialign.extraction.recipe import Job
 from roialign.extraction.store.lock import locked
 from roialign.extraction.work import Embed
 
-from .killed import BOXES, IMAGES, PER_PART, run
+from .killed import BOXES, IMAGES
+from .kills import Kills, content, killed_over_and_over
 from .scenes import collection
 
 DEADLY = """
@@ -45,73 +42,52 @@ class Deadly(nn.Module):
 ROOT = Path(__file__).parent.parent.parent
 
 
-def content(out: Path) -> dict[str, bytes]:
-    """All of a store's files that others read."""
-    paths = [path for path in out.rglob("*") if path.is_file() and path.name not in ("lock", "index.sqlite")]
-    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+class Child:
+    """A child of the program `killed`."""
+
+    def __init__(self, program: subprocess.Popen[str], out: Path) -> None:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        self.says = program.stdout
+        print(out, file=program.stdin, flush=True)
+        self.pid = int(self.says.readline())
+
+    def kill(self) -> bool:
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def wait(self) -> None:
+        assert self.says.readline() == "done\n"
 
 
-@contextmanager
-def program(folder: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
+def killed(tmp_path: Path, kills: int) -> Kills:
+    collection(tmp_path, IMAGES, BOXES)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    command = [sys.executable, "-m", "tests.extraction.killed", str(folder), str(out)]
+    command = [sys.executable, "-m", "tests.extraction.killed", str(tmp_path)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, cwd=ROOT, env=environment, **pipes) as process:
         try:
-            yield process
+            Child(process, tmp_path / "warm").wait()
+            return killed_over_and_over(tmp_path, lambda out: Child(process, out), kills)
         finally:
             process.kill()
 
 
-def begin(process: subprocess.Popen[str]) -> int:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    return int(process.stdout.readline())
-
-
-def killed_over_and_over(tmp_path: Path, kills: int) -> None:
-    """Kill runs until they were killed so often, each at a random moment, and compare with a run that was not."""
-    collection(tmp_path, IMAGES, BOXES)
-    run(tmp_path, tmp_path / "whole")
-    expected = content(tmp_path / "whole")
-    moments, done, round_ = random.Random(0), 0, 0
-    with program(tmp_path, tmp_path / "warm") as process:
-        begin(process)
-        start = time.monotonic()
-        assert process.stdout is not None
-        process.stdout.readline()
-        takes_s = time.monotonic() - start
-    while done < kills:
-        out = tmp_path / f"killed {round_}"
-        with program(tmp_path, out) as process:
-            assert process.stdout is not None
-            for _ in range(max(5, kills // 4)):
-                child = begin(process)
-                time.sleep(moments.uniform(0, takes_s))
-                with suppress(ProcessLookupError):  # it was done before
-                    os.kill(child, signal.SIGKILL)
-                    done += 1
-                assert process.stdout.readline() == "done\n"
-                if out.exists() and len(list((out / "parts").glob("[0-9]*"))) == IMAGES // PER_PART:
-                    break
-            begin(process)
-            assert process.stdout.readline() == "done\n"
-        assert content(out) == expected
-        rows = Counter((region.image_id, region.box_id) for region in open_store(out))
-        assert len(rows) == IMAGES * BOXES
-        assert set(rows.values()) == {1}
-        round_ += 1
-
-
 def test_killed_runs_are_gone_on_with(tmp_path):
-    killed_over_and_over(tmp_path, kills=5)
+    met = killed(tmp_path, kills=5)
+    assert met.done == 5
+    assert met.harmless, met
 
 
 @pytest.mark.rare
 def test_a_hundred_kills(tmp_path):
-    killed_over_and_over(tmp_path, kills=100)
+    met = killed(tmp_path, kills=100)
+    assert met.harmless, met
+    assert met.within > 10
+    assert met.half_written
 
 
 def test_missing_parts_are_made_again_and_no_others(tmp_path, extracted, monkeypatch):
