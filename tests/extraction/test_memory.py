@@ -24,8 +24,9 @@ from pathlib import Path
 from roialign.extraction import extract
 
 folder, backbone = Path(sys.argv[1]), sys.argv[2]
-options = dict(batch_size=2, images_per_part=256, workers=1, quiet=True, reduce="flatten", dtype="float32", output_size=4)
-regions = extract(folder / "photos", boxes=folder / "boxes.json", backbone=backbone, out=folder / "out", **options)
+options = dict(batch_size=2, workers=1, quiet=True, reduce="flatten", dtype="float32", output_size=4)
+boxes, out = folder / "boxes.json", folder / "out"
+regions = extract(folder / "photos", boxes=boxes, backbone=backbone, out=out, images_per_part=256, **options)
 print(len(regions), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

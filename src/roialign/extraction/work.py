@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 
 from roialign.errors import RoIError
-from roialign.extraction.decode import NO_BOXES, Decode, Marked, error_row
+from roialign.extraction.decode import NO_BOXES, Decoded, Marked, error_row
 from roialign.extraction.items import ImageRef
 from roialign.extraction.ordering import InOrder
 from roialign.extraction.store.parts import Parts
@@ -79,7 +79,7 @@ class Embed:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Prepared]) -> Iterator[Made]:
-        """The rows of some images of one size, in order, some at a time, and the boxes whose features cannot be stored."""
+        """The rows of some images of one size, in order, some at a time; errors for features that cannot be stored."""
         ends = list(accumulate(len(image.marked.box_ids) for image in images))
         begins, start = [0, *ends], 0
         for pooled in self._chunks(images):
@@ -145,6 +145,13 @@ def _parts(image: Prepared) -> tuple[Any, ...]:
     return image.batch.images, image.batch.frames, image.batch.filled_hw
 
 
+class Named(Protocol):
+    """An image by its id, which is unique in a part: an `ImageRef`, or what another `decode` takes."""
+
+    @property
+    def image_id(self) -> str: ...
+
+
 class PartWork:
     """Makes the rows of a part, the same whatever else is done before or beside it.
 
@@ -154,18 +161,18 @@ class PartWork:
     image are held back only up to a limit, at which that image's turn comes.
 
     Args:
-        decode: reads images.
+        decode: reads images, such as `Decode`; called by several threads.
         embed: makes rows of them.
         batch_size: images in a batch, at most.
         decoders: threads that read, at least 1.
     """
 
-    def __init__(self, decode: Decode, embed: Embed, batch_size: int, decoders: int) -> None:
+    def __init__(self, decode: Callable[[Any], Decoded], embed: Embed, batch_size: int, decoders: int) -> None:
         self.decode, self.embed, self.batch_size = decode, embed, batch_size
         self._threads = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
         self._most_held = max(1, _MOST_HELD // (embed.schema.feature_bytes + _BYTES_BESIDES))
 
-    def __call__(self, images: Sequence[ImageRef], note: Note = lambda step: None) -> Iterator[Made]:
+    def __call__(self, images: Sequence[Named], note: Note = lambda step: None) -> Iterator[Made]:
         """The rows of these images and the errors, as they are made, in the order of the images."""
         waiting, held = dict[tuple[int, int], list[Prepared]](), InOrder()
         for image_id, prepared, errors in self._read_ahead(images, note):
@@ -218,7 +225,7 @@ class PartWork:
             yield from (error_row(image_id, error) for image_id, count in left.items() if count)
 
     def _read_ahead(
-        self, images: Sequence[ImageRef], note: Note
+        self, images: Sequence[Named], note: Note
     ) -> Iterator[tuple[str, Prepared | None, Sequence[ErrorRow]]]:
         """The images in order, read ahead by as many as enter the backbone together."""
         waiting, left = deque[Future[tuple[Prepared | None, Sequence[ErrorRow]]]](), iter(images)
@@ -233,7 +240,7 @@ class PartWork:
             for future in waiting:
                 future.cancel()
 
-    def _read(self, image: ImageRef) -> tuple[Prepared | None, Sequence[ErrorRow]]:
+    def _read(self, image: Named) -> tuple[Prepared | None, Sequence[ErrorRow]]:
         decoded = self.decode(image)
         if decoded.marked is None:
             return None, decoded.errors

@@ -28,7 +28,9 @@ class GroupWriter:
         if full:
             table = table.combine_chunks()
             self._write(table.slice(0, full))
-            table = table.take(pa.array(range(full, table.num_rows), pa.int64()))  # a copy, which does not keep all of it
+            table = table.take(
+                pa.array(range(full, table.num_rows), pa.int64())
+            )  # a copy, which does not keep all of it
         self._left = table
 
     def write_rest(self) -> None:
