@@ -24,7 +24,7 @@ from pathlib import Path
 from roialign.extraction import extract
 
 folder, backbone = Path(sys.argv[1]), sys.argv[2]
-options = dict(batch_size=2, workers=1, quiet=True, reduce="flatten", dtype="float32", output_size=4)
+options = dict(batch_size=2, workers=1, quiet=True, reduce="flatten", dtype="float32", output_size=8)
 boxes, out = folder / "boxes.json", folder / "out"
 regions = extract(folder / "photos", boxes=boxes, backbone=backbone, out=out, images_per_part=256, **options)
 print(len(regions), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -122,7 +122,7 @@ def test_a_fault_between_chunks_costs_the_boxes_that_are_left(tmp_path, extracte
 
 
 def measured(tmp_path, name, counts):
-    """Rows, and the peak in kB, of a process that extracts them all as one part, of 128 numbers each."""
+    """Rows, and the peak in kB, of a process that extracts them all as one part, of 2 kB each."""
     folder = tmp_path / name
     many_boxes(folder, counts)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
@@ -131,9 +131,9 @@ def measured(tmp_path, name, counts):
     return int(said[0]), int(said[1])
 
 
-@pytest.mark.rare  # half a minute
+@pytest.mark.rare  # two minutes
 def test_ten_times_as_many_boxes_in_a_part_take_the_same_memory(tmp_path):
-    few, few_kb = measured(tmp_path, "few", [1_000] * 20)
+    few, few_kb = measured(tmp_path, "few", [10_000] * 2)
     many, many_kb = measured(tmp_path, "many", [10_000] * 20)
     assert (few, many) == (20_000, 200_000)
-    assert many_kb < 1.15 * few_kb
+    assert many_kb < 1.2 * few_kb  # by 74 % more when all rows of a part were held

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -129,7 +129,7 @@ class EmbedRegions:
         fit = self._recipe.fit
         trace = extractor.trace((fit(frame) if fit else frame).size_hw)
         levels = pooled_maps(trace, extractor.maps)
-        channels = trace[next(iter(levels))].channels
+        channels = cast(int, trace[next(iter(levels))].channels)  # a trace knows them
         schema = RowSchema(self._recipe.shape_of(channels), self._recipe.dtype)
         embed = Embed(extractor, list(levels), self._recipe.reduce, schema)
         return PartWork(_decode, embed, self.batch_size, torch.get_num_threads())
