@@ -167,7 +167,7 @@ def store_of(values: Tensor, folder: Path) -> tuple[Regions, float]:
                 some,
                 {"label": ["thing"] * count},
             )
-            parts.write(number, rows)
+            parts.write(number, [rows])
     return open_store(folder), time.process_time() - begin
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from contextlib import suppress
 
 import pytest
@@ -116,8 +117,6 @@ def test_progress_on_a_terminal_and_elsewhere(monkeypatch, capsys):
     os.close(pid)
     seconds = iter(range(0, 1000, 6))
     monkeypatch.setattr("time.monotonic", lambda: next(seconds))
-    import sys
-
     with shown(Tally(1_000_000, 400, clock=lambda: 0.0), sys.stderr) as note:
         for _ in range(4):
             note(Step(100_000, 123_456, 99_999))
@@ -131,6 +130,13 @@ def test_lines_fit_80_columns():
     tally = Tally(100_000_000, 0, lambda: next(seconds))
     tally.add(Step(9_999_999, 199_999_999, 99_999))
     assert len(tally.line()) <= 80
+
+
+def test_without_ray_it_says_what_installs_it(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = ran(*command, "--engine", "ray")
+    assert result.exit_code == 2
+    assert "ray is not installed: pip install 'roialign[ray]'" in " ".join(result.output.split())
 
 
 def test_a_page_at_the_end(tmp_path, command):

@@ -1,15 +1,21 @@
 """The engine ray on a cluster of this machine: the rows of the local engine, with an actor killed in mid-run, too."""
 
 import os
+import re
 import signal
 
+import numpy as np
 import pytest
+from torch import nn
 
+from roialign import extraction
 from roialign.extraction import extract
 from roialign.extraction import ray as engine
 
 from .kills import content
-from .scenes import backbone_file, collection
+from .scenes import backbone_file, collection, picture
+from .test_resuming import ROOT
+from .test_stage import boxes_xyxy, file_of
 
 ray = pytest.importorskip("ray")
 
@@ -56,3 +62,37 @@ def test_ray_and_local_make_the_same_rows(tmp_path, cluster, monkeypatch):
     run(tmp_path, "killed", engine="ray", workers=1)
     assert len(given) == 9
     assert content(tmp_path / "killed") == content(tmp_path / "local")
+
+
+@pytest.mark.rare
+def test_a_dataset_of_ray_gets_features(tmp_path, cluster):
+    counts = (3, 0, 2)
+    rows = [
+        {"image": file_of(number), "boxes_xyxy": boxes_xyxy(number, count).tolist(), "id": number}
+        for number, count in enumerate(counts)
+    ]
+    rows.append({"image": b"no image", "boxes_xyxy": [[0.0, 0.0, 9.0, 9.0]], "id": 3})
+    options = {"backbone": backbone_file(tmp_path), "dtype": "float16", "output_size": 2, "reduce": "none"}
+    dataset = ray.data.from_items(rows, override_num_blocks=2)
+    dataset = dataset.map_batches(
+        extraction.EmbedRegions, fn_constructor_kwargs=options, batch_size=1, concurrency=2, num_cpus=0.5
+    )
+    found = sorted(dataset.take_all(), key=lambda row: row["id"])
+    here = extraction.EmbedRegions(**options)
+    for row, given in zip(found, rows, strict=True):
+        expected = here({name: [value] for name, value in given.items()})
+        assert np.array_equal(row["features"], expected["features"][0], equal_nan=True)
+        assert row["features"].shape == (len(given["boxes_xyxy"]), 8, 2, 2)
+        assert row["features"].dtype == np.float16
+        assert list(row["levels"]) == expected["levels"][0]
+        assert row["error"] == expected["error"][0]
+
+
+@pytest.mark.rare
+def test_the_block_of_the_page_runs(tmp_path, cluster, capsys):
+    for number in range(4):
+        picture(number, (480, 640)).save(tmp_path / f"{number}.jpg")
+    (block,) = re.findall(r"```py\n(.*?)```", (ROOT / "docs/extraction.md").read_text(encoding="utf-8"), re.DOTALL)
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.ReLU(), nn.Conv2d(8, 16, 2, stride=2))
+    exec(block, {"photos": tmp_path, "backbone": backbone, "extraction": extraction})
+    assert capsys.readouterr().out.splitlines()[-1:] == re.findall(r"print\(.*\)  # (.*)", block)

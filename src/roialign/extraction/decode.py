@@ -84,7 +84,7 @@ class Decode:
                 reason = "the annotations do not have this image" if found is None else "nothing is marked in it"
                 return Decoded(None, (ErrorRow(image.image_id, None, NO_BOXES, reason),))
             picture = read_content(image.read_bytes(), image.image_id)
-            return _in_frame(image.image_id, picture, found)
+            return in_frame(image.image_id, picture, found)
         except (RoIError, OSError, MemoryError) as error:
             return Decoded(None, (error_row(image.image_id, error),))
 
@@ -99,7 +99,12 @@ def error_row(image_id: str, error: BaseException) -> ErrorRow:
     return ErrorRow(image_id, None, type(error).__name__, text)
 
 
-def _in_frame(image_id: str, picture: Picture, found: ImageBoxes) -> Decoded:
+def in_frame(image_id: str, picture: Picture, found: ImageBoxes) -> Decoded:
+    """The picture with those of its boxes that can be pooled, and why the others cannot.
+
+    Raises:
+        FrameError: RA107, if what is marked states another size than the picture's.
+    """
     frame, boxes_xyxy = _frame_of(image_id, picture, found)
     faults = _faults(boxes_xyxy, frame)
     good = [index for index, fault in enumerate(faults) if fault is None]

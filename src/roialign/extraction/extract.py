@@ -24,9 +24,10 @@ from roialign.errors import OptionError, RoIError, SampleError
 from roialign.extraction import local, progress
 from roialign.extraction.boxes import Form, OpenBoxes, open_boxes
 from roialign.extraction.check import check, sample_of
+from roialign.extraction.decode import Decode
 from roialign.extraction.images import list_images
 from roialign.extraction.items import ImageRef
-from roialign.extraction.recipe import Fit, Job, Learned, Recipe, absolute, learn, versions
+from roialign.extraction.recipe import Fit, Job, Learned, Recipe, absolute, fit_of, learn, versions
 from roialign.extraction.report import save_report
 from roialign.extraction.store.manifest import Manifest
 from roialign.extraction.store.parts import Parts
@@ -40,7 +41,7 @@ from roialign.ops import validate
 from roialign.regions import RegionExtractor
 
 Engine = Literal["local", "ray"]
-_IMAGES_PER_PART = {"mean": 256, "none": 32, "flatten": 32}  # a part is in memory until it is written
+_IMAGES_PER_PART = {"mean": 256, "none": 32, "flatten": 32}  # files of some megabytes
 
 
 class Stopped(KeyboardInterrupt):
@@ -164,7 +165,7 @@ def extract(
         output_size=validate.check_options(output_size, 1.0, -1)[0],
         reduce=reduce,
         dtype=dtype,
-        fit=_fit(resize, letterbox),
+        fit=fit_of(resize, letterbox),
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
     per_part = _IMAGES_PER_PART[reduce] if images_per_part is None else images_per_part
@@ -274,7 +275,7 @@ def _fill(
 def _look_at(job: Job, sample: Sequence[ImageRef], extractor: RegionExtractor, running: Running) -> None:
     work = job.open(extractor)
     try:
-        check(sample, work.decode, work.embed)
+        check(sample, Decode(job.source), work.embed)
     except SampleError as error:
         if not running.force:
             raise
@@ -306,16 +307,6 @@ def _stopping(parts: Parts, running: Running) -> Iterator[None]:
 def _say(running: Running, words: str) -> None:
     if running.stream is not None:
         print(progress.wrapped(words), file=running.stream, flush=True)
-
-
-def _fit(resize: int | tuple[int, int] | None, letterbox: int | tuple[int, int] | None) -> Fit | None:
-    if resize is not None and letterbox is not None:
-        raise OptionError("RA506: expected resize or letterbox; got both. Choose one.")
-    if resize is None and letterbox is None:
-        return None
-    fit = Fit("resize", resize) if resize is not None else Fit("letterbox", letterbox or 0)
-    fit(Frame.image((480, 640)))  # which says what is wrong with the size
-    return fit
 
 
 def _check_counts(**counts: Any) -> None:

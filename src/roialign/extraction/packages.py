@@ -1,4 +1,4 @@
-"""The packages of the extra `extraction`, imported when they are first used."""
+"""The packages of the extras `extraction` and `ray`, imported when they are first used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 _PACKAGES = {"yaml": "pyyaml"}
+_EXTRAS = {"ray": "ray"}  # by package; all others are of `extraction`
 
 
 def needed(module: str) -> Any:
@@ -20,5 +21,5 @@ def needed(module: str) -> Any:
         top = module.partition(".")[0]
         if error.name != top:
             raise
-        package = _PACKAGES.get(top, top)
-        raise ImportError(f"{package} is not installed: pip install 'roialign[extraction]'", name=top) from error
+        package, extra = _PACKAGES.get(top, top), _EXTRAS.get(top, "extraction")
+        raise ImportError(f"{package} is not installed: pip install 'roialign[{extra}]'", name=top) from error

@@ -55,6 +55,21 @@ class Fit:
         return {"kind": self.kind, "size": self.size if isinstance(self.size, int) else list(self.size)}
 
 
+def fit_of(resize: int | tuple[int, int] | None, letterbox: int | tuple[int, int] | None) -> Fit | None:
+    """What is done to each image by these options, at most one of which is given.
+
+    Raises:
+        OptionError: RA506, for both, or a size that cannot be.
+    """
+    if resize is not None and letterbox is not None:
+        raise OptionError("RA506: expected resize or letterbox; got both. Choose one.")
+    if resize is None and letterbox is None:
+        return None
+    fit = Fit("resize", resize) if resize is not None else Fit("letterbox", letterbox or 0)
+    fit(Frame.image((480, 640)))  # which says what is wrong with the size
+    return fit
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All that decides the feature of a box in a picture.

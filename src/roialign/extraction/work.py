@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from roialign.errors import RoIError
-from roialign.extraction.decode import NO_BOXES, Decode, Decoded, Marked, error_row
+from roialign.extraction.decode import NO_BOXES, Decoded, Marked, error_row
 from roialign.extraction.items import ImageRef
+from roialign.extraction.ordering import InOrder
 from roialign.extraction.store.parts import Parts
-from roialign.extraction.store.rows import ErrorRow, RegionRows, RowSchema
+from roialign.extraction.store.rows import ErrorRow, Made, RegionRows, RowSchema
 from roialign.ops.notice import set_policy
 from roialign.regions import ImageBatch, Pooled, RegionExtractor
 
@@ -24,6 +24,8 @@ Reduce = Literal["mean", "none", "flatten"]
 
 _MOST_PIXELS = 1 << 24  # of the images of a batch, more than one of them; of those that wait for others twice as many
 _MOST_NUMBERS = 1 << 24  # of the features that are pooled at once, before they are reduced
+_MOST_HELD = 1 << 27  # bytes of the rows that wait for those of earlier images
+_BYTES_BESIDES = 1 << 10  # of a row, beside its feature: ids and other columns, about
 
 
 class Step(NamedTuple):
@@ -72,27 +74,32 @@ class Embed:
     @torch.inference_mode()
     def prepare(self, marked: Marked) -> Prepared:
         """Fit and normalize the picture; any thread may do it."""
-        return Prepared(marked, self.extractor.prepare([marked.pixels_chw], [marked.frame]))
+        batch = self.extractor.prepare([marked.pixels_chw], [marked.frame])
+        return Prepared(replace(marked, pixels_chw=marked.pixels_chw.new_empty(3, 0, 0)), batch)
 
     @torch.inference_mode()
-    def __call__(self, images: Sequence[Prepared]) -> tuple[list[RegionRows], list[ErrorRow]]:
-        """The rows of each of some images of one size, and the boxes whose features cannot be stored."""
+    def __call__(self, images: Sequence[Prepared]) -> Iterator[Made]:
+        """The rows of some images of one size, in order, some at a time; errors for features that cannot be stored."""
+        ends = list(accumulate(len(image.marked.box_ids) for image in images))
+        begins, start = [0, *ends], 0
+        for pooled in self._chunks(images):
+            stop = start + len(pooled.features)
+            for image, begin, end in zip(images, begins, ends, strict=False):
+                mine = range(max(start, begin), min(stop, end))
+                if mine:
+                    yield from self._rows(image.marked, pooled, mine.start - begin, mine.start - start, len(mine))
+            start = stop
+
+    def _chunks(self, images: Sequence[Prepared]) -> Iterator[Pooled]:
         batch = ImageBatch(*(tuple(chain.from_iterable(some)) for some in zip(*map(_parts, images), strict=True)))
         boxes = [image.marked.boxes for image in images]
-        with set_policy("ignore"):  # coverage is a column
-            chunks = [self._reduced(chunk) for chunk in self.extractor.in_chunks(batch, boxes, self._most_boxes)]
-        pooled = Pooled(*(torch.cat(some) for some in zip(*chunks, strict=True)))
-        lost = ~pooled.features.flatten(1).isfinite().all(1)
-        rows, errors, start = list[RegionRows](), list[ErrorRow](), 0
-        for image in images:
-            mine = range(start, start + len(image.marked.box_ids))
-            start = mine.stop
-            gone = set(lost[mine.start : mine.stop].nonzero().flatten().tolist())
-            errors += [self._lost(image.marked, row) for row in sorted(gone)]
-            rows.append(
-                self._rows(image.marked, pooled, mine.start, [row for row in range(len(mine)) if row not in gone])
-            )
-        return rows, errors
+        chunks = self.extractor.in_chunks(batch, boxes, self._most_boxes)
+        while True:
+            with set_policy("ignore"):  # coverage is a column; ended before others go on
+                pooled = next(chunks, None)
+            if pooled is None:
+                return
+            yield self._reduced(pooled)
 
     def _reduced(self, pooled: Pooled) -> Pooled:
         features = pooled.features
@@ -102,21 +109,27 @@ class Embed:
             features = features.flatten(1)
         return Pooled(*(one.cpu() for one in pooled._replace(features=features.to(self.schema.dtype))))
 
-    def _rows(self, marked: Marked, pooled: Pooled, start: int, kept: list[int]) -> RegionRows:
-        places = torch.tensor(kept, dtype=torch.int64)
-        of_all = places + start
-        return RegionRows(
-            [marked.image_id] * len(kept),
-            [marked.box_ids[row] for row in kept],
-            torch.tensor(marked.box_indices, dtype=torch.int64)[places],
-            marked.boxes.boxes_xyxy[places],
-            torch.tensor([marked.frame.size_hw]).expand(len(kept), 2),
-            [self.levels[level] for level in pooled.levels[of_all].tolist()],
-            pooled.coverage[of_all],
-            pooled.padding_distance[of_all],
-            pooled.features[of_all],
-            {name: [marked.columns[name][row] for row in kept] for name in self.schema.columns},
-        )
+    def _rows(self, marked: Marked, pooled: Pooled, of_image: int, of_chunk: int, count: int) -> Iterator[Made]:
+        """The rows of `count` boxes, which begin at these places among the image's boxes and in the chunk."""
+        finite = pooled.features[of_chunk : of_chunk + count].flatten(1).isfinite().all(1)
+        kept = finite.nonzero().flatten()
+        places, of_all = kept + of_image, kept + of_chunk
+        rows = places.tolist()
+        if rows:
+            yield RegionRows(
+                [marked.image_id] * len(rows),
+                [marked.box_ids[row] for row in rows],
+                torch.tensor([marked.box_indices[row] for row in rows], dtype=torch.int64),
+                marked.boxes.boxes_xyxy[places],
+                torch.tensor([marked.frame.size_hw]).expand(len(rows), 2),
+                [self.levels[level] for level in pooled.levels[of_all].tolist()],
+                pooled.coverage[of_all],
+                pooled.padding_distance[of_all],
+                pooled.features[of_all],
+                {name: [marked.columns[name][row] for row in rows] for name in self.schema.columns},
+            )
+        for row in ((~finite).nonzero().flatten() + of_image).tolist():
+            yield self._lost(marked, row)
 
     def _lost(self, marked: Marked, row: int) -> ErrorRow:
         dtype = self.schema.feature_dtype
@@ -132,117 +145,119 @@ def _parts(image: Prepared) -> tuple[Any, ...]:
     return image.batch.images, image.batch.frames, image.batch.filled_hw
 
 
+class Named(Protocol):
+    """An image by its id, which is unique in a part: an `ImageRef`, or what another `decode` takes."""
+
+    @property
+    def image_id(self) -> str: ...
+
+
 class PartWork:
     """Makes the rows of a part, the same whatever else is done before or beside it.
 
     Images are decoded ahead by threads. Those of one size enter the backbone together, at most `batch_size` of them and
-    fewer where they are large, in batches that depend on nothing but the part.
+    fewer where they are large or have many boxes, in batches that depend on nothing but the part. Memory is bounded,
+    whatever the number of images and of their boxes: rows come as they are made, and those that wait for an earlier
+    image are held back only up to a limit, at which that image's turn comes.
 
     Args:
-        decode: reads images.
+        decode: reads images, such as `Decode`; called by several threads.
         embed: makes rows of them.
         batch_size: images in a batch, at most.
         decoders: threads that read, at least 1.
     """
 
-    def __init__(self, decode: Decode, embed: Embed, batch_size: int, decoders: int) -> None:
+    def __init__(self, decode: Callable[[Any], Decoded], embed: Embed, batch_size: int, decoders: int) -> None:
         self.decode, self.embed, self.batch_size = decode, embed, batch_size
         self._threads = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
+        self._most_held = max(1, _MOST_HELD // (embed.schema.feature_bytes + _BYTES_BESIDES))
 
-    def __call__(self, images: Sequence[ImageRef], note: Note = lambda step: None) -> tuple[RegionRows, list[ErrorRow]]:
-        """The rows of these images and the errors, in the order of the images."""
-        rows, errors = dict[str, RegionRows](), dict[str, list[ErrorRow]]()
-        for batch in self._batches(self._prepared(images, errors, note)):
-            found, lost = self._embedded(batch)
-            for image, one in zip(batch, found, strict=True):
-                rows[image.marked.image_id] = one
-            for error in lost:
-                errors.setdefault(error.image_id, []).append(error)
-            note(Step(len(batch), sum(map(len, found)), len(lost)))
-        order = [image.image_id for image in images]
-        in_order = [rows[image_id] for image_id in order if image_id in rows]
-        return joined(in_order, self.embed.schema), [error for one in order for error in errors.get(one, ())]
+    def __call__(self, images: Sequence[Named], note: Note = lambda step: None) -> Iterator[Made]:
+        """The rows of these images and the errors, as they are made, in the order of the images."""
+        waiting, held = dict[tuple[int, int], list[Prepared]](), InOrder()
+        for image_id, prepared, errors in self._read_ahead(images, note):
+            count = len(errors) + (0 if prepared is None else len(prepared.marked.box_ids))
+            while waiting and held.count + count > self._most_held:
+                yield from self._embedded(waiting.pop(next(iter(waiting))), held, note)
+            held.begin(image_id, count, errors)
+            if prepared is None:
+                held.end(image_id)
+            else:
+                waiting.setdefault(prepared.size_hw, []).append(prepared)
+                for batch in self._due(waiting, prepared.size_hw):
+                    yield from self._embedded(batch, held, note)
+            yield from held.ready()
+        for batch in waiting.values():
+            yield from self._embedded(batch, held, note)
 
     def do(self, number: int, images: Sequence[ImageRef], parts: Parts, note: Note) -> None:
         """Make a part and write it."""
-        parts.write(number, *self(images, note))
+        parts.write(number, self(images, note))
 
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _embedded(self, batch: Sequence[Prepared]) -> tuple[list[RegionRows], list[ErrorRow]]:
+    def _embedded(self, batch: Sequence[Prepared], held: InOrder, note: Note) -> Iterator[Made]:
+        """Make the rows of a batch; what of all that is made has its turn."""
+        boxes, errors = 0, 0
+        for one in self._made(batch):
+            if isinstance(one, ErrorRow):
+                errors += 1
+            else:
+                boxes += len(one)
+            held.add(one)
+            yield from held.ready()
+        for image in batch:
+            held.end(image.marked.image_id)
+        note(Step(len(batch), boxes, errors))
+        yield from held.ready()
+
+    def _made(self, batch: Sequence[Prepared]) -> Iterator[Made]:
+        left = {image.marked.image_id: len(image.marked.box_ids) for image in batch}
         try:
-            return self.embed(batch)
+            for one in self.embed(batch):
+                left[one.image_id] -= 1 if isinstance(one, ErrorRow) else len(one)
+                yield one
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except (RoIError, RuntimeError, ValueError) as error:  # a size that the backbone does not take, say
-            failed = [error_row(image.marked.image_id, error) for image in batch]
-            return [joined([], self.embed.schema)] * len(batch), failed
+            yield from (error_row(image_id, error) for image_id, count in left.items() if count)
 
-    def _prepared(
-        self, images: Sequence[ImageRef], errors: dict[str, list[ErrorRow]], note: Note
-    ) -> Iterator[Prepared]:
-        """The pictures in order, read ahead by as many as enter the backbone together."""
-        waiting, left = deque[Future[tuple[Prepared | None, Decoded]]](), iter(images)
+    def _read_ahead(
+        self, images: Sequence[Named], note: Note
+    ) -> Iterator[tuple[str, Prepared | None, Sequence[ErrorRow]]]:
+        """The images in order, read ahead by as many as enter the backbone together."""
+        waiting, left = deque[Future[tuple[Prepared | None, Sequence[ErrorRow]]]](), iter(images)
         try:
             for image in images:
                 while len(waiting) < max(2, self.batch_size) and (ahead := next(left, None)) is not None:
                     waiting.append(self._threads.submit(self._read, ahead))
-                prepared, decoded = waiting.popleft().result()
-                if decoded.errors:
-                    errors[image.image_id] = list(decoded.errors)
-                note(Step(int(prepared is None), 0, sum(error.code != NO_BOXES for error in decoded.errors)))
-                if prepared is not None:
-                    yield prepared
+                prepared, errors = waiting.popleft().result()
+                note(Step(int(prepared is None), 0, sum(error.code != NO_BOXES for error in errors)))
+                yield image.image_id, prepared, errors
         finally:
             for future in waiting:
                 future.cancel()
 
-    def _read(self, image: ImageRef) -> tuple[Prepared | None, Decoded]:
+    def _read(self, image: Named) -> tuple[Prepared | None, Sequence[ErrorRow]]:
         decoded = self.decode(image)
         if decoded.marked is None:
-            return None, decoded
+            return None, decoded.errors
         try:
-            return self.embed.prepare(decoded.marked), Decoded(None, decoded.errors)
+            return self.embed.prepare(decoded.marked), decoded.errors
         except RoIError as error:
-            return None, Decoded(None, (*decoded.errors, error_row(image.image_id, error)))
+            return None, (*decoded.errors, error_row(image.image_id, error))
 
-    def _batches(self, images: Iterable[Prepared]) -> Iterator[list[Prepared]]:
-        """Images of one size together, full batches first; whenever too many wait, the most of one size."""
-        waiting = dict[tuple[int, int], list[Prepared]]()
-        for image in images:
-            group = waiting.setdefault(image.size_hw, [])
-            group.append(image)
-            if len(group) >= min(self.batch_size, _MOST_PIXELS // _pixels(image.size_hw)):
-                yield waiting.pop(image.size_hw)
-            if sum(_pixels(size_hw) * len(some) for size_hw, some in waiting.items()) > 2 * _MOST_PIXELS:
-                yield waiting.pop(max(waiting, key=lambda size_hw: _pixels(size_hw) * len(waiting[size_hw])))
-        yield from waiting.values()
+    def _due(
+        self, waiting: dict[tuple[int, int], list[Prepared]], size_hw: tuple[int, int]
+    ) -> Iterator[list[Prepared]]:
+        """After an image of this size came: a batch, if it is full; if too many wait, the most pixels of one size."""
+        if len(waiting[size_hw]) >= min(self.batch_size, _MOST_PIXELS // _pixels(size_hw)):
+            yield waiting.pop(size_hw)
+        if sum(_pixels(size_hw) * len(some) for size_hw, some in waiting.items()) > 2 * _MOST_PIXELS:
+            yield waiting.pop(max(waiting, key=lambda size_hw: _pixels(size_hw) * len(waiting[size_hw])))
 
 
 def _pixels(size_hw: tuple[int, int]) -> int:
     return size_hw[0] * size_hw[1]
-
-
-def joined(rows: Sequence[RegionRows], schema: RowSchema) -> RegionRows:
-    """The rows of several images one after another."""
-
-    def listed(name: str) -> list[Any]:
-        return list(chain.from_iterable(getattr(one, name) for one in rows))
-
-    def stacked(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.cat([torch.empty(0, *shape, dtype=dtype), *(getattr(one, name).to(dtype) for one in rows)])
-
-    return RegionRows(
-        listed("image_ids"),
-        listed("box_ids"),
-        stacked("box_indices", dtype=torch.int64),
-        stacked("boxes_xyxy", 4),
-        stacked("image_sizes_hw", 2, dtype=torch.int64),
-        listed("levels"),
-        stacked("coverage"),
-        stacked("padding_distance"),
-        stacked("features", *schema.feature_shape, dtype=schema.dtype),
-        {name: list(chain.from_iterable(one.columns[name] for one in rows)) for name in schema.columns},
-    )

@@ -60,6 +60,12 @@ def rows_of(number: int, manifest: Manifest = MANIFEST) -> RegionRows:
     )
 
 
+def part_of(rows: RegionRows, start: int, stop: int) -> RegionRows:
+    """The rows from `start` on and before `stop`."""
+    own = {name: getattr(rows, name)[start:stop] for name in vars(rows) if name != "columns"}
+    return RegionRows(**own, columns={name: values[start:stop] for name, values in rows.columns.items()})
+
+
 def errors_of(number: int) -> list[ErrorRow]:
     return [ErrorRow(f"bad/{number}.jpg", None, "OSError", "cannot identify image file")] if number % 2 else []
 
@@ -68,7 +74,7 @@ def store_in(folder: Path, manifest: Manifest = MANIFEST, parts: int | None = No
     """A store with its first `parts` parts, or all."""
     with writing(folder, manifest) as store:
         for number in store.missing()[:parts]:
-            store.write(number, rows_of(number, manifest), errors_of(number))
+            store.write(number, [rows_of(number, manifest), *errors_of(number)])
     return open_store(folder)
 
 

@@ -16,10 +16,11 @@ import torch
 from roialign import RoIError
 from roialign.errors import OptionError, StoreError
 from roialign.extraction.store import files
+from roialign.extraction.store import parts as store_parts
 from roialign.extraction.store.rows import ErrorRow, RowSchema
 from roialign.extraction.store.writing import writing
 
-from .made import MANIFEST, SCHEMA, errors_of, rows_of, store_in
+from .made import MANIFEST, SCHEMA, errors_of, part_of, rows_of, store_in
 from .writer import KILLED
 
 parquet = pytest.importorskip("pyarrow.parquet", reason="a store is of Parquet files")
@@ -38,7 +39,7 @@ def test_a_store_has_the_same_bytes_however_its_parts_come(tmp_path):
         store_in(tmp_path / "one by one", parts=1)
     with writing(tmp_path / "backwards", MANIFEST) as parts:
         for number in (2, 1, 0, 1):
-            parts.write(number, rows_of(number), errors_of(number))
+            parts.write(number, [rows_of(number), *errors_of(number)])
     expected = content(tmp_path / "at once")
     assert len(expected) == 7
     assert content(tmp_path / "one by one") == expected
@@ -56,7 +57,7 @@ def test_it_does_not_matter_how_tensors_lie_in_memory(tmp_path):
     written = []
     for name, some in (("plain", rows), ("strided", strided)):
         with writing(tmp_path / name, MANIFEST) as parts:
-            parts.write(0, some)
+            parts.write(0, [some])
             written.append(parts.path(0).read_bytes())
     assert written[0] == written[1]
 
@@ -114,13 +115,13 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path, monkeypatch, wh
 
     with writing(tmp_path, MANIFEST) as parts, monkeypatch.context() as patch:
         if what == "write":
-            patch.setattr(parquet, "write_table", full)
+            patch.setattr(parquet.ParquetWriter, "write_table", full)
         else:
             patch.setattr(files.os, {"fsync": "fsync", "rename": "replace"}[what], full)
         with pytest.raises(
             StoreError, match=r"RA713: .*No space left.*2 of 3 parts are written.*same command"
         ) as raised:
-            parts.write(2, rows_of(2), errors_of(2))
+            parts.write(2, [rows_of(2), *errors_of(2)])
     assert str(tmp_path) in str(raised.value)
     assert raised.value.__cause__.errno == errno.ENOSPC
     assert content(tmp_path) == before
@@ -151,7 +152,7 @@ def test_other_errors_of_the_disk_come_through(tmp_path, monkeypatch):
     with writing(tmp_path, MANIFEST) as parts, monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", broken)
         with pytest.raises(OSError, match="Input/output error") as raised:
-            parts.write(0, rows_of(0))
+            parts.write(0, [rows_of(0)])
     assert not isinstance(raised.value, RoIError)
     assert list(content(tmp_path)) == ["manifest.json"]
 
@@ -172,7 +173,7 @@ def test_rows_of_another_schema_are_refused(tmp_path, said):
         writing(tmp_path, MANIFEST) as parts,
         pytest.raises(StoreError, match=rf"RA714: expected 70 rows .* got .*{said}"),
     ):
-        parts.write(0, replace(rows_of(0), **WRONG[said]))
+        parts.write(0, [replace(rows_of(0), **WRONG[said])])
     assert list(content(tmp_path)) == ["manifest.json"]
 
 
@@ -192,20 +193,51 @@ def test_a_schema_that_cannot_be_stored(shape, dtype, columns):
 
 
 def test_a_part_without_rows_is_there(tmp_path):
-    rows = rows_of(0)
-    none = replace(
-        rows,
-        **{name: getattr(rows, name)[:0] for name in vars(rows) if name != "columns"},
-        columns={name: [] for name in SCHEMA.columns},
-    )
+    none = part_of(rows_of(0), 0, 0)
     with writing(tmp_path, MANIFEST) as parts:
-        parts.write(1, none, [ErrorRow("a.jpg", "7", "RA205", "NaN")])
+        parts.write(1, [none, ErrorRow("a.jpg", "7", "RA205", "NaN")])
         assert (parts.present(), parts.missing()) == ([1], [0, 2])
 
 
 def test_row_groups_are_of_half_a_mebibyte_of_features(tmp_path):
     wide = replace(MANIFEST, schema=RowSchema((256, 7, 7), "float32"))
     with writing(tmp_path, wide) as parts:
-        parts.write(0, rows_of(0, wide))
+        parts.write(0, [rows_of(0, wide)])
         metadata = parquet.read_metadata(parts.path(0))
     assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [10] * 7
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 30, 35, 70])
+@pytest.mark.parametrize("at_a_time", [1, 7, 10, 70])
+def test_a_file_is_the_same_however_many_rows_come_at_a_time(tmp_path, count, at_a_time):
+    wide = replace(MANIFEST, schema=RowSchema((256, 7, 7), "float32", SCHEMA.columns))  # 10 rows in a group
+    rows = part_of(rows_of(0, wide), 0, count)
+    at_once = tmp_path / "at once.parquet"
+    table = wide.schema.to_table(rows, wide.fingerprint)
+    text = [field.name for field in table.schema if field.type == "string"]
+    options = {"version": "2.6", "compression": "zstd", "use_dictionary": text, "write_statistics": text}
+    parquet.write_table(table, at_once, row_group_size=10, **options)
+    with writing(tmp_path / "store", wide) as parts:
+        parts.write(0, (part_of(rows, start, start + at_a_time) for start in range(0, count, at_a_time)))
+        assert parts.path(0).read_bytes() == at_once.read_bytes()
+
+
+def test_rows_and_errors_are_written_as_they_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_parts, "_ERRORS_PER_GROUP", 5)
+    wide = replace(MANIFEST, schema=RowSchema((256, 7, 7), "float32", SCHEMA.columns))
+    sizes = []
+
+    def made(folder):
+        for row in range(70):
+            yield part_of(rows_of(0, wide), row, row + 1)
+            yield ErrorRow("a.jpg", str(row), "RA205", "NaN")
+            sizes.append([path.stat().st_size for path in sorted(folder.rglob(".*.unfinished"))])
+            assert not list(folder.glob("*/0*.parquet"))
+
+    with writing(tmp_path, wide) as parts:
+        parts.write(0, made(tmp_path))
+        (errors,) = parts.error_paths([0])
+    group = 10 * 256 * 7 * 7 * 4
+    assert [sizes[row][1] >= row // 10 * group * 0.8 for row in range(0, 70, 10)] == [True] * 7
+    assert parquet.read_table(errors).column("box_id").to_pylist() == [str(row) for row in range(70)]
+    assert parquet.read_metadata(errors).num_row_groups == 14

@@ -200,7 +200,7 @@ def test_a_store_that_is_not_finished(tmp_path):
     assert not store.finished
     assert len(store) == 2 * 10 * BOXES
     with writing(tmp_path, MANIFEST) as parts:  # while it goes on
-        parts.write(2, rows_of(2))
+        parts.write(2, [rows_of(2)])
         assert len(store.of_image(image_id(29))) == 0
         assert len(open_store(tmp_path)) == 3 * 10 * BOXES
 
@@ -222,7 +222,7 @@ def test_parts_without_rows(tmp_path):
     )
     with writing(tmp_path, MANIFEST) as parts:
         for number in range(3):
-            parts.write(number, rows_of(1) if number == 1 else empty)
+            parts.write(number, [rows_of(1) if number == 1 else empty])
     store = open_store(tmp_path)
     assert store.finished
     assert [as_dict(region) for region in store] == as_dicts(rows_of(1))
@@ -233,7 +233,7 @@ def test_errors_are_of_the_parts_that_are_there(tmp_path):
     unmatched = [ErrorRow("gone.jpg", None, "RA702", "no such image"), ErrorRow("there.jpg", "7", "RA205", "NaN")]
     with writing(tmp_path, larger(40)) as parts:
         for number in range(4):
-            parts.write(number, rows_of(number), errors_of(number))
+            parts.write(number, [rows_of(number), *errors_of(number)])
         parts.write_unmatched(unmatched)
         parts.path(3).unlink()  # as if it had been killed between the two files
     assert list(open_store(tmp_path).errors()) == [*errors_of(1), *unmatched]

@@ -101,7 +101,7 @@ def test_an_image_of_regions_that_are_alike_is_left_out_as_a_whole(tmp_path, mon
     alike = rows.features.clone()
     alike[:BOXES] = alike[0]
     with writing(tmp_path, MANIFEST) as parts:
-        parts.write(0, replace(rows, features=alike))
+        parts.write(0, [replace(rows, features=alike)])
     for most in (100, 1):
         monkeypatch.setattr(search, "MOST_EXACT", most)
         regions = open_store(tmp_path)
@@ -122,7 +122,7 @@ def test_features_without_a_direction(kind, tmp_path, monkeypatch):
     odd = rows.features.clone()
     odd[3], odd[4], odd[5] = 0, torch.nan, torch.inf
     with writing(tmp_path, MANIFEST) as parts:
-        parts.write(0, replace(rows, features=odd))
+        parts.write(0, [replace(rows, features=odd)])
     found = nearest(open_store(tmp_path), odd[10], 70)
     assert found[0].similarity == pytest.approx(1)
     assert found[0].region.box_id == "b3"

@@ -25,6 +25,6 @@ if __name__ == "__main__":
         with writing(Path(sys.argv[1]), KILLED) as store:
             print(os.getpid(), flush=True)
             for number in store.missing():
-                store.write(number, rows_of(number, KILLED), errors_of(number))
+                store.write(number, [rows_of(number, KILLED), *errors_of(number)])
                 print(number, flush=True)
         os._exit(0)

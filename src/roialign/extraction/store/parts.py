@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from roialign.extraction.packages import needed
 from roialign.extraction.store import files
-from roialign.extraction.store.rows import ErrorRow, RegionRows, RowSchema, errors_to_table
+from roialign.extraction.store.groups import GroupWriter, group_writer
+from roialign.extraction.store.rows import ErrorRow, Made, RowSchema, errors_to_table
 
 _UNMATCHED = "unmatched"
-_FORMAT = "2.6"  # of Parquet: a file is the same whatever a later pyarrow would write by default
+_ERRORS_PER_GROUP = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,35 @@ class Parts:
             if alone:
                 files.remove_unfinished(folder)
 
-    def write(self, number: int, rows: RegionRows, errors: Sequence[ErrorRow] = ()) -> None:
+    def write(self, number: int, made: Iterable[Made]) -> None:
         """Write one part; it is there once all of it is on the disk, and replaces one of the same number.
+
+        Rows are written as they come, a row group at a time: no more of them is in memory than a group and what came
+        last. The file is the same however many rows come at a time.
 
         Raises:
             StoreError: RA713, if the disk is full; RA714, for rows of another schema.
         """
-        table = self.schema.to_table(rows, self.fingerprint)
-        text = [name for name in self.schema.names if table.schema.field(name).type == "string"]
-        self._write_errors(f"{number:08d}", errors)
-        self._write(self.path(number), table, self.schema.rows_per_group, text)
+        schema, waiting = self.schema.to_arrow(self.fingerprint), list[ErrorRow]()
+        with (
+            files.room_in(self.folder, self._standing),
+            group_writer(self.path(number), schema, self.schema.rows_per_group) as rows,
+            self._error_writer(f"{number:08d}") as errors,  # ends first: errors are there before the rows
+        ):
+            for one in made:
+                if isinstance(one, ErrorRow):
+                    waiting.append(one)
+                else:
+                    rows.add(self.schema.to_table(one, self.fingerprint))
+                if len(waiting) == _ERRORS_PER_GROUP:
+                    errors.add(errors_to_table(waiting))
+                    waiting.clear()
+            errors.add(errors_to_table(waiting))
 
     def write_unmatched(self, errors: Sequence[ErrorRow]) -> None:
         """Write what belongs to no part: images that the annotations name and the collection does not have."""
-        self._write_errors(_UNMATCHED, errors)
+        with files.room_in(self.folder, self._standing), self._error_writer(_UNMATCHED) as writer:
+            writer.add(errors_to_table(errors))
 
     def path(self, number: int) -> Path:
         """The file of a part's rows."""
@@ -81,16 +96,8 @@ class Parts:
     def _error_files(self) -> Path:
         return self.folder / "errors"
 
-    def _write_errors(self, name: str, errors: Sequence[ErrorRow]) -> None:
-        table = errors_to_table(errors)
-        self._write(self._error_files / f"{name}.parquet", table, 1 << 16, table.schema.names)
-
-    def _write(self, path: Path, table: Any, group: int, text: Sequence[str]) -> None:
-        """Columns of text have a dictionary, and their least and greatest value in each row group; others have none."""
-        parquet = needed("pyarrow.parquet")
-        options = {"version": _FORMAT, "compression": "zstd", "use_dictionary": text, "write_statistics": text}
-        with files.room_in(self.folder, self._standing), files.replacing(path) as file:
-            parquet.write_table(table, file, row_group_size=group, **options)
+    def _error_writer(self, name: str) -> AbstractContextManager[GroupWriter]:
+        return group_writer(self._error_files / f"{name}.parquet", errors_to_table([]).schema, _ERRORS_PER_GROUP)
 
     def _standing(self) -> str:
         return f"{len(self.present())} of {self.count} parts are written."

@@ -55,6 +55,11 @@ class RegionRows:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    @property
+    def image_id(self) -> str:
+        """Of the first region; rows that were made at once are of one image."""
+        return self.image_ids[0]
+
 
 @dataclass(frozen=True)
 class ErrorRow:
@@ -67,6 +72,10 @@ class ErrorRow:
     box_id: str | None
     code: str
     reason: str
+
+
+Made = RegionRows | ErrorRow
+"""What comes of boxes: some rows, or why one has none."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +128,14 @@ class RowSchema:
         return (*ROW_COLUMNS[:-1], *self.columns, ROW_COLUMNS[-1])
 
     @property
+    def feature_bytes(self) -> int:
+        """What one feature takes."""
+        return self.dtype.itemsize * math.prod(self.feature_shape)
+
+    @property
     def rows_per_group(self) -> int:
         """How many rows make a row group: those whose features take half a mebibyte."""
-        return max(1, _GROUP_BYTES // (self.dtype.itemsize * math.prod(self.feature_shape)))
+        return max(1, _GROUP_BYTES // self.feature_bytes)
 
     def to_dict(self) -> dict[str, Any]:
         """As numbers and strings, for JSON."""
