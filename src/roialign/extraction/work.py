@@ -14,7 +14,8 @@ from torch import Tensor
 
 from roialign.errors import RoIError
 from roialign.extraction.decode import NO_BOXES, Decode, Decoded, Marked, error_row
-from roialign.extraction.items import ImageRef
+from roialign.extraction.items import MASK_SHARE, ImageRef
+from roialign.extraction.outlines import OutlineInBox
 from roialign.extraction.store.parts import Parts
 from roialign.extraction.store.rows import ErrorRow, RegionRows, RowSchema
 from roialign.ops.notice import set_policy
@@ -54,12 +55,13 @@ class Embed:
     """Makes rows of pictures with boxes.
 
     The features of a box are those of `extractor`, reduced and rounded. Memory is bounded: boxes are pooled in chunks,
-    which changes no bit.
+    which changes no bit. Where outlines count, a box of which nothing lies within its outline is refused with RA309.
 
     Args:
         extractor: in eval mode.
         levels: the names of the maps that it pools from, in order.
-        reduce: "mean" over the bins, [C]; "none", [C, height, width]; or "flatten", [C * height * width].
+        reduce: "mean" over the bins, [C], of each as much as lies within the outline where outlines count; "none",
+            [C, height, width]; or "flatten", [C * height * width].
         schema: of the rows.
     """
 
@@ -78,33 +80,46 @@ class Embed:
     def __call__(self, images: Sequence[Prepared]) -> tuple[list[RegionRows], list[ErrorRow]]:
         """The rows of each of some images of one size, and the boxes whose features cannot be stored."""
         batch = ImageBatch(*(tuple(chain.from_iterable(some)) for some in zip(*map(_parts, images), strict=True)))
-        boxes = [image.marked.boxes for image in images]
+        boxes, masks = [image.marked.boxes for image in images], _masks(images)
         with set_policy("ignore"):  # coverage is a column
-            chunks = [self._reduced(chunk) for chunk in self.extractor.in_chunks(batch, boxes, self._most_boxes)]
-        pooled = Pooled(*(torch.cat(some) for some in zip(*chunks, strict=True)))
-        lost = ~pooled.features.flatten(1).isfinite().all(1)
+            chunks = [self._reduced(*one) for one in self.extractor.in_chunks(batch, boxes, self._most_boxes, masks)]
+        pooled = Pooled(*(torch.cat(some) for some in zip(*(one for one, _ in chunks), strict=True)))
+        shares = torch.cat([one for _, one in chunks])
+        lost, bare = ~pooled.features.flatten(1).isfinite().all(1), shares == 0
         rows, errors, start = list[RegionRows](), list[ErrorRow](), 0
         for image in images:
             mine = range(start, start + len(image.marked.box_ids))
             start = mine.stop
-            gone = set(lost[mine.start : mine.stop].nonzero().flatten().tolist())
-            errors += [self._lost(image.marked, row) for row in sorted(gone)]
-            rows.append(
-                self._rows(image.marked, pooled, mine.start, [row for row in range(len(mine)) if row not in gone])
-            )
+            gone = set((lost | bare)[mine.start : mine.stop].nonzero().flatten().tolist())
+            errors += [
+                _bare(image.marked, row) if bare[mine.start + row] else self._lost(image.marked, row)
+                for row in sorted(gone)
+            ]
+            kept = [row for row in range(len(mine)) if row not in gone]
+            rows.append(self._rows(image.marked, pooled, shares, mine.start, kept))
         return rows, errors
 
-    def _reduced(self, pooled: Pooled) -> Pooled:
+    def _reduced(self, pooled: Pooled, bin_shares: Tensor | None) -> tuple[Pooled, Tensor]:
+        """The features as they are stored, and how much of each box is within its outline."""
         features = pooled.features
         if self.reduce == "mean":
-            features = features.float().mean((2, 3))
+            features = features.float()
+            features = features.mean((2, 3)) if bin_shares is None else _mean_within(features, bin_shares)
         elif self.reduce == "flatten":
             features = features.flatten(1)
-        return Pooled(*(one.cpu() for one in pooled._replace(features=features.to(self.schema.dtype))))
+        shares = torch.ones_like(pooled.coverage) if bin_shares is None else bin_shares.mean((1, 2))
+        reduced = Pooled(*(one.cpu() for one in pooled._replace(features=features.to(self.schema.dtype))))
+        return reduced, shares.cpu()
 
-    def _rows(self, marked: Marked, pooled: Pooled, start: int, kept: list[int]) -> RegionRows:
+    def _rows(self, marked: Marked, pooled: Pooled, shares: Tensor, start: int, kept: list[int]) -> RegionRows:
         places = torch.tensor(kept, dtype=torch.int64)
         of_all = places + start
+        columns = {name: [values[row] for row in kept] for name, values in marked.columns.items()}
+        if marked.masks is not None:
+            columns[MASK_SHARE] = [
+                None if marked.masks[row] is None else share
+                for row, share in zip(kept, shares[of_all].tolist(), strict=True)
+            ]
         return RegionRows(
             [marked.image_id] * len(kept),
             [marked.box_ids[row] for row in kept],
@@ -115,7 +130,7 @@ class Embed:
             pooled.coverage[of_all],
             pooled.padding_distance[of_all],
             pooled.features[of_all],
-            {name: [marked.columns[name][row] for row in kept] for name in self.schema.columns},
+            columns,
         )
 
     def _lost(self, marked: Marked, row: int) -> ErrorRow:
@@ -126,6 +141,25 @@ class Embed:
             f"expected finite numbers, at most {most:g} in {dtype}; the feature has NaN, infinite or larger ones.{fix}"
         )
         return ErrorRow(marked.image_id, marked.box_ids[row], "RA302", reason)
+
+
+def _masks(images: Sequence[Prepared]) -> list[OutlineInBox | None] | None:
+    """Of all boxes; None where outlines do not count."""
+    each = [image.marked.masks for image in images if image.marked.masks is not None]
+    return list(chain.from_iterable(each)) if each else None
+
+
+def _mean_within(features: Tensor, bin_shares: Tensor) -> Tensor:
+    """The mean [K, C] over the bins, of each as much as is within the outline."""
+    shares = bin_shares.float()
+    weights = shares / shares.sum((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return (features * weights[:, None]).sum((2, 3))
+
+
+def _bare(marked: Marked, row: int) -> ErrorRow:
+    x1, y1, x2, y2 = marked.boxes.boxes_xyxy[row].tolist()
+    reason = f"expected an outline of which a part lies in its box; none is within {x1:g}, {y1:g}, {x2:g}, {y2:g}."
+    return ErrorRow(marked.image_id, marked.box_ids[row], "RA309", reason)
 
 
 def _parts(image: Prepared) -> tuple[Any, ...]:
