@@ -237,10 +237,10 @@ def test_crowds_are_pooled_as_others(tmp_path, ramps, extracted):
 
 def test_boxes_of_which_none_has_an_outline_are_refused(tmp_path, extracted):
     boxes = collection(tmp_path, 2)
-    for given in (boxes, "grid:2x2"):
+    for name, given in (("boxes", boxes), ("grid", "grid:2x2")):
         with pytest.raises(SampleError, match=r"RA706: expected boxes with outlines.*none of the [68] boxes.*--masked"):
-            extracted(tmp_path / "photos", given, masked=True)
-    assert len(extracted(tmp_path / "photos", "grid:2x2", masked=True, force=True)) == 8
+            extracted(tmp_path / "photos", given, masked=True, out=tmp_path / name)
+    assert len(extracted(tmp_path / "photos", "grid:2x2", masked=True, force=True, out=tmp_path / "grid")) == 8
 
 
 def test_another_store(tmp_path, ramps, extracted):
