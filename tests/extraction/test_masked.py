@@ -251,8 +251,10 @@ def test_another_store(tmp_path, ramps, extracted):
         extracted(photos, boxes, **{**options, "masked": False})
 
 
-def test_chunks_and_processes_change_no_bit(tmp_path, ramps, extracted, monkeypatch):
-    photos, options = ramps
+@pytest.fixture
+def four(tmp_path, ramps):
+    """Four photographs, of which not all have all three outlines: their annotations."""
+    photos, _ = ramps
     for number in range(1, 4):
         shutil.copy(photos / "0.png", photos / f"{number}.png")
     boxes = annotated(tmp_path / "boxes.json", [TRIANGLE, STEPS, DIAGONAL])
@@ -264,11 +266,24 @@ def test_chunks_and_processes_change_no_bit(tmp_path, ramps, extracted, monkeypa
         for one in page["annotations"][number % 3 :]
     ]
     boxes.write_text(json.dumps(page))
-    whole = extracted(photos, boxes, images_per_part=1, **options)
-    apart = extracted(photos, boxes, images_per_part=1, workers=2, out=tmp_path / "apart", **options)
+    return boxes
+
+
+def assert_same(one, other):
+    assert len(one) == len(other) == 9
+    assert [region.feature.tolist() for region in one] == [region.feature.tolist() for region in other]
+    assert [region.columns for region in one] == [region.columns for region in other]
+
+
+def test_chunks_change_no_bit(tmp_path, ramps, four, extracted, monkeypatch):
+    photos, options = ramps
+    whole = extracted(photos, four, **options)
     monkeypatch.setattr(work, "_MOST_NUMBERS", 2 * 49 * 2)  # two boxes at a time
-    chunked = extracted(photos, boxes, images_per_part=1, out=tmp_path / "chunked", **options)
-    assert len(whole) == 9
-    for other in (apart, chunked):
-        assert [one.feature.tolist() for one in whole] == [one.feature.tolist() for one in other]
-        assert [one.columns for one in whole] == [one.columns for one in other]
+    assert_same(whole, extracted(photos, four, out=tmp_path / "chunked", **options))
+
+
+@pytest.mark.rare  # each process imports torch
+def test_processes_make_the_same_rows(tmp_path, ramps, four, extracted):
+    photos, options = ramps
+    whole = extracted(photos, four, images_per_part=1, **options)
+    assert_same(whole, extracted(photos, four, images_per_part=1, workers=2, out=tmp_path / "apart", **options))
