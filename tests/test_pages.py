@@ -24,7 +24,7 @@ def matches(line: str, words: str) -> bool:
         ("frames.md", 8, ("transformers",)),
         ("regions.md", 5, ()),
         ("crops.md", 1, ("timm",)),
-        ("extraction.md", 6, ("pyarrow",)),
+        ("extraction.md", 7, ("pyarrow",)),
         ("grids.md", 1, ("timm",)),
         ("scrambled.md", 3, ("transformers",)),
         ("operators.md", 11, ()),

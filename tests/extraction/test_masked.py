@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import shutil
+from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +17,7 @@ from roialign.extraction import work
 
 from .scenes import coco, collection
 
+NUCLEI = os.environ.get("ROIALIGN_NUCLEI")
 RAMPS = '''
 """The first two colours, averaged over squares of 4 pixels."""
 
@@ -287,3 +291,31 @@ def test_processes_make_the_same_rows(tmp_path, ramps, four, extracted):
     photos, options = ramps
     whole = extracted(photos, four, images_per_part=1, **options)
     assert_same(whole, extracted(photos, four, images_per_part=1, workers=2, out=tmp_path / "apart", **options))
+
+
+@pytest.mark.skipif(NUCLEI is None, reason="needs ROIALIGN_NUCLEI, the folder that make train-nuclei trains on")
+def test_nuclei_are_as_bright_as_their_pixels(tmp_path, ramps, extracted):
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    _, options = ramps
+    folder = Path(NUCLEI)
+    boxes = folder / "annotations" / "test.json"
+    page = json.loads(boxes.read_text())
+    names = {one["id"]: one["file_name"] for one in page["images"]}
+    (tmp_path / "tiles").mkdir()
+    for name in names.values():
+        shutil.copy(folder / "images" / name, tmp_path / "tiles")
+    within = extracted(tmp_path / "tiles", boxes, **options)
+    whole = extracted(tmp_path / "tiles", boxes, out=tmp_path / "whole", **{**options, "masked": False})
+    marks = {str(one["id"]): one for one in page["annotations"]}
+    errors = []
+    for rows in zip(within, whole, strict=True):
+        mark = marks[rows[0].box_id]
+        mask = torch.from_numpy(coco_mask.decode(mark["segmentation"])).bool()
+        with Image.open(folder / "images" / names[mark["image_id"]]) as tile:
+            grey = torch.from_numpy(numpy.array(tile.convert("L"))).double() / 255
+        brightness = grey[mask].mean()
+        errors.append([abs(one.feature[0].item() / brightness - 1) for one in rows])
+        assert rows[0].columns["mask_share"] == pytest.approx(int(mask.sum()) / math.prod(mark["bbox"][2:]), abs=0.03)
+    assert len(errors) > 50
+    of_outlines, of_boxes = torch.tensor(errors).median(0).values
+    assert of_outlines < 0.05 < 0.1 < of_boxes

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from roialign import FeatureGrid
+from roialign import FeatureGrid, set_policy
 from roialign.ops import calls
 from roialign.regions import masked
 from roialign.regions.levels import FPNLevels
@@ -87,11 +87,13 @@ def test_without_masks_it_is_as_pooled(name, dtype):
 
 def test_a_mask_is_asked_for_at_the_samples_of_its_box_and_no_finer():
     grid = GRIDS["conventional"]
-    rois = torch.tensor([[0, 0.0, 0.0, 48.0, 20.0], [0, 0.0, 0.0, 4e8, 3e8]])
-    masks = [Corner(), Flat()]
-    pool_masked([places(grid)], rois, (2, 3), [grid], FPNLevels(), -1, masks)
+    rois = torch.tensor([[0, 0.0, 0.0, 48.0, 20.0], [0, 0.0, 0.0, 2e6, 1e6], [0, -900.0, -600.0, 900.0, 600.0]])
+    masks = [Corner(), Flat(), Flat()]
+    with set_policy("ignore"):
+        pool_masked([places(grid)], rois, (2, 3), [grid], FPNLevels(), -1, masks)
     assert masks[0].asked == [(6, 12)]  # 12 x 5 cells: 4 and 3 in a bin
     assert max(masks[1].asked[0]) <= masked._MOST_SAMPLES
+    assert masks[2].asked == [(300, 450)]  # 150 in a bin, more than a fixed sampling_ratio may be
 
 
 class Flat:

@@ -12,6 +12,7 @@ from roialign.geometry import FeatureGrid
 from roialign.ops.operators import OPERATORS
 from roialign.ops.perform import perform, refuse
 from roialign.ops.reference.sampling import AxisRule, AxisSamples
+from roialign.ops.validate.options import MAX_SAMPLING_RATIO
 from roialign.regions.levels import LevelRule
 from roialign.regions.pool import cells_of, pool
 
@@ -66,7 +67,7 @@ def pool_masked(
             size_hw = (height * rows, width * columns)
             each = [torch.ones(size_hw) if mask is None else mask.shares(*size_hw) for mask in asked]
             weights = torch.stack(each).to(rois)
-            ratio = rows if rows == columns else -1
+            ratio = rows if rows == columns <= MAX_SAMPLING_RATIO else -1
             features[of_all] = _pool(one, boxes, weights, output_size_hw, scale, ratio)
             shares[of_all] = weights.view(-1, height, rows, width, columns).mean((2, 4))
     return MaskedPooling(features, coverage, chosen, shares)
@@ -113,7 +114,7 @@ def _sampled_alike(
     samples = torch.stack([down, across], 1).clamp(min=1)
     most = max(1, _MOST_SAMPLES // max(bins_hw))
     if ratio <= 0:
-        samples[(samples > most).any(1)] = most
+        samples[(samples > most).any(1)] = min(most, MAX_SAMPLING_RATIO)
     kinds, kind_of = samples.unique(dim=0, return_inverse=True)
     for kind, (rows, columns) in enumerate(kinds.tolist()):
         members = (kind_of == kind).nonzero().flatten()
