@@ -1,5 +1,6 @@
 """The commands extract and search: what they print in 80 columns, and their exit statuses."""
 
+import json
 import os
 import re
 import sys
@@ -62,6 +63,22 @@ def test_the_doctor_stops_it(tmp_path, command):
     result = ran(*command, "--force")
     assert result.exit_code == 0
     assert "20 regions of 4 images in" in result.output
+
+
+def test_within_outlines(tmp_path, command):
+    result = ran(*command, "--masked")
+    assert result.exit_code == 1
+    assert "RA706: expected boxes with outlines" in " ".join(result.output.split())
+    page = json.loads((tmp_path / "boxes.json").read_text())
+    for one in page["annotations"]:
+        x, y, width, height = one["bbox"]
+        one["segmentation"] = [[x, y, x + width, y, x, y + height]]
+    (tmp_path / "outlined.json").write_text(json.dumps(page))
+    command[3], command[7] = tmp_path / "outlined.json", tmp_path / "within"
+    assert ran(*command, "--masked").exit_code == 0
+    regions = open_store(tmp_path / "within")
+    assert regions.manifest.options["masked"] is True
+    assert all(region.columns["mask_share"] == pytest.approx(0.5, abs=0.03) for region in regions)
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,9 @@ def extract(
     ] = None,
     output_size: Annotated[str, typer.Option(metavar="SIZE", help="Bins per box, HEIGHTxWIDTH or one number.")] = "7",
     reduce: Annotated[str, typer.Option(help="What to do with the bins: mean, none or flatten.")] = "mean",
+    masked: Annotated[
+        bool, typer.Option("--masked", help="Pool within the outlines of COCO, YOLO or LabelMe, not all of each box.")
+    ] = False,
     dtype: Annotated[str, typer.Option(help="Type of the stored features: float16 or float32.")] = "float16",
     resize: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Images to HEIGHTxWIDTH, or their shorter side to a number.")
@@ -232,6 +235,7 @@ def extract(
         "pretrained": pretrained,
         "maps": None if maps is None else maps.split(","),
         "reduce": reduce,
+        "masked": masked,
         "dtype": dtype,
         "batch_size": batch_size,
         "device": device,

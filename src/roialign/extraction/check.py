@@ -34,14 +34,15 @@ def check(images: Sequence[ImageRef], decode: Decode, embed: Embed) -> Report:
 
     Raises:
         SampleError: RA706, if the doctor finds an error in a quarter of the images, if most of the boxes are refused,
-            or if no image can be used.
+            if outlines count and no box has one, or if no image can be used.
     """
-    prepared, errors, boxes = list[Prepared](), list[ErrorRow](), 0
+    prepared, errors, boxes, outlines = list[Prepared](), list[ErrorRow](), 0, 0
     for image in images:
         decoded = decode(image)
         errors += [error for error in decoded.errors if error.code != NO_BOXES]
         if decoded.marked is not None:
             boxes += len(decoded.marked.box_ids)
+            outlines += sum(mask is not None for mask in decoded.marked.masks or ())
             prepared.append(embed.prepare(decoded.marked))
     refused = [error for error in errors if error.box_id is not None]
     if len(refused) > boxes:
@@ -52,6 +53,11 @@ def check(images: Sequence[ImageRef], decode: Decode, embed: Embed) -> Report:
     if errors and not prepared:
         raise SampleError(
             f"RA706: expected images that can be used; in a sample of them all fail, {_commonest(errors)}"
+        )
+    if decode.masked and prepared and not outlines:
+        raise SampleError(
+            f"RA706: expected boxes with outlines, polygons or run lengths; none of the {boxes} boxes of a sample has "
+            "one. Leave out masked=True (--masked) to pool all of each box."
         )
     failed: list[ErrorRow] = []
     with watch() as report:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from roialign.backbones.reading import Picture, read_content
 from roialign.errors import RoIError
 from roialign.extraction.items import BoxSource, ImageBoxes, ImageRef
+from roialign.extraction.outlines import Outline, OutlineInBox, read_outline
 from roialign.extraction.store.rows import ErrorRow
 from roialign.geometry import Boxes, Frame
 
@@ -34,6 +35,8 @@ class Marked:
         boxes: K of them, in `frame`.
         box_ids, columns: of those K boxes.
         box_indices: K places among all boxes of the image.
+        masks: what lies within the outlines of those K boxes, None for a box without one; or None where outlines do not
+            count.
     """
 
     image_id: str
@@ -43,6 +46,7 @@ class Marked:
     box_ids: tuple[str, ...]
     box_indices: tuple[int, ...]
     columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    masks: tuple[OutlineInBox | None, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +66,11 @@ class Decode:
     says whether it was the upright or the stored one, and a third size is an error of the image, RA107.
 
     A box is refused alone: NaN and infinite ones with RA205, empty and inverted ones with RA204, those wholly outside
-    the picture with RA209.
+    the picture with RA209, and with `masked` those whose outline cannot be read, with RA701.
 
     Args:
         source: of the boxes.
+        masked: whether outlines count.
 
     Example:
         >>> import io
@@ -76,6 +81,7 @@ class Decode:
     """
 
     source: BoxSource
+    masked: bool = False
 
     def __call__(self, image: ImageRef) -> Decoded:
         try:
@@ -84,7 +90,7 @@ class Decode:
                 reason = "the annotations do not have this image" if found is None else "nothing is marked in it"
                 return Decoded(None, (ErrorRow(image.image_id, None, NO_BOXES, reason),))
             picture = read_content(image.read_bytes(), image.image_id)
-            return in_frame(image.image_id, picture, found)
+            return in_frame(image.image_id, picture, found, self.masked)
         except (RoIError, OSError, MemoryError) as error:
             return Decoded(None, (error_row(image.image_id, error),))
 
@@ -99,14 +105,18 @@ def error_row(image_id: str, error: BaseException) -> ErrorRow:
     return ErrorRow(image_id, None, type(error).__name__, text)
 
 
-def in_frame(image_id: str, picture: Picture, found: ImageBoxes) -> Decoded:
-    """The picture with those of its boxes that can be pooled, and why the others cannot.
+def in_frame(image_id: str, picture: Picture, found: ImageBoxes, masked: bool) -> Decoded:
+    """The picture with those of its boxes that can be pooled, `masked` by their outlines, and why the others cannot.
 
     Raises:
         FrameError: RA107, if what is marked states another size than the picture's.
     """
-    frame, boxes_xyxy = _frame_of(image_id, picture, found)
+    frame, annotated, boxes_xyxy = _frame_of(image_id, picture, found)
     faults = _faults(boxes_xyxy, frame)
+    masks: list[OutlineInBox | None] = [None] * len(faults)
+    for row, outline in _outlines(found, annotated, faults) if masked else ():
+        x1, y1, x2, y2 = boxes_xyxy[row].tolist()
+        masks[row] = OutlineInBox(outline, (x1, y1, x2, y2), frame.map_to(annotated))
     good = [index for index, fault in enumerate(faults) if fault is None]
     errors = tuple(
         ErrorRow(image_id, box_id, *fault) for box_id, fault in zip(found.box_ids, faults, strict=True) if fault
@@ -121,20 +131,34 @@ def in_frame(image_id: str, picture: Picture, found: ImageBoxes) -> Decoded:
         tuple(found.box_ids[index] for index in good),
         tuple(good),
         {name: tuple(values[index] for index in good) for name, values in found.columns.items()},
+        tuple(masks[index] for index in good) if masked else None,
     )
     return Decoded(marked, errors)
 
 
-def _frame_of(image_id: str, picture: Picture, found: ImageBoxes) -> tuple[Frame, Tensor]:
-    """The frame of the upright picture, and the boxes in it as they come."""
-    frame, values = picture.frame, torch.from_numpy(found.boxes_xyxy)
+def _frame_of(image_id: str, picture: Picture, found: ImageBoxes) -> tuple[Frame, Frame, Tensor]:
+    """The frame of the upright picture, that of the annotated one, and the boxes in the former as they come."""
+    frame = annotated = picture.frame
     if found.size_hw is not None and found.size_hw != frame.size_hw:
         annotated = Frame.image(found.size_hw, name="annotated picture")
         frame = picture.frame_named(annotated, image_id)  # it was the stored one; or RA107
-        if found.normalized:
-            values = values * _sides(annotated)
-        return frame, annotated.map_to(frame).boxes(values)
-    return frame, values * _sides(frame) if found.normalized else values
+    values = torch.from_numpy(found.boxes_xyxy)
+    if found.normalized:
+        values = values * _sides(annotated)
+    return frame, annotated, annotated.map_to(frame).boxes(values)
+
+
+def _outlines(
+    found: ImageBoxes, annotated: Frame, faults: list[tuple[str, str] | None]
+) -> Iterator[tuple[int, Outline]]:
+    """The outlines of the boxes without a fault, by row; one that cannot be read is a fault of its box."""
+    for row, given in enumerate(found.masks or ()):
+        if given is None or faults[row] is not None:
+            continue
+        try:
+            yield row, read_outline(given, annotated.size_hw, found.normalized)
+        except ValueError as error:
+            faults[row] = ("RA701", f"{error}.")
 
 
 def _sides(frame: Frame) -> Tensor:
@@ -142,7 +166,7 @@ def _sides(frame: Frame) -> Tensor:
     return torch.tensor([width, height, width, height], dtype=torch.float64)
 
 
-def _faults(boxes_xyxy: Tensor, frame: Frame) -> Sequence[tuple[str, str] | None]:
+def _faults(boxes_xyxy: Tensor, frame: Frame) -> list[tuple[str, str] | None]:
     """Of each box the code and the reason why it cannot be pooled, or None."""
     height, width = frame.size_hw
     x1, y1, x2, y2 = boxes_xyxy.unbind(1)

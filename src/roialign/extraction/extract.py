@@ -80,6 +80,7 @@ def extract(
     maps: Sequence[str] | None = None,
     output_size: int | tuple[int, int] = 7,
     reduce: Reduce = "mean",
+    masked: bool = False,
     dtype: str = "float16",
     resize: int | tuple[int, int] | None = None,
     letterbox: int | tuple[int, int] | None = None,
@@ -116,6 +117,9 @@ def extract(
         maps: names of the maps to pool from; all of a pyramid, or the last of other backbones, if left out.
         output_size: bins (height, width), or one number for both.
         reduce: "mean" over the bins, "none", or "flatten".
+        masked: pool only what lies within the outline of a region, not all of its box. Outlines are COCO's polygons
+            and run lengths, and the polygons of YOLO and LabelMe. Rows have a column "mask_share" more, the share of
+            the box that is within; it is None for a box without an outline, all of which is pooled.
         dtype: of the stored features, "float16" or "float32".
         resize: images are resized to (height, width), or until their shorter side has so many pixels.
         letterbox: images are resized and padded to (height, width).
@@ -167,6 +171,7 @@ def extract(
         dtype=dtype,
         fit=fit_of(resize, letterbox),
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        masked=masked,
     )
     per_part = _IMAGES_PER_PART[reduce] if images_per_part is None else images_per_part
     _check_counts(batch_size=batch_size, images_per_part=per_part, workers=1 if workers is None else workers)
@@ -183,7 +188,7 @@ def extract(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     collection = list_images(images, column=column)
-    source = open_boxes(boxes, collection, folder / "index.sqlite", form=form)
+    source = open_boxes(boxes, collection, folder / "index.sqlite", form=form, with_masks=masked)
     regions = _run(collection, source, recipe, folder, batch_size, per_part, running)
     if report is not None:
         save_report(regions, collection, report)
@@ -203,7 +208,12 @@ def _run(
     sample = sample_of(images)
     traced_hw = _size_of_first(sample, recipe.fit)
     learned = learn(recipe, extractor, traced_hw, source.columns)
-    options = {"output_size": list(recipe.output_size), "reduce": recipe.reduce, "batch_size": batch_size}
+    options = {
+        "output_size": list(recipe.output_size),
+        "reduce": recipe.reduce,
+        "masked": recipe.masked,
+        "batch_size": batch_size,
+    }
     manifest = Manifest(
         schema=learned.schema,
         backbone=learned.backbone,
@@ -275,7 +285,7 @@ def _fill(
 def _look_at(job: Job, sample: Sequence[ImageRef], extractor: RegionExtractor, running: Running) -> None:
     work = job.open(extractor)
     try:
-        check(sample, Decode(job.source), work.embed)
+        check(sample, Decode(job.source, job.recipe.masked), work.embed)
     except SampleError as error:
         if not running.force:
             raise

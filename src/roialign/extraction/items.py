@@ -19,6 +19,9 @@ ROW_COLUMNS = (
 )
 """The columns that each row has of itself; no column of the annotations is carried through under such a name."""
 
+MASK_SHARE = "mask_share"
+"""The further column of rows that were pooled under outlines: how much of the box is within its outline."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
@@ -80,7 +83,7 @@ class ImageBoxes:
         size_hw: height and width of the annotated picture as its annotations state them, or None.
         normalized: whether the boxes are fractions of the picture's width and height, as YOLO's are; its masks too.
         masks: K of them, COCO's run lengths or polygons [[x, y, x, y, ...], ...], None for a box without; or None
-            where there are none at all.
+            where there are none at all. See `roialign.extraction.outlines`.
     """
 
     boxes_xyxy: numpy.ndarray[Any, Any]

@@ -16,7 +16,7 @@ from roialign.backbones import library
 from roialign.backbones.library import Built
 from roialign.errors import OptionError
 from roialign.extraction.decode import Decode
-from roialign.extraction.items import BoxSource, ColumnType
+from roialign.extraction.items import MASK_SHARE, BoxSource, ColumnType
 from roialign.extraction.packages import needed
 from roialign.extraction.store.manifest import MapGrid, weights_sha256
 from roialign.extraction.store.parts import Parts
@@ -84,6 +84,7 @@ class Recipe:
         dtype: of the stored features.
         fit: what is done to each image; None for nothing.
         device: of the backbone.
+        masked: whether outlines count.
     """
 
     backbone: str | nn.Module
@@ -95,6 +96,7 @@ class Recipe:
     dtype: str
     fit: Fit | None
     device: str
+    masked: bool = False
 
     def __post_init__(self) -> None:
         if self.reduce not in get_args(Reduce):
@@ -153,6 +155,7 @@ def learn(
     """Trace an extractor at `traced_hw`, and hash its weights."""
     trace = extractor.trace(traced_hw)
     pooled = {name: trace[name] for name in pooled_maps(trace, extractor.maps)}
+    further: dict[str, ColumnType] = {MASK_SHARE: "float64"} if recipe.masked else {}
     channels = cast(int, next(iter(pooled.values())).channels)  # a trace knows them
     normalized = {"mean": extractor.mean, "std": extractor.std}
     values = {name: None if one is None else one.flatten().tolist() for name, one in normalized.items()}
@@ -160,7 +163,7 @@ def learn(
         {"name": recipe.name, "weights_sha256": weights_sha256(extractor.backbone)},
         {name: MapGrid(grid.stride_yx, grid.offset_yx or grid.conventional_offset_yx) for name, grid in pooled.items()},
         {"fit": None if recipe.fit is None else recipe.fit.to_dict(), **values},
-        RowSchema(recipe.shape_of(channels), recipe.dtype, dict(columns)),
+        RowSchema(recipe.shape_of(channels), recipe.dtype, {**columns, **further}),
     )
 
 
@@ -201,7 +204,7 @@ class Job:
                 )
         levels = pooled_maps(extractor.trace(self.traced_hw), extractor.maps)
         embed = Embed(extractor, list(levels), self.recipe.reduce, self.parts.schema)
-        return PartWork(Decode(self.source), embed, self.batch_size, self.decoders)
+        return PartWork(Decode(self.source, self.recipe.masked), embed, self.batch_size, self.decoders)
 
 
 def load_weights(model: nn.Module, path: str) -> None:

@@ -170,7 +170,7 @@ def _decode(row: _Row) -> Decoded:
         if not len(boxes_xyxy):
             return Decoded(None)
         found = ImageBoxes(boxes_xyxy, tuple(map(str, range(len(boxes_xyxy)))))
-        return in_frame(row.image_id, _picture_of(row.image), found)
+        return in_frame(row.image_id, _picture_of(row.image), found, masked=False)
     except (RoIError, OSError, MemoryError) as error:
         return Decoded(None, (error_row(row.image_id, error),))
 

@@ -10,11 +10,13 @@ from itertools import accumulate, chain
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from roialign.errors import RoIError
 from roialign.extraction.decode import NO_BOXES, Decoded, Marked, error_row
-from roialign.extraction.items import ImageRef
+from roialign.extraction.items import MASK_SHARE, ImageRef
 from roialign.extraction.ordering import InOrder
+from roialign.extraction.outlines import OutlineInBox
 from roialign.extraction.store.parts import Parts
 from roialign.extraction.store.rows import ErrorRow, Made, RegionRows, RowSchema
 from roialign.ops.notice import set_policy
@@ -56,12 +58,13 @@ class Embed:
     """Makes rows of pictures with boxes.
 
     The features of a box are those of `extractor`, reduced and rounded. Memory is bounded: boxes are pooled in chunks,
-    which changes no bit.
+    which changes no bit. Where outlines count, a box of which nothing lies within its outline is refused with RA309.
 
     Args:
         extractor: in eval mode.
         levels: the names of the maps that it pools from, in order.
-        reduce: "mean" over the bins, [C]; "none", [C, height, width]; or "flatten", [C * height * width].
+        reduce: "mean" over the bins, [C], of each as much as lies within the outline where outlines count; "none",
+            [C, height, width]; or "flatten", [C * height * width].
         schema: of the rows.
     """
 
@@ -82,40 +85,56 @@ class Embed:
         """The rows of some images of one size, in order, some at a time; errors for features that cannot be stored."""
         ends = list(accumulate(len(image.marked.box_ids) for image in images))
         begins, start = [0, *ends], 0
-        for pooled in self._chunks(images):
+        for pooled, shares in self._chunks(images):
             stop = start + len(pooled.features)
             for image, begin, end in zip(images, begins, ends, strict=False):
                 mine = range(max(start, begin), min(stop, end))
                 if mine:
-                    yield from self._rows(image.marked, pooled, mine.start - begin, mine.start - start, len(mine))
+                    yield from self._rows(
+                        image.marked, pooled, shares, mine.start - begin, mine.start - start, len(mine)
+                    )
             start = stop
 
-    def _chunks(self, images: Sequence[Prepared]) -> Iterator[Pooled]:
+    def _chunks(self, images: Sequence[Prepared]) -> Iterator[tuple[Pooled, Tensor]]:
+        """Some boxes at a time: what is stored of them, and how much of each is within its outline."""
         batch = ImageBatch(*(tuple(chain.from_iterable(some)) for some in zip(*map(_parts, images), strict=True)))
-        boxes = [image.marked.boxes for image in images]
-        chunks = self.extractor.in_chunks(batch, boxes, self._most_boxes)
+        boxes, masks = [image.marked.boxes for image in images], _masks(images)
+        chunks = self.extractor.in_chunks(batch, boxes, self._most_boxes, masks)
         while True:
             with set_policy("ignore"):  # coverage is a column; ended before others go on
-                pooled = next(chunks, None)
-            if pooled is None:
+                chunk = next(chunks, None)
+            if chunk is None:
                 return
-            yield self._reduced(pooled)
+            yield self._reduced(*chunk)
 
-    def _reduced(self, pooled: Pooled) -> Pooled:
+    def _reduced(self, pooled: Pooled, bin_shares: Tensor | None) -> tuple[Pooled, Tensor]:
+        """The features as they are stored, and how much of each box is within its outline."""
         features = pooled.features
         if self.reduce == "mean":
-            features = features.float().mean((2, 3))
+            features = features.float()
+            features = features.mean((2, 3)) if bin_shares is None else _mean_within(features, bin_shares)
         elif self.reduce == "flatten":
             features = features.flatten(1)
-        return Pooled(*(one.cpu() for one in pooled._replace(features=features.to(self.schema.dtype))))
+        shares = torch.ones_like(pooled.coverage) if bin_shares is None else bin_shares.mean((1, 2))
+        reduced = Pooled(*(one.cpu() for one in pooled._replace(features=features.to(self.schema.dtype))))
+        return reduced, shares.cpu()
 
-    def _rows(self, marked: Marked, pooled: Pooled, of_image: int, of_chunk: int, count: int) -> Iterator[Made]:
+    def _rows(
+        self, marked: Marked, pooled: Pooled, shares: Tensor, of_image: int, of_chunk: int, count: int
+    ) -> Iterator[Made]:
         """The rows of `count` boxes, which begin at these places among the image's boxes and in the chunk."""
-        finite = pooled.features[of_chunk : of_chunk + count].flatten(1).isfinite().all(1)
-        kept = finite.nonzero().flatten()
+        some = slice(of_chunk, of_chunk + count)
+        finite, bare = pooled.features[some].flatten(1).isfinite().all(1), shares[some] == 0
+        kept = (finite & ~bare).nonzero().flatten()
         places, of_all = kept + of_image, kept + of_chunk
         rows = places.tolist()
         if rows:
+            columns = {name: [values[row] for row in rows] for name, values in marked.columns.items()}
+            if marked.masks is not None:
+                columns[MASK_SHARE] = [
+                    None if marked.masks[row] is None else share
+                    for row, share in zip(rows, shares[of_all].tolist(), strict=True)
+                ]
             yield RegionRows(
                 [marked.image_id] * len(rows),
                 [marked.box_ids[row] for row in rows],
@@ -126,10 +145,10 @@ class Embed:
                 pooled.coverage[of_all],
                 pooled.padding_distance[of_all],
                 pooled.features[of_all],
-                {name: [marked.columns[name][row] for row in rows] for name in self.schema.columns},
+                columns,
             )
-        for row in ((~finite).nonzero().flatten() + of_image).tolist():
-            yield self._lost(marked, row)
+        for index in (~finite | bare).nonzero().flatten().tolist():
+            yield _bare(marked, index + of_image) if bare[index] else self._lost(marked, index + of_image)
 
     def _lost(self, marked: Marked, row: int) -> ErrorRow:
         dtype = self.schema.feature_dtype
@@ -139,6 +158,25 @@ class Embed:
             f"expected finite numbers, at most {most:g} in {dtype}; the feature has NaN, infinite or larger ones.{fix}"
         )
         return ErrorRow(marked.image_id, marked.box_ids[row], "RA302", reason)
+
+
+def _masks(images: Sequence[Prepared]) -> list[OutlineInBox | None] | None:
+    """Of all boxes; None where outlines do not count."""
+    each = [image.marked.masks for image in images if image.marked.masks is not None]
+    return list(chain.from_iterable(each)) if each else None
+
+
+def _mean_within(features: Tensor, bin_shares: Tensor) -> Tensor:
+    """The mean [K, C] over the bins, of each as much as is within the outline."""
+    shares = bin_shares.float()
+    weights = shares / shares.sum((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return (features * weights[:, None]).sum((2, 3))
+
+
+def _bare(marked: Marked, row: int) -> ErrorRow:
+    x1, y1, x2, y2 = marked.boxes.boxes_xyxy[row].tolist()
+    reason = f"expected an outline of which a part lies in its box; none is within {x1:g}, {y1:g}, {x2:g}, {y2:g}."
+    return ErrorRow(marked.image_id, marked.box_ids[row], "RA309", reason)
 
 
 def _parts(image: Prepared) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
@@ -20,6 +21,7 @@ from roialign.regions import images as pixels_of
 from roialign.regions import padding
 from roialign.regions.images import Fit, ImageBatch, Images
 from roialign.regions.levels import FPNLevels, LevelRule
+from roialign.regions.masked import BoxMask, pool_masked
 from roialign.regions.normalization import channel_values, normalized
 from roialign.regions.pool import AnyBoxes, pool, rois_of
 from roialign.regions.pooled import Pooled, in_order
@@ -189,21 +191,31 @@ class RegionExtractor(nn.Module):
             targets.append(target)
         return pixels_of.batch(fitted, targets, padded=self.batch == "pad")
 
-    def in_chunks(self, batch: ImageBatch, boxes: Sequence[Boxes], most_boxes: int) -> Iterator[Pooled]:
+    def in_chunks(
+        self,
+        batch: ImageBatch,
+        boxes: Sequence[Boxes],
+        most_boxes: int,
+        masks: Sequence[BoxMask | None] | None = None,
+    ) -> Iterator[tuple[Pooled, Tensor | None]]:
         """As `forward`, but at most `most_boxes` boxes at a time: what memory takes where their features are large.
 
-        The backbone runs once. All chunks together are what `forward` returns.
+        The backbone runs once. Without masks all chunks together are what `forward` returns. With them a bin is the
+        mean over that part of it which is in the box's mask, or zero; beside the chunk comes how much of each bin is,
+        [K, height, width].
 
         Args:
             batch: what `prepare` returned, of images of one size.
             boxes: of each image.
             most_boxes: in a chunk.
+            masks: of each box of all images, in their order; None for one of which all counts.
         """
         pixels = self._as_weights(batch.pixels)
         trace, used, grids = self._maps_of(pixels)
         rois = rois_of(boxes, used[0], list(grids.values()), batch.frames)
-        for some in rois.split(most_boxes):
-            yield self._pooled(trace, used, grids, some, (pixels.shape[2], pixels.shape[3]), batch.filled_hw)
+        for start, some in zip(count(0, most_boxes), rois.split(most_boxes), strict=False):
+            of_some = None if masks is None else masks[start : start + most_boxes]
+            yield self._pooled(trace, used, grids, some, (pixels.shape[2], pixels.shape[3]), batch.filled_hw, of_some)
 
     def _prepare_both(
         self, images: Any, boxes: Any, frames: Frame | Sequence[Frame] | None
@@ -273,7 +285,7 @@ class RegionExtractor(nn.Module):
         """Of images of one size [N, C, H, W], which were padded from `filled_hw` on, if at all."""
         trace, used, grids = self._maps_of(pixels)
         rois = rois_of(boxes, used[0], list(grids.values()), frames)
-        return self._pooled(trace, used, grids, rois, (pixels.shape[2], pixels.shape[3]), filled_hw)
+        return self._pooled(trace, used, grids, rois, (pixels.shape[2], pixels.shape[3]), filled_hw)[0]
 
     def _maps_of(self, pixels: Tensor) -> tuple[BackboneTrace, list[Tensor], dict[str, FeatureGrid]]:
         """The maps of images of one size that are pooled from, their grids by name, and the trace that has them."""
@@ -297,14 +309,19 @@ class RegionExtractor(nn.Module):
         rois: Tensor,
         image_hw: tuple[int, int],
         filled_hw: Sequence[tuple[int, int]],
-    ) -> Pooled:
-        of_used = list(grids.values())
-        pooled, coverage, levels = pool(used, rois, self.output_size, of_used, self.levels, self.sampling_ratio)
+        masks: Sequence[BoxMask | None] | None = None,
+    ) -> tuple[Pooled, Tensor | None]:
+        options = (self.output_size, list(grids.values()), self.levels, self.sampling_ratio)
+        shares: Tensor | None = None
+        if masks is None:
+            pooled, coverage, levels = pool(used, rois, *options)
+        else:
+            pooled, coverage, levels, shares = pool_masked(used, rois, *options, masks)
         if all(size_hw == image_hw for size_hw in filled_hw):
-            return Pooled(pooled, coverage, levels, torch.full_like(coverage, math.inf))
+            return Pooled(pooled, coverage, levels, torch.full_like(coverage, math.inf)), shares
         distances = padding.distances(rois, levels, trace, grids, filled_hw, image_hw)
         outside_of_graphs(padding.say_which_are_reached)(distances, filled_hw, image_hw)
-        return Pooled(pooled, coverage, levels, distances)
+        return Pooled(pooled, coverage, levels, distances), shares
 
     def _as_weights(self, image: Tensor) -> Tensor:
         """On the device and in the type of the backbone's weights."""

@@ -149,18 +149,20 @@ def pool(
     sampling_ratio: int,
     aligned: bool = True,
     as_scales: bool = False,
+    without_features: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pool `rois` [K, 5], which are in the image that entered the backbone: features, coverage and levels of each.
 
     Without `aligned`, cells are read as in `roi_align(aligned=False)`: no shift, and no box below one cell. `as_scales`
-    is for who looks at calls; see `RegionsCall`.
+    is for who looks at calls; see `RegionsCall`. With `without_features` they have no channels.
     """
     size_hw, _, ratio = validate.check_options(output_size, 1.0, sampling_ratio)
     validate.check_local([*maps, rois])
     levels = levels_of(levels, rois[:, 1:], grids)
     cells = [number for grid in grids for number in cells_of(grid, aligned)]
+    read = [one.new_empty(one.shape[0], 0, *one.shape[2:]) for one in maps] if without_features else maps
     features, coverage = pool_levels(
-        maps,
+        read,
         rois,
         levels,
         cells,

@@ -27,7 +27,12 @@ def test_the_box_is_that_around_the_points() -> None:
         imageWidth=64,
     )
     assert found.boxes_xyxy.tolist() == [[10, 20, 30, 40], [1, 2, 5.5, 9], [5, 5, 15, 15], [1, 1, 1, 1]]
-    assert found.masks == (None, [[1.0, 2.0, 5.5, 3.0, 4.0, 9.0]], None, None)
+    assert found.masks is not None
+    rectangle, outline, (circle,), point = found.masks
+    assert (rectangle, outline, point) == (None, [[1.0, 2.0, 5.5, 3.0, 4.0, 9.0]], None)
+    assert len(circle) == 256
+    for x, y in zip(circle[0::2], circle[1::2], strict=True):
+        assert math.dist((x, y), (10, 10)) == pytest.approx(5)
     assert found.columns == {
         "label": ("cat", "dog", "7", None),
         "shape_type": ("rectangle", "polygon", "circle", "point"),

@@ -36,7 +36,7 @@ ENTRIES = (
         "The file of boxes is cut off, is of another form than its name says, or lacks what the form needs: a header, "
         "the column with the image, an image_id, four numbers. The message has the line, or the names of the columns "
         "that are accepted and of those that are there. Where each image has a file of its own, a broken one costs "
-        "that image alone: its rows are among the errors.",
+        "that image alone: its rows are among the errors. So does an outline that cannot be read cost its box.",
         "Write the file again, or add what is missing; where a name does not tell the form, pass form=....",
         _TWO_IMAGES,
         f'table.write_text("day/1.jpg,10,20,30,60\\n")\n{_OPENED}',
@@ -97,8 +97,9 @@ ENTRIES = (
         "images and boxes that do not go together",
         "error",
         "Before a long extraction begins, some of the images are extracted under the doctor's eyes. It does not begin "
-        "where the doctor finds an error in a quarter of them, where most of their boxes are refused, or where none of "
-        "the images can be read: all other images would go the same way.",
+        "where the doctor finds an error in a quarter of them, where most of their boxes are refused, where none of "
+        "the images can be read, or where outlines are asked for and no box has one: all other images would go the "
+        "same way.",
         "Mend what the message and the report name. Where they are wrong, force=True, or --force, goes on.",
         _PICTURES,
         'table.write_text("image,x1,y1,x2,y2\\n1.png,30,20,8,9\\n")\nextract(folder, boxes=table, **options)',

@@ -107,7 +107,8 @@ ENTRIES = (
         "RA309",
         "masks that do not match the boxes",
         "error",
-        "Masks are one tensor [K, h, w], or [K, 1, h, w], with one mask per box, bool or floating point.",
+        "Masks are one tensor [K, h, w], or [K, 1, h, w], with one mask per box, bool or floating point. In an "
+        "extraction within outlines: no part of the box lies within its outline.",
         "Select the mask of each box before the call; Mask R-CNN predicts one per class.",
         f"{STRIDE_16}\n{ONE_BOX}\nmasks = torch.ones(2, 1024, 1024, dtype=torch.bool)",
         "masked_roi_align(features, boxes, masks, 7, spatial_scale=1 / 16)",

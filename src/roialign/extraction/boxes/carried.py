@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from roialign.extraction.items import ROW_COLUMNS, ColumnType
+from roialign.extraction.items import MASK_SHARE, ROW_COLUMNS, ColumnType
 
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|nan|[+-]?inf", re.IGNORECASE)
@@ -17,7 +17,7 @@ _INT64 = 1 << 63
 
 def carried_name(name: str) -> str:
     """What a field of the annotations is called among the rows' own columns: "level" becomes "input_level"."""
-    return f"input_{name}" if name in ROW_COLUMNS else name
+    return f"input_{name}" if name in (*ROW_COLUMNS, MASK_SHARE) else name
 
 
 class ColumnTypes:

@@ -15,13 +15,15 @@ from roialign.extraction.packages import needed
 
 _COLUMNS: dict[str, ColumnType] = {"label": "string", "shape_type": "string", "group_id": "int64"}
 
+_CORNERS = 128  # of a polygon that stands for a circle
+
 
 @dataclass(frozen=True)
 class LabelMe:
     """LabelMe: shapes of points in pixels.
 
-    Convention: the box of a shape is that around its points, of a circle that around the circle; the points of a
-    polygon are its mask.
+    Convention: the box of a shape is that around its points, of a circle that around the circle; a polygon is its own
+    mask, and a circle that of a polygon with very many corners.
     """
 
     name: str = "LabelMe's"
@@ -60,9 +62,14 @@ def _shape(index: int, shape: Any) -> tuple[list[float], list[list[float]] | Non
     xs, ys = zip(*points, strict=True)
     if _type(shape) == "circle" and len(points) == 2:
         radius = math.dist(*points)
-        return [xs[0] - radius, ys[0] - radius, xs[0] + radius, ys[0] + radius], None
+        return [xs[0] - radius, ys[0] - radius, xs[0] + radius, ys[0] + radius], [_circle(xs[0], ys[0], radius)]
     outline = [[float(value) for point in points for value in point]] if _type(shape) == "polygon" else None
     return box_around(xs, ys), outline
+
+
+def _circle(x: float, y: float, radius: float) -> list[float]:
+    turns = (math.tau * corner / _CORNERS for corner in range(_CORNERS))
+    return [side for turn in turns for side in (x + radius * math.cos(turn), y + radius * math.sin(turn))]
 
 
 def _type(shape: Mapping[str, Any]) -> str:
