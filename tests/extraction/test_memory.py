@@ -12,8 +12,8 @@ from roialign.extraction import work
 from roialign.extraction.store.parts import Parts
 from roialign.extraction.store.rows import RegionRows
 
-from .scenes import backbone_file, boxes_of, coco, collection, picture
 from .kills import content
+from .scenes import backbone_file, boxes_of, coco, collection, picture
 from .test_resuming import ROOT
 
 ROW = 8 * 4 + work._BYTES_BESIDES  # bytes of a row of the small backbone's mean
