@@ -15,6 +15,7 @@ import pytest
 
 from roialign.errors import StoreError, WorkerError
 from roialign.extraction import local
+from roialign.extraction.extract import _images_per_part
 from roialign.extraction.recipe import Job
 from roialign.extraction.store.lock import locked
 from roialign.extraction.work import Embed
@@ -155,6 +156,21 @@ def test_several_processes_make_the_same_rows(tmp_path, extracted):
     extracted(tmp_path / "photos", boxes, **options, out=tmp_path / "one")
     extracted(tmp_path / "photos", boxes, **options, out=tmp_path / "two", workers=2)
     assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_processes_keep_memory_unless_the_environment_says_otherwise(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    before = dict(os.environ)
+    with local._in_environment(local.KEEPS_MEMORY):
+        assert dict(os.environ) == {**local.KEEPS_MEMORY, **before}
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("count", "reduce", "images"), [(4, "mean", 16), (728, "mean", 23), (100_000, "mean", 256), (100_000, "none", 32)]
+)
+def test_small_collections_have_parts_for_several_processes(count, reduce, images):
+    assert _images_per_part(count, reduce) == images
 
 
 def test_a_process_that_dies_is_said_to_have(tmp_path, extracted):

@@ -206,7 +206,7 @@ def extract(
     batch_size: Annotated[int, typer.Option(min=1, help="Images that enter the backbone together.")] = 16,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")] = None,
     images_per_part: Annotated[
-        int | None, typer.Option(min=1, help="Images in a file: 256, or 32 where bins are kept.")
+        int | None, typer.Option(min=1, help="Images in a file: by their number, 16 to 256.")
     ] = None,
     engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes, or Ray's actors.")] = None,

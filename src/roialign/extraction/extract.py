@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,9 @@ from roialign.ops import validate
 from roialign.regions import RegionExtractor
 
 Engine = Literal["local", "ray"]
-_IMAGES_PER_PART = {"mean": 256, "none": 32, "flatten": 32}  # files of some megabytes
+_MOST_PER_PART = {"mean": 256, "none": 32, "flatten": 32}  # images: files of some megabytes
+_LEAST_PER_PART = 16
+_PARTS = 32  # of a small collection, so that several processes end at about the same time
 
 
 class Stopped(KeyboardInterrupt):
@@ -110,7 +113,7 @@ def extract(
         boxes: COCO .json, .csv or .parquet, a folder of VOC, YOLO or LabelMe files; "whole" for all of each image,
             "grid:ROWSxCOLUMNS" or "grid:SIZE/STEP".
         backbone: "timm/resnet50", "torchvision/...", "transformers/...", "path.py:callable", or a module, which is put
-            in eval mode, and on `device`.
+            in eval mode and on `device`, with its weights in channels_last.
         out: the folder to write to, a new one or one of the same extraction.
         weights: a file of weights for `backbone`: what `torch.save` wrote of its state, or .safetensors.
         pretrained: whether a model of a library has the weights that its library has for it, or random ones.
@@ -125,7 +128,8 @@ def extract(
         letterbox: images are resized and padded to (height, width).
         batch_size: images that enter the backbone together, at most.
         device: "cpu", "cuda", ...; a GPU if there is one.
-        images_per_part: images in a file; 256, or 32 where the bins are kept.
+        images_per_part: images in a file; left out, a 32nd of them, but no fewer than 16 and no more than 256, or 32
+            where the bins are kept.
         form: of `boxes`, where the name does not tell: "coco", "csv", "parquet", "voc", "yolo" or "labelme".
         column: of a Parquet file, with the images.
         engine: "local", or "ray" for the machines of a cluster, which all have to see `images`, `boxes` and `out`.
@@ -173,8 +177,8 @@ def extract(
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         masked=masked,
     )
-    per_part = _IMAGES_PER_PART[reduce] if images_per_part is None else images_per_part
-    _check_counts(batch_size=batch_size, images_per_part=per_part, workers=1 if workers is None else workers)
+    given = {"batch_size": batch_size, "images_per_part": images_per_part, "workers": workers}
+    _check_counts({name: count for name, count in given.items() if count is not None})
     if engine not in get_args(Engine):
         raise OptionError(f"RA506: expected engine, one of {', '.join(get_args(Engine))}; got {engine!r}.")
     running = Running(
@@ -189,6 +193,7 @@ def extract(
     folder.mkdir(parents=True, exist_ok=True)
     collection = list_images(images, column=column)
     source = open_boxes(boxes, collection, folder / "index.sqlite", form=form, with_masks=masked)
+    per_part = images_per_part or _images_per_part(len(collection), reduce)
     regions = _run(collection, source, recipe, folder, batch_size, per_part, running)
     if report is not None:
         save_report(regions, collection, report)
@@ -319,7 +324,11 @@ def _say(running: Running, words: str) -> None:
         print(progress.wrapped(words), file=running.stream, flush=True)
 
 
-def _check_counts(**counts: Any) -> None:
+def _images_per_part(count: int, reduce: Reduce) -> int:
+    return max(_LEAST_PER_PART, min(_MOST_PER_PART[reduce], math.ceil(count / _PARTS)))
+
+
+def _check_counts(counts: Mapping[str, Any]) -> None:
     for name, count in counts.items():
         if not isinstance(count, int) or count < 1:
             raise OptionError(f"RA506: expected {name}, a whole number of at least 1; got {count!r}.")

@@ -10,7 +10,7 @@ import torch
 
 from roialign.errors import WorkerError
 from roialign.extraction.items import ImageRef
-from roialign.extraction.local import Part
+from roialign.extraction.local import KEEPS_MEMORY, Part
 from roialign.extraction.packages import needed
 from roialign.extraction.recipe import Job
 from roialign.extraction.work import Note, PartWork, Step
@@ -69,7 +69,7 @@ def _do(ray: Any, job: Job, todo: Iterable[Part], note: Note, workers: int) -> N
         num_gpus=int(on_gpu),
         max_restarts=-1,
         max_task_retries=3,
-        runtime_env={"env_vars": threads},
+        runtime_env={"env_vars": {**KEEPS_MEMORY, **threads}},
     )
     shared, parts = ray.put(job), iter(todo)
     doing = dict[Any, tuple[Any, int]]()

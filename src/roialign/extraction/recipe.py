@@ -125,7 +125,7 @@ class Recipe:
         extractor = RegionExtractor(
             backbone, self.output_size, fit=self.fit, mean=built.mean, std=built.std, maps=self.maps
         )
-        return extractor.eval().to(self.device)
+        return _channels_last(extractor.eval()).to(self.device)
 
     def _built(self) -> Built:
         if isinstance(self.backbone, nn.Module):
@@ -205,6 +205,14 @@ class Job:
         levels = pooled_maps(extractor.trace(self.traced_hw), extractor.maps)
         embed = Embed(extractor, list(levels), self.recipe.reduce, self.parts.schema)
         return PartWork(Decode(self.source, self.recipe.masked), embed, self.batch_size, self.decoders)
+
+
+def _channels_last(extractor: RegionExtractor) -> RegionExtractor:
+    """With the weights of its convolutions in the order that is fastest; `Module.to` refuses those of volumes."""
+    for weight in extractor.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return extractor
 
 
 def load_weights(model: nn.Module, path: str) -> None:
