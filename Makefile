@@ -199,9 +199,10 @@ pictures: $(VENV)/.stamp-bench $(VENV)/.stamp-offsets
 	@$(RUN) scripts/make_zeros_picture.py
 	@$(RUN) scripts/make_cells_picture.py
 
+# --quiet would hide the warnings from --strict, too.
 docs: $(VENV)/.stamp-docs
 	@$(RUN) scripts/make_codes_page.py
-	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict 2>&1 | sed '/^INFO /d'
 	@echo "documentation: site/index.html"
 
 sdist: $(VENV)/.stamp-torch

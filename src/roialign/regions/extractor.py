@@ -59,8 +59,9 @@ class RegionExtractor(nn.Module):
         batch: how to handle images of several sizes. "by_size" runs those of one size together, "pad" pads all with
             zeros at the bottom and on the right and runs them at once, which changes the features of boxes near the
             padding: see `Pooled.padding_distance`, and RA312, which says how many.
-        mean, std: per channel, for normalization; by default those that the model was trained with if it is built by
+        mean: per channel, for normalization; by default the one that the model was trained with if it is built by
             name, otherwise none.
+        std: likewise.
         maps: names of the maps to pool from, as in the trace. By default all maps of a pyramid, which have the same
             number of channels and different strides; for other backbones the last map.
         offset: which of the grids' offsets to use: "convention", "structural" or "calibrated".

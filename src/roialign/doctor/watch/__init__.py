@@ -40,7 +40,7 @@ class watch:
             backbone, and the grids of the maps that leave it.
 
     Returns:
-        On entering, a `Report` that fills as calls are made; each finding has its `call_site`.
+        Report: once the block is entered, it fills as calls are made; each finding has its `call_site`.
 
     Raises:
         OptionError: RA506, if `model` is not a module.
