@@ -49,9 +49,16 @@ class EmbedRegions:
         image: the column of images: each the bytes or the path of a file, a mapping of "bytes" and "path", a PIL image,
             or an array [H, W, C] or [H, W].
         boxes: the column of boxes: for each image K of them, an array [K, 4] or lists.
-        weights, pretrained, maps, output_size, reduce, resize, letterbox, device: as of `roialign.extraction.extract`.
+        weights: a file of weights for `backbone`.
+        pretrained: whether a model of a library has the weights that its library has for it, or random ones.
+        maps: names of the maps to pool from; all of a pyramid, or the last of other backbones, if left out.
+        output_size: bins (height, width), or one number for both.
+        reduce: "mean" over the bins, "none", or "flatten".
         dtype: of the features, "float32" or "float16".
+        resize: images are resized to (height, width), or until their shorter side has so many pixels.
+        letterbox: images are resized and padded to (height, width).
         batch_size: images that enter the backbone together, at most; a batch may have more.
+        device: "cpu", "cuda", ...; a GPU if there is one.
 
     Raises:
         OptionError: RA506, for options that do not go together; when called, for a batch that lacks a column, or that
