@@ -108,11 +108,11 @@ def test_a_fault_between_chunks_costs_the_boxes_that_are_left(tmp_path, extracte
     boxes = many_boxes(tmp_path, (7, 9))
     reduced, calls = work.Embed._reduced, []
 
-    def fails(self, pooled):
+    def fails(self, *chunk):
         calls.append(0)
         if len(calls) > 5:  # after those of the sample, 2 and 2, in the first image
             raise ValueError("no more")
-        return reduced(self, pooled)
+        return reduced(self, *chunk)
 
     monkeypatch.setattr(work, "_MOST_NUMBERS", 8 * 49 * 5)
     monkeypatch.setattr(work.Embed, "_reduced", fails)
