@@ -132,7 +132,7 @@ bench-overhead: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
 	@$(RUN) -m benchmarks.overhead
 
 # With random weights: nothing is downloaded.
-bench-models: $(VENV)/.stamp-test $(VENV)/.stamp-offsets
+bench-models: $(VENV)/.stamp-test $(VENV)/.stamp-offsets demo/data/.stamp-deepforest
 	@$(RUN) -m benchmarks.enable
 	@$(RUN) -m benchmarks.upgrade
 

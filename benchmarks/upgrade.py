@@ -1,7 +1,7 @@
 """torchvision's detectors before and after `upgrade`: verified first, then timed in turn. Run by `make bench-models`.
 
-On photographs of scikit-image and scikit-learn, with random weights, with a seed: detections are let through whatever
-their score, so that masks and keypoints are pooled, too. Writes a page and a table to benchmarks/results/; with
+On the demo's photographs, with random weights, with a seed: detections are let through whatever their score, so that
+masks and keypoints are pooled, too. Writes a page and a table to benchmarks/results/; with
 --quick or --only the results are not complete, and go to a temporary folder.
 """
 
@@ -11,14 +11,11 @@ import argparse
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import detection
-from torchvision.transforms.functional import pil_to_tensor
 
 from roialign.integrations.torchvision import upgrade
 from roialign.ops import backends
@@ -26,12 +23,13 @@ from roialign.ops import backends
 from .enable import FULL, QUICK, target_of
 from .environment import Neighbours, environment
 from .implementations import ROIALIGN, TORCHVISION, Call
+from .photographs import as_tensor, load_trees
 from .report import provenance, spread, table
 from .results import ModelRow, as_csv, write_all
 from .timing import Budget, time_in_turn
 
 RESULTS = Path(__file__).parent / "results"
-PHOTOGRAPHS = ("sklearn/datasets/images/china.jpg", "skimage/data/astronaut.png")
+_PHOTOGRAPHS = 3
 BUILDERS = {
     "Faster R-CNN": detection.fasterrcnn_resnet50_fpn,
     "Faster R-CNN v2": detection.fasterrcnn_resnet50_fpn_v2,
@@ -40,19 +38,16 @@ BUILDERS = {
 }
 BOX_PX, SCORE, LOSS = 1e-3, 1e-5, 1e-4  # the most that boxes, scores and losses (of their value) may differ by
 _NOTES = """\
-Milliseconds in float32, on photographs of 427 x 640 and 512 x 512: median (first to third quartile). Both in turn, in
-one process. Before timing, detections and losses of both were compared; the labels are the same.
+Milliseconds in float32, on photographs of trees, 400 x 400 twice and 1035 x 1249, which the models resize: median
+(first to third quartile). Both in turn, in one process. Before timing, detections and losses of both were compared; the
+labels are the same.
 """
 
 
 def photographs(quick: bool) -> list[Tensor]:
     """[3, H, W], between 0 and 1."""
-    found = []
-    for path in PHOTOGRAPHS:
-        package, _, rest = path.partition("/")
-        pixels = pil_to_tensor(Image.open(str(files(package) / rest)).convert("RGB")) / 255
-        found.append(pixels[:, ::4, ::4] if quick else pixels)
-    return found
+    found = [as_tensor(trees.photograph) for trees in load_trees()[:_PHOTOGRAPHS]]
+    return [pixels[:, ::4, ::4] if quick else pixels for pixels in found]
 
 
 def both(build: Callable[..., nn.Module], quick: bool) -> dict[str, nn.Module]:
@@ -119,7 +114,7 @@ def measure(name: str, budget: Budget, quick: bool) -> Iterator[ModelRow]:
     steps = {key: training_step(model, images) for key, model in models.items()}
     boxes, scores, loss = verify(detections, steps)
     text = f"boxes off by at most {boxes:.1g} px, scores by {scores:.1g}, losses by {loss:.1g} of their value"
-    for pass_, calls in (("inference, two images", detections), ("training step, one image", steps)):
+    for pass_, calls in ((f"inference, {_PHOTOGRAPHS} images", detections), ("training step, one image", steps)):
         for key, times in time_in_turn(calls, budget).items():
             yield ModelRow(name, text, pass_, torch.get_num_threads(), key, math.nan, times)
 
