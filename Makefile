@@ -48,7 +48,7 @@ help:
 	@echo "make bench-reports    what people reported: 5 minutes"
 	@echo "make bench-picture    do boxes follow edges? hits and false alarms: 5 minutes"
 	@echo "make bench-batching   what padding does to features, and what it costs to do without: a minute"
-	@echo "make bench-crops      RoIAlign or crops: a linear probe, neighbours, speed: 20 minutes"
+	@echo "make bench-crops      RoIAlign or crops: a linear probe, neighbours, speed: 30 minutes"
 	@echo "make bench-store      how features are best stored, read and searched: 5 minutes"
 	@echo "make zoo              models of three libraries traced, and checked by brute force: 40 minutes"
 	@echo "make offsets          where cells are centred, on photographs: 15 minutes"

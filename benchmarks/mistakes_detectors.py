@@ -104,13 +104,13 @@ def _half(boxes_xyxy: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Variant:
-    """The detector, rightly wired or with one mistake in it."""
+    """The detector, correctly wired or with one mistake in it."""
 
     name: str
     what: str
     change: Change | None = None  # makes the mistake; None in what others are compared with
     learnt: bool = True  # whether a detector is trained with it
-    of_pooling: bool = True  # whether a detector that was trained rightly can make it in use
+    of_pooling: bool = True  # whether a detector that was trained correctly can make it in use
     stride_7: bool = False
 
     def build(self, classes: int) -> FasterRCNN:
@@ -121,7 +121,7 @@ class Variant:
 
 
 VARIANTS = (
-    Variant("right", "none: the traced grid"),
+    Variant("correct", "none: the traced grid"),
     Variant("half a cell", "`aligned=False` where it should be `True`", _pools(1 / 8, aligned=False)),
     Variant("twice the stride", "16: one stride too many counted, or one taken out", _pools(1 / 16, aligned=True)),
     Variant(
@@ -129,11 +129,11 @@ VARIANTS = (
     ),
     Variant("xywh", "x, y, width, height as xyxy", _pools_at(_as_xywh), learnt=False),
     Variant("half", "boxes of an image of half the size", _pools_at(_half), learnt=False),
-    Variant("marks before the resize", "those of the photograph", _learns(_before_resize), of_pooling=False),
+    Variant("targets before the resize", "those of the photograph", _learns(_before_resize), of_pooling=False),
     Variant(
-        "marks xywh", "x, y, width, height as xyxy; what is no box is dropped", _learns(_as_xywh), of_pooling=False
+        "targets xywh", "x, y, width, height as xyxy; what is no box is dropped", _learns(_as_xywh), of_pooling=False
     ),
-    Variant("marks half", "those of an image of half the size", _learns(_half), of_pooling=False),
-    Variant("right, stride 7", "none: the traced grid", stride_7=True),
+    Variant("targets half", "those of an image of half the size", _learns(_half), of_pooling=False),
+    Variant("correct, stride 7", "none: the traced grid", stride_7=True),
     Variant("power of two", "stride 7 taken for 8, as 14 is for 16", _pools(1 / 8, aligned=True), stride_7=True),
 )

@@ -38,7 +38,7 @@ def tables(rows: Rows) -> str:
     """What each mistake costs, trained with and used with."""
     return (
         f"## Trained with it\n\n{_table(rows, _trained_with)}\n"
-        f"## Trained rightly, used with it\n\n{_table(rows, _used_with)}"
+        f"## Trained correctly, used with it\n\n{_table(rows, _used_with)}"
     )
 
 
@@ -52,8 +52,8 @@ def draw(rows: Rows) -> str:
             for of_mistake, colour, shift in ((_trained_with, _TRAINED, -0.13), (_used_with, _USED, 0.13)):
                 own = of_mistake(rows, variant)
                 if own and not (right and of_mistake is _used_with):
-                    label = "trained with it" if of_mistake is _trained_with else "trained rightly, used with it"
-                    style = (_RIGHT, "trained and used rightly", 0.0) if right else (colour, label, shift)
+                    label = "trained with it" if of_mistake is _trained_with else "trained correctly, used with it"
+                    style = (_RIGHT, "trained and used correctly", 0.0) if right else (colour, label, shift)
                     values = [row["AP"] for row in own]
                     axes.barh(height + style[2], sum(values) / len(values), 0.26, color=style[0], alpha=0.45)
                     axes.plot(
