@@ -23,17 +23,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph on the disk and what people marked in it."""
+    """A photograph on the disk and its annotated boxes."""
 
     path: Path
     size_hw: tuple[int, int]
     boxes_xyxy: Tensor  # [K, 4] float32
     labels: Tensor  # [K] int64, 1 for the first class; 0 is the background
-    crowd: Tensor  # [K] bool: groups and difficult things, which are neither learnt nor counted
+    crowd: Tensor  # [K] bool: groups and difficult objects, which are neither trained on nor counted
     outlines: tuple[Any, ...] | None = None  # of each box: COCO's polygons or its run lengths
 
     def pixels(self) -> Tensor:
-        """[3, H, W] uint8, in the file's own order of pixels, as marks are."""
+        """[3, H, W] uint8, in the file's own order of pixels, as its annotations are."""
         with Image.open(self.path) as image:
             return torch.from_numpy(numpy.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
@@ -52,7 +52,7 @@ class Photos:
 
     photos: list[Photo]
     classes: tuple[str, ...]
-    left_out: list[str] = field(default_factory=list)  # marks that are no boxes, in words
+    left_out: list[str] = field(default_factory=list)  # annotations that are no boxes, in words
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -130,30 +130,30 @@ def _read_coco(folder: Path, split: str, listing: Path, classes: Sequence[str] |
         classes = [one["name"] for one in categories]
     label_of = {one["id"]: classes.index(one["name"]) + 1 for one in categories if one["name"] in classes}
     of_image = defaultdict(list)
-    for mark in content["annotations"]:
-        of_image[mark["image_id"]].append(mark)
+    for annotation in content["annotations"]:
+        of_image[annotation["image_id"]].append(annotation)
     roots = [root for root in (folder / split, folder / "images", folder) if root.is_dir()]
     photos, left_out = [], []
     for entry in content["images"]:
-        marks = []
-        for mark in of_image[entry["id"]]:
-            if min(mark["bbox"][2:]) > 0 and mark["category_id"] in label_of:
-                marks.append(mark)
+        kept = []
+        for annotation in of_image[entry["id"]]:
+            if min(annotation["bbox"][2:]) > 0 and annotation["category_id"] in label_of:
+                kept.append(annotation)
             else:
-                left_out.append(f"{entry['file_name']}: category {mark['category_id']}, {mark['bbox']}")
+                left_out.append(f"{entry['file_name']}: category {annotation['category_id']}, {annotation['bbox']}")
         path = next((root / entry["file_name"] for root in roots if (root / entry["file_name"]).exists()), None)
         if path is None:
             raise SystemExit(f"expected {entry['file_name']} of {listing} in {' or '.join(map(str, roots))}")
-        rows = [[x, y, x + width, y + height] for x, y, width, height in (mark["bbox"] for mark in marks)]
-        labels = [label_of[mark["category_id"]] for mark in marks]
-        crowd = [bool(mark.get("iscrowd", 0)) for mark in marks]
-        outlines = tuple(mark["segmentation"] for mark in marks) if all(map(_has_outline, marks)) else None
+        rows = [[x, y, x + width, y + height] for x, y, width, height in (annotation["bbox"] for annotation in kept)]
+        labels = [label_of[annotation["category_id"]] for annotation in kept]
+        crowd = [bool(annotation.get("iscrowd", 0)) for annotation in kept]
+        outlines = tuple(annotation["segmentation"] for annotation in kept) if all(map(_has_outline, kept)) else None
         photos.append(_photo(path, (entry["height"], entry["width"]), rows, labels, crowd, outlines))
     return Photos(photos, tuple(classes), left_out)
 
 
-def _has_outline(mark: dict[str, Any]) -> bool:
-    return bool(mark.get("segmentation"))
+def _has_outline(annotation: dict[str, Any]) -> bool:
+    return bool(annotation.get("segmentation"))
 
 
 def _photo(

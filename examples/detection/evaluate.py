@@ -36,13 +36,13 @@ def detections(model: nn.Module, photos: Photos) -> Iterator[dict[str, Tensor]]:
 
 
 def as_truth(photos: Photos) -> dict[str, Any]:
-    """What people marked, in COCO's form. The photographs are numbered from 1."""
-    marks: Results = []
+    """The ground truth, in COCO's form. The photographs are numbered from 1."""
+    annotations: Results = []
     for number, photo in enumerate(photos, start=1):
         sides = photo.boxes_xyxy[:, 2:] - photo.boxes_xyxy[:, :2]
         for index, (corner, side) in enumerate(zip(photo.boxes_xyxy[:, :2].tolist(), sides.tolist(), strict=True)):
-            mark = {
-                "id": len(marks) + 1,
+            annotation = {
+                "id": len(annotations) + 1,
                 "image_id": number,
                 "category_id": int(photo.labels[index]),
                 "bbox": [*corner, *side],
@@ -50,9 +50,9 @@ def as_truth(photos: Photos) -> dict[str, Any]:
                 "iscrowd": int(photo.crowd[index]),
             }
             if photo.outlines is not None:
-                mark["segmentation"] = run_lengths(photo.outlines[index], photo.size_hw)
-                mark["area"] = float(rle.area(mark["segmentation"]))
-            marks.append(mark)
+                annotation["segmentation"] = run_lengths(photo.outlines[index], photo.size_hw)
+                annotation["area"] = float(rle.area(annotation["segmentation"]))
+            annotations.append(annotation)
     return {
         "info": {},
         "images": [
@@ -60,7 +60,7 @@ def as_truth(photos: Photos) -> dict[str, Any]:
             for number, photo in enumerate(photos, start=1)
         ],
         "categories": [{"id": label, "name": name} for label, name in enumerate(photos.classes, start=1)],
-        "annotations": marks,
+        "annotations": annotations,
     }
 
 
@@ -84,18 +84,18 @@ def as_results(number: int, found: dict[str, Tensor]) -> Results:
 def average_precision(
     truth: dict[str, Any], results: Results, kind: str = "bbox", small_px: float = 32
 ) -> dict[str, float]:
-    """AP over IoU 0.5 to 0.95, AP50, AP75, AP of small things, and AP50 of each class.
+    """AP over IoU 0.5 to 0.95, AP50, AP75, AP of small objects, and AP50 of each class.
 
     Args:
         kind: "bbox" compares boxes, "segm" masks.
-        small_px: a thing whose area is less than the square of it is small.
+        small_px: an object whose area is less than the square of it is small.
     """
     names = [one["name"] for one in truth["categories"]]
     if not results:
         return dict.fromkeys(["AP", "AP50", "AP75", "AP small", *(f"AP50 {name}" for name in names)], 0.0)
     with redirect_stdout(StringIO()):  # it tells how long it took
-        marked = COCO(truth)
-        evaluation = COCOeval(marked, marked.loadRes(results), kind)
+        ground_truth = COCO(truth)
+        evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), kind)
         evaluation.params.maxDets = [1, 10, _MOST_DETECTIONS]
         evaluation.params.areaRng = [[0, 1e10], [0, small_px**2]]
         evaluation.params.areaRngLbl = ["all", "small"]

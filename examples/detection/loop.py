@@ -135,7 +135,7 @@ def _columns(batch: Batch) -> tuple[list[Tensor], list[Target]]:
 
 
 def first_step(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The losses of a first step, for the doctor to look on at: it pools at the marks, too."""
+    """The losses of a first step, for the doctor to look on at: it pools at the targets, too."""
     images, targets = _columns(batch)
     _pool_marks(model.module if isinstance(model, DistributedDataParallel) else model, images, targets)
     return model(images, targets)
@@ -156,7 +156,7 @@ def _examined(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _pool_marks(model: FasterRCNN, images: list[Tensor], targets: list[Target]) -> None:
-    """Pool at the marks alone, for the doctor: among the proposals of an untrained network they would drown."""
+    """Pool at the targets alone, for the doctor: among the proposals of an untrained network they would drown."""
     entered, resized = model.transform(images, targets)
     maps = model.backbone(entered.tensors)
     model.roi_heads.box_roi_pool(maps, [target["boxes"] for target in resized], entered.image_sizes)

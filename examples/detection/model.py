@@ -129,7 +129,7 @@ def seed_choices(model: FasterRCNN, seed: int, draws: Sequence[int]) -> None:
 
 
 def chosen(model: FasterRCNN) -> dict[str, int]:
-    """After a training step: how many things each loss is the mean over."""
+    """After a training step: the number of samples that each loss is the mean of."""
     anchors, proposals = model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler
     return {
         "loss_objectness": anchors.chosen,

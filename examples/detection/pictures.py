@@ -19,7 +19,7 @@ _LEAST_SCORE = 0.5
 
 
 def draw(photo: Photo, found: dict[str, Tensor], classes: tuple[str, ...]) -> Image.Image:
-    """What was found with a score of a half and more, a colour for each class; below it, what people marked."""
+    """What was found with a score of a half and more, a colour for each class; below it, the ground truth."""
     kept = found["scores"] >= _LEAST_SCORE
     pixels, labels = photo.pixels(), found["labels"][kept].tolist()
     colours = [_COLOURS[(label - 1) % len(_COLOURS)] for label in labels]

@@ -93,9 +93,9 @@ def _work(options: argparse.Namespace) -> Work:
 
 
 def _introduce(photos: Photos, say: Callable[[str], None]) -> None:
-    marks = sum(len(photo.labels) for photo in photos)
+    objects = sum(len(photo.labels) for photo in photos)
     kind = "Mask R-CNN" if photos.has_masks else "Faster R-CNN"
-    say(f"{kind}: {len(photos)} photographs with {marks} things: {', '.join(photos.classes)}")
+    say(f"{kind}: {len(photos)} photographs with {objects} objects: {', '.join(photos.classes)}")
     for line in photos.left_out[:5]:
         say(f"left out, not a box of a known class: {line}")
 
