@@ -1,8 +1,8 @@
 """What coordinate mistakes cost a detector, and whether the doctor names them in its first step.
 
 Run by `make bench-mistakes BCCD=DIR`. Each variant is trained with each seed and tested on photographs of blood cells;
-detectors that were trained correctly are tested with each mistake of pooling, too. One process for each core, one thread
-each. Goes on where it stopped: what is finished lies in --runs.
+detectors that were trained correctly are tested with each mistake of pooling, too. One process for each core, one
+thread each. Goes on where it stopped: what is finished lies in --runs.
 """
 
 from __future__ import annotations
