@@ -26,7 +26,7 @@ def matches(line: str, words: str) -> bool:
         ("frames.md", 8, ("transformers",)),
         ("regions.md", 5, ()),
         ("crops.md", 1, ("timm",)),
-        ("extraction.md", 7, ("pyarrow",)),
+        ("extraction.md", 8, ("pyarrow",)),
         ("grids.md", 1, ("timm",)),
         ("scrambled.md", 3, ("transformers",)),
         ("operators.md", 11, ()),
