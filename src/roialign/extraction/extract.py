@@ -28,7 +28,7 @@ from roialign.extraction.check import check, sample_of
 from roialign.extraction.decode import Decode
 from roialign.extraction.images import list_images
 from roialign.extraction.items import ImageRef
-from roialign.extraction.recipe import Fit, Job, Learned, Recipe, absolute, fit_of, learn, versions
+from roialign.extraction.recipe import Fit, Job, Learned, Recipe, learn, versions
 from roialign.extraction.report import save_report
 from roialign.extraction.store.manifest import Manifest
 from roialign.extraction.store.parts import Parts
@@ -38,7 +38,6 @@ from roialign.extraction.store.rows import ErrorRow
 from roialign.extraction.store.writing import writing
 from roialign.extraction.work import Reduce
 from roialign.geometry import Frame
-from roialign.ops import validate
 from roialign.regions import RegionExtractor
 
 Engine = Literal["local", "ray"]
@@ -165,16 +164,17 @@ def extract(
         >>> len(regions), regions[0].image_id, regions[0].box_xyxy, regions[0].feature.shape
         (8, 'a.png', tensor([ 0.,  0., 32., 24.]), torch.Size([8]))
     """
-    recipe = Recipe(
-        backbone=absolute(backbone),
-        weights=None if weights is None else os.fspath(weights),
+    recipe = Recipe.of_options(
+        backbone,
+        weights=weights,
         pretrained=pretrained,
-        maps=None if maps is None else tuple(maps),
-        output_size=validate.check_options(output_size, 1.0, -1)[0],
+        maps=maps,
+        output_size=output_size,
         reduce=reduce,
         dtype=dtype,
-        fit=fit_of(resize, letterbox),
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        resize=resize,
+        letterbox=letterbox,
+        device=device,
         masked=masked,
     )
     given = {"batch_size": batch_size, "images_per_part": images_per_part, "workers": workers}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,7 @@ from roialign.extraction.store.parts import Parts
 from roialign.extraction.store.rows import RowSchema
 from roialign.extraction.work import Embed, PartWork, Reduce
 from roialign.geometry import Frame
+from roialign.ops import validate
 from roialign.regions import RegionExtractor
 from roialign.regions.tracing import pooled_maps
 
@@ -55,7 +56,7 @@ class Fit:
         return {"kind": self.kind, "size": self.size if isinstance(self.size, int) else list(self.size)}
 
 
-def fit_of(resize: int | tuple[int, int] | None, letterbox: int | tuple[int, int] | None) -> Fit | None:
+def _fit_of(resize: int | tuple[int, int] | None, letterbox: int | tuple[int, int] | None) -> Fit | None:
     """What is done to each image by these options, at most one of which is given.
 
     Raises:
@@ -101,6 +102,40 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.reduce not in get_args(Reduce):
             raise OptionError(f"RA506: expected reduce, one of {', '.join(get_args(Reduce))}; got {self.reduce!r}.")
+
+    @classmethod
+    def of_options(
+        cls,
+        backbone: str | nn.Module,
+        *,
+        weights: str | os.PathLike[str] | None,
+        pretrained: bool,
+        maps: Sequence[str] | None,
+        output_size: int | tuple[int, int],
+        reduce: Reduce,
+        dtype: str,
+        resize: int | tuple[int, int] | None,
+        letterbox: int | tuple[int, int] | None,
+        device: str | None,
+        masked: bool = False,
+    ) -> Recipe:
+        """The recipe of the options of `extract`, which are explained there.
+
+        Raises:
+            OptionError: RA506, for options that do not go together, or that cannot be.
+        """
+        return cls(
+            backbone=absolute(backbone),
+            weights=None if weights is None else os.fspath(weights),
+            pretrained=pretrained,
+            maps=None if maps is None else tuple(maps),
+            output_size=validate.check_options(output_size, 1.0, -1)[0],
+            reduce=reduce,
+            dtype=dtype,
+            fit=_fit_of(resize, letterbox),
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            masked=masked,
+        )
 
     @property
     def name(self) -> str:

@@ -14,11 +14,10 @@ from roialign.backbones.reading import Picture, read, read_content
 from roialign.errors import BoxesShapeError, OptionError, RoIError
 from roialign.extraction.decode import Decoded, error_row, in_frame
 from roialign.extraction.items import ImageBoxes
-from roialign.extraction.recipe import Recipe, absolute, fit_of
+from roialign.extraction.recipe import Recipe
 from roialign.extraction.store.rows import ErrorRow, RegionRows, RowSchema
 from roialign.extraction.work import Embed, PartWork, Reduce
 from roialign.geometry import Frame
-from roialign.ops import validate
 from roialign.regions.tracing import pooled_maps
 
 if TYPE_CHECKING:
@@ -93,16 +92,17 @@ class EmbedRegions:
         device: str | None = None,
     ) -> None:
         self.image, self.boxes, self.batch_size = image, boxes, batch_size
-        self._recipe = Recipe(
-            backbone=absolute(backbone),
-            weights=None if weights is None else os.fspath(weights),
+        self._recipe = Recipe.of_options(
+            backbone,
+            weights=weights,
             pretrained=pretrained,
-            maps=None if maps is None else tuple(maps),
-            output_size=validate.check_options(output_size, 1.0, -1)[0],
+            maps=maps,
+            output_size=output_size,
             reduce=reduce,
             dtype=dtype,
-            fit=fit_of(resize, letterbox),
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            resize=resize,
+            letterbox=letterbox,
+            device=device,
         )
         self._work: PartWork | None = None
 
