@@ -19,8 +19,8 @@ BUILD_LOG := $(VENV)/build.log
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-rare check check-lint check-format check-types check-layers check-codes check-benchmarks \
 	sanitize compare-mmcv check-triton bench bench-gpu bench-operators bench-overhead bench-models bench-doctor bench-reports \
-	bench-picture bench-batching bench-crops bench-detection bench-mistakes bench-extraction bench-store zoo offsets \
-	train-bccd train-nuclei notebook docs pictures sdist wheel check-release clean
+	bench-picture bench-batching bench-crops bench-evaluators bench-recipes bench-detection bench-mistakes \
+	bench-extraction bench-store zoo offsets train-bccd train-nuclei notebook docs pictures sdist wheel check-release clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.
 .NOTPARALLEL:
@@ -56,6 +56,8 @@ help:
 	@echo "make train-bccd       Faster R-CNN on blood cells, BCCD=DIR: 20 minutes"
 	@echo "make train-nuclei     Mask R-CNN on a micrograph of nuclei: 15 minutes"
 	@echo "make bench-detection  both with this pooler and torchvision's, three seeds each, BCCD=DIR: two hours"
+	@echo "make bench-recipes    trainings of 5, 10 and 60 minutes, BCCD=DIR: an hour and a half"
+	@echo "make bench-evaluators libraries that compute average precision, BCCD=DIR: 3 minutes after train-bccd"
 	@echo "make bench-mistakes   what coordinate mistakes cost a detector, BCCD=DIR: an hour"
 	@echo "make bench-extraction whole collections: speed, memory, kills, search, BCCD=DIR: three hours"
 	@echo
@@ -164,13 +166,24 @@ bench-detection: $(VENV)/.stamp-offsets $(VENV)/.stamp-detection demo/data/.stam
 	@test -n "$(BCCD)" || { echo "expected the folder of the BCCD data set: make $@ BCCD=DIR" >&2; exit 1; }
 	@$(KEEP_MEMORY) $(RUN) -m benchmarks.detection --bccd $(BCCD)
 
+# One after the other; those that are finished are not repeated.
+bench-recipes: $(VENV)/.stamp-offsets $(VENV)/.stamp-detection
+	@test -n "$(BCCD)" || { echo "expected the folder of the BCCD data set: make $@ BCCD=DIR" >&2; exit 1; }
+	@$(KEEP_MEMORY) $(RUN) -m benchmarks.recipes --bccd $(BCCD)
+
+# Of what the detector of make train-bccd finds.
+bench-evaluators: $(VENV)/.stamp-test $(VENV)/.stamp-detection $(VENV)/.stamp-evaluators
+	@test -n "$(BCCD)" || { echo "expected the folder of the BCCD data set: make $@ BCCD=DIR" >&2; exit 1; }
+	@$(RUN) -m benchmarks.evaluators $(BCCD)
+
 bench-mistakes: $(VENV)/.stamp-offsets $(VENV)/.stamp-detection
 	@test -n "$(BCCD)" || { echo "expected the folder of the BCCD data set: make $@ BCCD=DIR" >&2; exit 1; }
 	@$(KEEP_MEMORY) $(RUN) -m benchmarks.mistakes $(BCCD)
 
 # Goes on where it stopped. Some of it: make bench-extraction BCCD=DIR STAGES="memory kills". Ray takes part if it is
 # in .venv.
-bench-extraction: $(VENV)/.stamp-test $(VENV)/.stamp-offsets $(VENV)/.stamp-detection demo/data/.stamp-deepforest
+bench-extraction: $(VENV)/.stamp-test $(VENV)/.stamp-offsets $(VENV)/.stamp-detection $(VENV)/.stamp-decoders \
+		demo/data/.stamp-deepforest
 	@$(RUN) -m benchmarks.extraction $(STAGES) $(if $(BCCD),--bccd $(BCCD))
 
 bench-store: $(VENV)/.stamp-test $(VENV)/.stamp-store

@@ -16,9 +16,9 @@ from .results import records_as_csv
 if TYPE_CHECKING:
     from .detection import Training
 
-_SETTINGS = {"font.size": 11, "svg.hashsalt": "roialign", "axes.spines.top": False, "axes.spines.right": False}
+SETTINGS = {"font.size": 11, "svg.hashsalt": "roialign", "axes.spines.top": False, "axes.spines.right": False}
 _COLOURS = {"roialign": "#0b62a4", "torchvision": "#d1601f"}
-_EVERY = 10  # steps are averaged
+EVERY = 10  # steps are averaged
 _BROAD = "AP", "AP50", "AP75"
 Rows = Sequence[Mapping[str, Any]]
 
@@ -62,16 +62,16 @@ def tables(rows: Rows, trainings: Sequence[Training]) -> str:
 def draw(losses: Mapping[tuple[str, str, int], Sequence[float]]) -> str:
     """The loss against the step, a panel for each training, a line for each run."""
     names = list(dict.fromkeys(name for name, _, _ in losses))
-    with rc_context(_SETTINGS):
+    with rc_context(SETTINGS):
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
             for (training, pooler, seed), values in losses.items():
                 if training == name:
-                    smooth = [mean(values[at : at + _EVERY]) for at in range(0, len(values), _EVERY)]
-                    steps = [at * _EVERY for at in range(len(smooth))]
+                    smooth = [mean(values[at : at + EVERY]) for at in range(0, len(values), EVERY)]
+                    steps = [at * EVERY for at in range(len(smooth))]
                     label = pooler if seed == 0 else None
                     axes.plot(steps, smooth, color=_COLOURS[pooler], linewidth=1, alpha=0.7, label=label)
-            axes.set(title=name, xlabel="step", ylabel=f"loss, mean of {_EVERY} steps", yscale="log")
+            axes.set(title=name, xlabel="step", ylabel=f"loss, mean of {EVERY} steps", yscale="log")
             axes.grid(color="#dddddd")
             axes.legend(frameon=False)
         image = io.StringIO()

@@ -1,8 +1,9 @@
-"""RoIAlign by roialign, torchvision and onnxruntime, as functions that can be called again and again."""
+"""RoIAlign by roialign, torchvision, onnxruntime and OpenVINO, as functions that can be called again and again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import onnx.parser
@@ -15,7 +16,7 @@ import roialign
 
 from .workloads import Level, Setting
 
-ROIALIGN, TORCHVISION, ONNXRUNTIME = "roialign", "torchvision", "onnxruntime"
+ROIALIGN, TORCHVISION, ONNXRUNTIME, OPENVINO = "roialign", "torchvision", "onnxruntime", "OpenVINO"
 FORWARD, BACKWARD = "forward", "backward"
 Call = Callable[[], Sequence[Tensor]]
 
@@ -57,29 +58,62 @@ def backward(implementation: str, levels: list[Level], setting: Setting) -> Call
     return lambda: torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
 
 
-def onnxruntime_serves(setting: Setting) -> bool:
-    """Whether onnxruntime can compute the forward of this setting."""
-    return setting.dtype == "float32" and setting.layout == "NCHW"
+def onnx_forwards(levels: list[Level], setting: Setting, threads: int) -> dict[str, Call]:
+    """By runtime of ONNX models, a function that pools all levels: of those that are installed and can do this."""
+    if setting.dtype != "float32" or setting.layout != "NCHW":
+        return {}
+    found = {ONNXRUNTIME: onnxruntime_forward(levels, setting, threads)}
+    if openvino_version() is not None:
+        found[OPENVINO] = _openvino_forward(levels, setting, threads)
+    return found
+
+
+def openvino_version() -> str | None:
+    """None where OpenVINO is not installed."""
+    try:
+        return version("openvino")
+    except PackageNotFoundError:
+        return None
 
 
 def onnxruntime_forward(levels: list[Level], setting: Setting, threads: int, mode: str = "avg") -> Call:
     """A function that pools all levels in one session of so many threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    model = onnx.parser.parse_model(_onnx_text(levels, setting, mode)).SerializeToString()
+    model = _onnx_model(levels, setting, mode)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    feed = _feed(levels)
+    return lambda: [torch.from_numpy(output) for output in session.run(None, feed)]
+
+
+def _openvino_forward(levels: list[Level], setting: Setting, threads: int) -> Call:
+    import openvino
+
+    core = openvino.Core()
+    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}  # it would take bfloat16 with AMX
+    compiled = core.compile_model(core.read_model(_onnx_model(levels, setting, "avg")), "CPU", options)
+    request, feed = compiled.create_infer_request(), _feed(levels)
+
+    def infer() -> list[Tensor]:
+        found = request.infer(feed, share_inputs=True, share_outputs=True)
+        return [torch.from_numpy(found[output]) for output in compiled.outputs]
+
+    return infer
+
+
+def _feed(levels: list[Level]) -> dict[str, np.ndarray]:
     feed = {}
     for i, level in enumerate(levels):
         feed[f"features{i}"] = level.features.numpy()
         feed[f"boxes{i}"] = level.rois[:, 1:].contiguous().numpy()
         feed[f"images{i}"] = level.rois[:, 0].numpy().astype(np.int64)
-    return lambda: [torch.from_numpy(output) for output in session.run(None, feed)]
+    return feed
 
 
-def _onnx_text(levels: list[Level], setting: Setting, mode: str) -> str:
-    """A model in ONNX's text format that pools all levels."""
+def _onnx_model(levels: list[Level], setting: Setting, mode: str) -> bytes:
+    """A model that pools all levels."""
     size, ratio = setting.workload.output_size, setting.sampling_ratio
-    return _ONNX_GRAPH.format(
+    text = _ONNX_GRAPH.format(
         inputs=", ".join(_ONNX_INPUTS.format(i=i) for i in range(len(levels))),
         outputs=", ".join(_ONNX_OUTPUT.format(i=i, size=size) for i in range(len(levels))),
         nodes="".join(
@@ -87,12 +121,14 @@ def _onnx_text(levels: list[Level], setting: Setting, mode: str) -> str:
             for i, level in enumerate(levels)
         ),
     )
+    model: bytes = onnx.parser.parse_model(text).SerializeToString()
+    return model
 
 
 def calls(direction: str, levels: list[Level], setting: Setting, threads: int) -> dict[str, Call]:
     """The functions of all implementations that can compute this setting in this direction."""
     make = forward if direction == FORWARD else backward
     found = {name: make(name, levels, setting) for name in (ROIALIGN, TORCHVISION)}
-    if direction == FORWARD and onnxruntime_serves(setting):
-        found[ONNXRUNTIME] = onnxruntime_forward(levels, setting, threads)
+    if direction == FORWARD:
+        found |= onnx_forwards(levels, setting, threads)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .implementations import ONNXRUNTIME, ROIALIGN, TORCHVISION
+from .implementations import ONNXRUNTIME, OPENVINO, ROIALIGN, TORCHVISION
 from .results import FloorRow, MemoryRow, TimeRow
 from .timing import Times
 
@@ -25,9 +25,9 @@ Milliseconds: median (first to third quartile). `aligned=False`. Backward is the
 
 - torchvision has no bfloat16 kernel on the CPU. Its bfloat16 rows are what a user would write in its place,
   `roi_align(features.float(), ...).to(torch.bfloat16)`, and the gradient of that.
-- onnxruntime has a forward for float32 in NCHW only. It keeps the memory of its output from call to call, where torch
-  takes large outputs from the system anew each time.
-- W3 is a pyramid: one call for each of its four levels, timed together; for onnxruntime one model with four nodes.
+- onnxruntime and OpenVINO ({openvino}) have a forward for float32 in NCHW only. They keep the memory of their outputs
+  from call to call, where torch takes large outputs from the system anew each time.
+- W3 is a pyramid: one call for each of its four levels, timed together; for those two, one model with four nodes.
 """
 _MEMORY = """\
 ## Peak memory
@@ -67,7 +67,7 @@ def page(
     parts = ["# roi_align on the CPU\n", provenance(environment)]
     if times:
         descriptions = {row.workload: row.description for row in times}
-        parts += [_TIMES + "".join(f"- {name}: {text}\n" for name, text in descriptions.items())]
+        parts += [_TIMES.format(**environment) + "".join(f"- {name}: {text}\n" for name, text in descriptions.items())]
         for threads in sorted({row.threads for row in times}, reverse=True):
             parts += [f"### {_threads(threads)}\n", times_table([row for row in times if row.threads == threads])]
         parts += [_MEMORY, _memory_table(memory)]
@@ -93,7 +93,7 @@ def times_table(rows: Sequence[TimeRow]) -> str:
         key = (row.workload, row.pass_, _ratio_name(row.sampling_ratio), row.dtype, row.layout)
         groups.setdefault(key, {})[row.implementation] = row.times
     measured = {row.implementation for row in rows}
-    others = [name for name in (TORCHVISION, ONNXRUNTIME) if name in measured]
+    others = [name for name in (TORCHVISION, ONNXRUNTIME, OPENVINO) if name in measured]
     lines = []
     for key, by_name in groups.items():
         cells = [spread(by_name.get(name)) for name in (ROIALIGN, *others)]

@@ -1,4 +1,4 @@
-"""roi_align on the CPU against torchvision's and onnxruntime's: verified first, then measured. Run by `make bench`.
+"""roi_align on the CPU against its peers: verified first, then measured. Run by `make bench`.
 
 Writes times, peak memory, the distance to what the machine needs at least, and growth to benchmarks/results/. With
 --quick or --only the results are not complete, and go to a temporary folder.
@@ -18,7 +18,7 @@ from roialign.ops import backends
 
 from . import floor, growth, memory, plot, report
 from .environment import Neighbours, environment
-from .implementations import BACKWARD, FORWARD, ROIALIGN, calls
+from .implementations import BACKWARD, FORWARD, ROIALIGN, calls, openvino_version
 from .results import Row, TimeRow, as_csv, write_all
 from .timing import Budget, Times, time_in_turn
 from .verify import verify
@@ -76,7 +76,7 @@ def _summary(times: dict[str, Times]) -> str:
 
 def run(arguments: argparse.Namespace) -> dict[str, bytes]:
     """Verify and measure; the contents of the files by their names."""
-    where = environment()
+    where = {**environment(), "openvino": openvino_version() or "not installed"}
     wanted = [workload for workload in WORKLOADS if not arguments.only or workload.name in arguments.only]
     workloads = [workload.shrunk() for workload in wanted] if arguments.quick else wanted
     verify_all(workloads)

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import lance
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import torch
 import usearch.index
@@ -65,6 +67,12 @@ it. Binary takes less time, but is bytes to all of them. DuckDB cannot read floa
 Of the same rows in float16, ten to an image; processor time, so that waiting for the disk is left out.
 
 {store}
+
+## The same rows in Lance
+
+As columns of pyarrow, with the defaults of {lance}; the first figure of MB is that of the store.
+
+{in_lance}
 
 ## Searching
 
@@ -195,6 +203,25 @@ def store_lines(regions: Regions, written: float) -> Iterator[tuple[str, str]]:
     yield "the SHA-256 of 26 million weights", f"{seconds(lambda: weights_sha256(model)):.2f} s"
 
 
+def lance_lines(regions: Regions, folder: Path) -> Iterator[tuple[str, str]]:
+    """The same rows in Lance."""
+    rows = pa.dataset.dataset(regions.folder / "parts").to_table()
+    size_mb = sum(path.stat().st_size for path in (regions.folder / "parts").iterdir()) / 1e6
+    written = seconds(lambda: lance.write_dataset(rows, folder))
+    lance_mb = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    dataset = lance.dataset(folder)
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(regions), generator=generator)[:1000].tolist()
+    columns = ["feature", "label"]
+    alone = [seconds(partial(dataset.take, [index], columns)) for index in order[:100]]
+    some = seconds(lambda: [dataset.take(order[first : first + 250], columns) for first in range(0, 1000, 250)])
+    yield "MB", f"{size_mb:.1f}; {lance_mb:.1f}"
+    yield "written", f"{written:.1f} s"
+    yield "all rows in batches of 1024", f"{seconds(lambda: list(dataset.to_batches(batch_size=1024))):.1f} s"
+    yield "a row at random", f"{1000 * statistics.median(alone):.1f} ms"
+    yield "a row at random, of a batch of 250", f"{some:.2f} ms"
+
+
 def recalls(values: Tensor) -> Iterator[list[str]]:
     """Of regions that are alike in groups, of those of the store, and of what is spread evenly."""
     channels = SEARCHED_CHANNELS
@@ -248,10 +275,12 @@ def main() -> None:
         folder = Path(scratch)
         kinds = list(kinds_of(values, folder, repeats))
         print(f"[{time.monotonic() - begin:4.0f} s] columns", flush=True)
-        store = table(["", "takes"], [list(line) for line in store_lines(*store_of(values, folder / "store"))])
+        regions, written = store_of(values, folder / "store")
+        store = table(["", "takes"], [list(line) for line in store_lines(regions, written)])
+        in_lance = table(["", "takes"], [list(line) for line in lance_lines(regions, folder / "lance")])
         print(f"[{time.monotonic() - begin:4.0f} s] a store", flush=True)
     recall = table(["rows", "added in a second", "a query, ms", f"recall@{K}"], list(recalls(values)))
-    tables = {"kinds": kinds_table(kinds), "store": store, "recall": recall}
+    tables = {"kinds": kinds_table(kinds), "store": store, "in_lance": in_lance, "recall": recall}
     if options.rows:
         print(*tables.values(), sep="\n\n")
         return
@@ -260,6 +289,7 @@ def main() -> None:
         **machine,
         **tables,
         **{name: version(name) for name in ("pyarrow", "pandas", "polars", "duckdb", "usearch")},
+        "lance": f"pylance {version('pylance')}",
         "command": "make bench-store",
         "minutes": (time.monotonic() - begin) / 60,
         "rows": f"{ROWS:,}",

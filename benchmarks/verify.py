@@ -1,4 +1,4 @@
-"""Holds roialign's results against torchvision's and onnxruntime's: wrong results are not timed."""
+"""Compares roialign's results with torchvision's, onnxruntime's and OpenVINO's: wrong results are not timed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from tests.ops import tolerances
 from torch import Tensor
 
-from .implementations import ROIALIGN, TORCHVISION, onnxruntime_forward, onnxruntime_serves, pool
+from .implementations import ROIALIGN, TORCHVISION, onnx_forwards, pool
 from .workloads import Level, Setting, seeded_randn
 
 _ROWS = 4096  # of an output that are compared at a time, for comparing takes several times their memory
@@ -35,8 +35,8 @@ def _verify_level(level: Level, setting: Setting, seed: int) -> None:
     expected_output, expected_gradient = _differentiate(TORCHVISION, exact, upstream.float(), setting)
     _compare(output, expected_output, level.features)
     _compare(gradient, expected_gradient, expected_gradient)
-    if onnxruntime_serves(setting):
-        _compare(output, onnxruntime_forward([level], setting, torch.get_num_threads())()[0], level.features)
+    for forward in onnx_forwards([level], setting, torch.get_num_threads()).values():
+        _compare(output, forward()[0], level.features)
 
 
 def _differentiate(implementation: str, level: Level, upstream: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """What region extraction can do: `make bench-extraction BCCD=DIR`.
 
-Its stages are speed, sweep (of workers), memory, kills, hostile and search; names of some run these alone. Goes on
-where it stopped: what is measured lies in --runs. Writes benchmarks/results/extraction.md, a .csv for each stage, and
-the tables of docs/extraction.md. `--tiny` tries all of it on very little, and writes nothing.
+Its stages are decoders, speed, sweep (of workers), memory, kills, hostile and search; names of some run these alone.
+Goes on where it stopped: what is measured lies in --runs. Writes benchmarks/results/extraction.md, a .csv for each
+stage, and the tables of docs/extraction.md. `--tiny` tries all of it on very little, and writes nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.environment import Neighbours, environment
 from benchmarks.results import DOCS, RESULTS, records_as_csv, with_tables, write_all
 
-from . import hostile, kills, memory, search, speed
+from . import decoders, hostile, kills, memory, search, speed
 from .kept import Kept
 from .report import page, tables
 from .sets import Boxed, sets
@@ -37,6 +37,7 @@ def stages(options: argparse.Namespace, kept: Kept, scratch: Path) -> dict[str, 
         boxed = [Boxed(one.name, one.photos, one.annotations, (96, 128)) for one in boxed]
         counts = {kills.GROUP: 2, kills.WORKER: 1, kills.ACTOR: 1}
     found: dict[str, Callable[[], Iterable[Row]]] = {
+        "decoders": lambda: decoders.speeds(*((2, 1) if tiny else (None, 9)), kept),
         "memory": lambda: memory.memories((40, 100) if tiny else (1000, options.memory_images), kept, scratch),
         "kills": lambda: kills.all_kills(images, counts, kept, scratch),
         "hostile": lambda: hostile.outcomes(100 if tiny else 10_000, kept, scratch),

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.report import table
 
+from .decoders import FORMATS, PILLOW
 from .memory import BOXES, SIDE_PX
 from .search import K
 from .speed import ALONE, CORES, CROP_PX, CROPS, EXTRACT, IN_PARTS, OF_GRID, PART, PLAIN, SMALL_CROPS
@@ -33,6 +34,7 @@ def page(stages: Mapping[str, Rows], crops: Mapping[str, float], where: Mapping[
 def tables(stages: Mapping[str, Rows], crops: Mapping[str, float]) -> str:
     """Of the stages that were measured."""
     makers = {
+        "decoders": decoders_table,
         "speed": speed_tables,
         "sweep": sweep_table,
         "memory": memory_tables,
@@ -41,6 +43,22 @@ def tables(stages: Mapping[str, Rows], crops: Mapping[str, float]) -> str:
         "search": lambda rows: search_table(rows, crops),
     }
     return "\n".join(make(stages[name]) for name, make in makers.items() if stages.get(name))
+
+
+def decoders_table(rows: Rows) -> str:
+    lines = []
+    for (name, _), own in _grouped(rows, "decoder", "version").items():
+        of = {row["format"]: row for row in own if "ms_per_megapixel" in row}
+        cells = [
+            f"{of[one]['ms_per_megapixel']:.1f}, {of[one]['largest_difference']}" if one in of else ""
+            for one in FORMATS
+        ]
+        lines.append([f"{name} {own[0]['version']}", *cells])
+    return (
+        f"### Decoders\n\nMilliseconds a megapixel from bytes in memory to RGB, one thread: the median over "
+        f"{rows[0]['photographs']} photographs, all libraries in turn; and the largest difference from what {PILLOW} "
+        f"reads, of 255.\n\n{table(['', *FORMATS], lines)}"
+    )
 
 
 def speed_tables(rows: Rows) -> str:
@@ -167,6 +185,10 @@ def search_table(rows: Rows, crops: Mapping[str, float]) -> str:
         "\n\n"
         f"{table(['stride', 'class', 'boxes', 'queries', f'precision at {K}', 'at random'], lines)}{of_crops}"
     )
+
+
+def _decoded(row: Mapping[str, Any]) -> str:
+    return f"{row['ms_per_megapixel']:.1f}, {row['largest_difference']}"
 
 
 def _grouped(rows: Rows, *names: str) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:

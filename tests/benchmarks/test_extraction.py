@@ -103,7 +103,11 @@ def test_every_stage_has_its_table():
     }
     measured = {"peak_pss_mb": 900.4, "peak_rss_mb": 1500.0, "processes": 4, "seconds": 36.0, "images_per_s": 28.0}
     searched = {"stride": "16", "class": "RBC", "boxes": 5, "queries": 4, "precision": 0.98765, "random": 0.85}
+    jpeg = {"format": "JPEG", "ms_per_megapixel": 7.77, "largest_difference": 3}
+    decoders = [{**jpeg, "decoder": "fast", "version": "1.2", "photographs": 23}]
+    decoders += [{"format": "PNG", "decoder": "fast", "version": "1.2", "photographs": 23}]  # it does not read it
     stages = {
+        "decoders": decoders,
         "sweep": [
             {**sweep, "workers": speed.CORES, "threads": 1, "decoders": 1, "images_per_s": 10.0},
             {**sweep, "workers": 1, "threads": 7, "decoders": 1, "images_per_s": 11.0},
@@ -114,6 +118,7 @@ def test_every_stage_has_its_table():
         "search": [searched],
     }
     shown = report.tables(stages, {"16": 0.5})
+    assert "| fast 1.2 | 7.8, 3 |  |  |  |" in shown
     assert "| 1 | 7 | 1 | 11.00 (11.00 to 11.00) | +10 % |" in shown
     assert "| 1,000 | 20,000 | 900 | 1500 | 0.6 | 28 | 2 | 3 |" in shown
     assert "50 hours, 10 GB" in shown

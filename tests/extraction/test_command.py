@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from roialign.cli.app import app
@@ -49,6 +50,17 @@ def test_some_rows_are_not(tmp_path, command):
     assert "1 errors (RA307 1): roialign.extraction.open(...).errors() lists them" in " ".join(result.output.split())
     assert ran(*command, "--quiet").exit_code == 3
     assert ran(*command, "--quiet").output == ""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_pillow_warns_of_does_not_come_between(tmp_path, command, capfd, workers):
+    photo = tmp_path / "photos" / "0001.png"
+    Image.open(photo).save(photo, exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xffnonsense")
+    with pytest.warns(UserWarning, match="Corrupt EXIF"):
+        Image.open(photo).getexif()
+    result = ran(*command[:-1], workers)
+    assert result.exit_code == 0
+    assert "EXIF" not in result.output + capfd.readouterr().err
 
 
 def test_the_doctor_stops_it(tmp_path, command):

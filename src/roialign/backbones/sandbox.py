@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -94,17 +95,44 @@ class Sandbox:
 
     def _watch_modules(self, exits: ExitStack) -> None:
         """Keep the name of the running module on the stack."""
-        names = {id(module): name for name, module in self.backbone.named_modules()}
+        names, thread = {id(module): name for name, module in self.backbone.named_modules()}, threading.get_ident()
 
         def enter(module: nn.Module, args: Any) -> None:
-            self._stack.append(names.get(id(module), self.path))
+            if threading.get_ident() == thread:  # these hooks are of all modules in all threads
+                self._stack.append(names.get(id(module), self.path))
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
-            self.failed_in = self._stack.pop()
+            if threading.get_ident() == thread:
+                self.failed_in = self._stack.pop()
 
         exits.callback(self._stack.clear)
         exits.callback(module_hooks.register_module_forward_pre_hook(enter).remove)
         exits.callback(module_hooks.register_module_forward_hook(leave, always_call=True).remove)
+
+
+def twin_of(backbone: nn.Module) -> nn.Module:
+    """The same modules again, of the same parameters, to be traced while other threads run the program's own.
+
+    A compiled module's is that of the module that was compiled. Scripted modules have none, and come back themselves.
+    """
+    backbone = getattr(backbone, "_orig_mod", backbone)
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in backbone.modules())
+    return backbone if scripted else _twin(backbone, {})
+
+
+def _twin(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
+    if id(module) in known:
+        return known[id(module)]
+    twin = known[id(module)] = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    for name in ("_parameters", "_buffers"):
+        twin.__dict__[name] = dict(module.__dict__[name])
+    children = module._modules.items()
+    twin.__dict__["_modules"] = {name: child and _twin(child, known) for name, child in children}
+    forward = module.__dict__.get("forward")
+    if isinstance(forward, MethodType) and forward.__self__ is module:
+        twin.__dict__["forward"] = MethodType(forward.__func__, twin)
+    return twin
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from roialign import extraction
 from roialign.doctor.report.terminal import render
 from roialign.errors import RoIError, SampleError
 from roialign.extraction.extract import Stopped
+from roialign.extraction.local import quiet_about_files
 from roialign.extraction.progress import summary
 from roialign.integrations.models import ModelError
 
@@ -41,6 +42,7 @@ class Chosen:
 
 def run(images: str, chosen: Chosen, sizes: Mapping[str, str | None], quiet: bool, options: Mapping[str, Any]) -> int:
     """Extract; the exit status."""
+    quiet_about_files()
     try:
         parsed: dict[str, Any] = {name: None if text is None else _size(name, text) for name, text in sizes.items()}
         regions = extraction.extract(images, boxes=chosen.word(), quiet=quiet, **parsed, **options)

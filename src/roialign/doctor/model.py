@@ -12,13 +12,13 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from roialign.backbones.layout import Layout
+from roialign.backbones.sandbox import twin_of
 from roialign.backbones.scrambled import Scrambled
 from roialign.backbones.trace import trace
 from roialign.errors import TraceError
@@ -130,7 +130,7 @@ def _only(grids: list[FeatureGrid], channels: int, channels_matter: bool = False
 def _traced(module: nn.Module, image_size_hw: tuple[int, int], channels: int) -> _Traced | None:
     if isinstance(module, torch.jit.ScriptModule) or _is_distributed(module):
         return None
-    twin = _twin(getattr(module, "_orig_mod", module), {})
+    twin = twin_of(module)
     try:
         with (
             warnings.catch_warnings(),
@@ -151,22 +151,6 @@ def _is_distributed(module: nn.Module) -> bool:
     """Whether running it would speak to other processes."""
     kinds = {kind for one in module.modules() for kind in type(one).__mro__}
     return any(kind.__module__.startswith(_DISTRIBUTED) for kind in kinds)
-
-
-def _twin(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
-    """The same modules again, of the same parameters: other threads may run the program's own meanwhile."""
-    if id(module) in known:
-        return known[id(module)]
-    twin = known[id(module)] = object.__new__(type(module))
-    twin.__dict__.update(module.__dict__)
-    for name in ("_parameters", "_buffers"):
-        twin.__dict__[name] = dict(module.__dict__[name])
-    children = module._modules.items()
-    twin.__dict__["_modules"] = {name: child and _twin(child, known) for name, child in children}
-    forward = module.__dict__.get("forward")
-    if isinstance(forward, MethodType) and forward.__self__ is module:
-        twin.__dict__["forward"] = MethodType(forward.__func__, twin)
-    return twin
 
 
 class _Others(io.TextIOBase):

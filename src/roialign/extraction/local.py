@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
@@ -137,6 +138,7 @@ def _work(pipe: Connection, pickled: bytes, threads: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    quiet_about_files()
     try:
         job: Job = pickle.loads(pickled)
         work = job.open()
@@ -148,6 +150,11 @@ def _work(pipe: Connection, pickled: bytes, threads: int) -> None:
         os._exit(0)
     except Exception as error:
         pipe.send(_sendable(error))
+
+
+def quiet_about_files() -> None:
+    """Keep Pillow's warnings, of EXIF that it cannot read for one, out of the lines of progress of this process."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _end_with_parent() -> None:

@@ -12,6 +12,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd.graph import saved_tensors_hooks
 
 from roialign.backbones import BackboneTrace, trace
+from roialign.backbones.sandbox import twin_of
 from roialign.backbones.sizes import SizeFamily
 from roialign.backbones.trace import strides_hold_at_any_size, trace_again
 from roialign.errors import FeatureMapError, LevelError
@@ -43,6 +44,7 @@ class Tracer:
     def trace(self, backbone: nn.Module, image_hw: Sequence[int | torch.SymInt]) -> BackboneTrace:
         """The trace at images of this size."""
         height, width = map(_as_shown, image_hw)
+        backbone = twin_of(backbone)
         with _unseen():
             if self._first is not None:
                 return trace_again(backbone, (height, width), self._first, offset=self.offset)
@@ -55,7 +57,7 @@ class Tracer:
             return None
         self._asked = True
         with _unseen():
-            holds = strides_hold_at_any_size(backbone, self._first)
+            holds = strides_hold_at_any_size(twin_of(backbone), self._first)
         return SizeFamily(self._first, 1, exact=False) if holds else None
 
 
