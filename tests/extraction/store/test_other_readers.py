@@ -80,6 +80,15 @@ def test_datasets(folder, dtype, tmp_path):
     check(data["image_id"], data["label"], features.astype(dtype), dtype)
 
 
+def test_lance(folder, dtype, tmp_path):
+    lance = pytest.importorskip("lance", reason="pylance is not installed")
+    dataset = pytest.importorskip("pyarrow.dataset")
+    lance.write_dataset(dataset.dataset(folder / "parts"), tmp_path / "regions.lance")
+    rows = lance.dataset(tmp_path / "regions.lance").to_table()
+    features = np.stack(rows.column("feature").to_numpy())
+    check(rows.column("image_id").to_pylist(), rows.column("label").to_pylist(), features, dtype)
+
+
 @pytest.mark.rare
 def test_ray_data(folder, dtype):
     if dtype == "float32":
