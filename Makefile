@@ -53,7 +53,7 @@ help:
 	@echo "make zoo              models of three libraries traced, and checked by brute force: 40 minutes"
 	@echo "make offsets          where cells are centred, on photographs: 15 minutes"
 	@echo "make check-release    dist/ looked at, and the wheel tried with each Python and torch: hours, or SMOKE=1"
-	@echo "make train-bccd       Faster R-CNN on blood cells, BCCD=DIR: 20 minutes"
+	@echo "make train-bccd       Faster R-CNN on blood cells, BCCD=DIR: 10 to 20 minutes"
 	@echo "make train-nuclei     Mask R-CNN on a micrograph of nuclei: 15 minutes"
 	@echo "make bench-detection  both with this pooler and torchvision's, three seeds each, BCCD=DIR: two hours"
 	@echo "make bench-recipes    trainings of 5, 10 and 60 minutes, BCCD=DIR: an hour and a half"
