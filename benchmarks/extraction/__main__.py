@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--tiny", action="store_true", help="a trial of all on very little; nothing is written")
     options = parser.parse_args()
-    folder = options.runs / "tiny" if options.tiny else options.runs
+    folder = (options.runs / "tiny" if options.tiny else options.runs).resolve()  # commands run elsewhere
     there = stages(options, Kept(folder / "kept"), folder / "scratch")
     if unknown := set(options.stages) - set(there):
         raise SystemExit(f"expected stages of {', '.join(there)}; got {', '.join(sorted(unknown))}")

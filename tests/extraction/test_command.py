@@ -165,7 +165,21 @@ def test_without_ray_it_says_what_installs_it(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     result = ran(*command, "--engine", "ray")
     assert result.exit_code == 2
-    assert "ray is not installed: pip install 'roialign[ray]'" in " ".join(result.output.split())
+    assert "this needs ray, which is not installed; type: pip install 'ray[data]'" in " ".join(result.output.split())
+
+
+def test_without_pyarrow_it_says_so_before_it_reads_anything(tmp_path, command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    result = ran(*command)
+    assert result.exit_code == 2
+    assert result.output == "roialign extract: this needs pyarrow, which is not installed; type: pip install\npyarrow\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_whole_images_have_no_annotations(command):
+    result = ran(*command[:2], "--whole-image", *command[4:])
+    assert result.exit_code == 0
+    assert result.output.startswith("4 regions of 4 images in")
 
 
 def test_a_page_at_the_end(tmp_path, command):

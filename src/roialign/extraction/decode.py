@@ -75,7 +75,7 @@ class Decode:
     Example:
         >>> import io
         >>> from roialign.extraction.boxes.made import open_made
-        >>> decoded = Decode(open_made("whole", images=1))(ImageRef("a.jpg", "gone/a.jpg"))
+        >>> decoded = Decode(open_made("whole"))(ImageRef("a.jpg", "gone/a.jpg"))
         >>> decoded.marked, [(error.image_id, error.code) for error in decoded.errors]
         (None, [('a.jpg', 'FileNotFoundError')])
     """

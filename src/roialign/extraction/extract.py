@@ -28,6 +28,7 @@ from roialign.extraction.check import check, sample_of
 from roialign.extraction.decode import Decode
 from roialign.extraction.images import list_images
 from roialign.extraction.items import ImageRef
+from roialign.extraction.packages import needed
 from roialign.extraction.recipe import Fit, Job, Learned, Recipe, learn, versions
 from roialign.extraction.report import save_report
 from roialign.extraction.store.manifest import Manifest
@@ -189,6 +190,8 @@ def extract(
         None if quiet else sys.stderr,
         shlex.join(sys.argv) if command is None else command,
     )
+    for package in ("numpy", "pyarrow"):
+        needed(package)  # before anything is read
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     collection = list_images(images, column=column)
@@ -265,7 +268,8 @@ def _fill(
 ) -> None:
     parts = job.parts
     missing, begun = parts.missing(), bool(parts.present())
-    _say(running, f"{source.matching}.")
+    if source.matching is not None:
+        _say(running, f"{source.matching}.")
     if not begun:
         _look_at(job, sample, extractor, running)
     gone = [

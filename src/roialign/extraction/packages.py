@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_PACKAGES = {"yaml": "pyyaml"}
-_EXTRAS = {"ray": "ray"}  # by package; all others are of `extraction`
+_PACKAGES = {"yaml": "pyyaml", "ray": "'ray[data]'"}
 
 
 def needed(module: str) -> Any:
@@ -21,5 +20,5 @@ def needed(module: str) -> Any:
         top = module.partition(".")[0]
         if error.name != top:
             raise
-        package, extra = _PACKAGES.get(top, top), _EXTRAS.get(top, "extraction")
-        raise ImportError(f"{package} is not installed: pip install 'roialign[{extra}]'", name=top) from error
+        package = _PACKAGES.get(top, top)
+        raise ImportError(f"this needs {top}, which is not installed; type: pip install {package}", name=top) from error

@@ -30,7 +30,7 @@ def test_the_whole_image(tmp_path: Path) -> None:
         assert found is not None
         assert found.boxes_xyxy.tolist() == [[0, 0, 1, 1]]
         assert found.normalized
-    assert source.matching.by_path == 3
+    assert source.matching is None
     assert list(source.unmatched([])) == []
     assert source.columns == {}
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from roialign.backbones.reading import upright_size_hw
-from roialign.extraction.boxes.matching import Matching
 from roialign.extraction.items import ColumnType, ImageBoxes, ImageRef
 from roialign.extraction.packages import needed
 
@@ -19,10 +18,10 @@ _SQUARES = re.compile(r"grid:([1-9][0-9]*)/([1-9][0-9]*)")
 
 @dataclass(frozen=True)
 class _Made:
-    """Boxes that no annotations name, of every image."""
+    """Boxes of every image, without annotations."""
 
-    matching: Matching
-    columns: dict[str, ColumnType] = field(default_factory=dict, kw_only=True)
+    matching: None = field(default=None, init=False)
+    columns: dict[str, ColumnType] = field(default_factory=dict, init=False)
 
     def unmatched(self, images: Iterable[str]) -> Iterator[str]:
         """None."""
@@ -85,13 +84,12 @@ class SquareBoxes(_Made):
         return [*range(0, last, self.step), last]
 
 
-def open_made(word: str, images: int) -> CellBoxes | SquareBoxes | None:
-    """The boxes that a word stands for, of that many images; None, if it is no such word."""
-    every = Matching({}, by_path=images)
+def open_made(word: str) -> CellBoxes | SquareBoxes | None:
+    """The boxes that a word stands for; None, if it is no such word."""
     if word == "whole":
-        return CellBoxes(every, (1, 1))
+        return CellBoxes((1, 1))
     if cells := _CELLS.fullmatch(word):
-        return CellBoxes(every, (int(cells[1]), int(cells[2])))
+        return CellBoxes((int(cells[1]), int(cells[2])))
     if squares := _SQUARES.fullmatch(word):
-        return SquareBoxes(every, int(squares[1]), int(squares[2]))
+        return SquareBoxes(int(squares[1]), int(squares[2]))
     return None

@@ -40,7 +40,9 @@ class Matching:
     def __str__(self) -> str:
         ways = {"path": self.by_path, "file name": self.by_file_name, "stem": self.by_stem}
         how = ", ".join(f"{count} by {way}" for way, count in ways.items() if count)
-        text = f"{sum(ways.values())} images have annotations ({how})" if how else "no image has annotations"
+        count = sum(ways.values())
+        have = "image has" if count == 1 else "images have"
+        text = f"{count} {have} annotations ({how})" if count else "no image has annotations"
         if self.images_without:
             text += f"; {self.images_without} of the collection have none, the first is {self.first_image_without}"
         if self.names_without:

@@ -32,8 +32,8 @@ class OpenBoxes(BoxSource, Protocol):
     """A source of boxes, and how it goes together with the collection that it was opened for."""
 
     @property
-    def matching(self) -> Matching:
-        """Which of the annotations' names are which images, and how many there are without."""
+    def matching(self) -> Matching | None:
+        """Which of the annotations' names are which images, and how many there are without; None without any."""
 
 
 def open_boxes(
@@ -80,12 +80,12 @@ def open_boxes(
     ids = [image.image_id for image in images]
     source: OpenBoxes | None = None
     if form is None and not os.path.exists(given):
-        source = open_made(given, len(ids))
+        source = open_made(given)
     if source is not None:
         return source
     source = _of_path(given, ids, os.fspath(index), form, with_masks)
     matching = source.matching
-    if ids and matching.names_without and matching.images_without == len(ids):
+    if ids and matching is not None and matching.names_without and matching.images_without == len(ids):
         raise AnnotationError(
             f"RA702: expected annotations of the collection's images in {given}; none of its {matching.names_without} "
             f"names, as {matching.first_name_without!r}, is one of the {len(ids)} images, as "
