@@ -80,7 +80,7 @@ def tables(rows: Sequence[Row]) -> str:
 
 def _named(row: Row) -> Iterator[str]:
     yield from (row["recipe"], f"`{row['command'].split(_COMMON[-1])[1].strip()}`")
-    yield from (f"{row['minutes']:.0f}", str(row["threads"]))
+    yield from (f"{row['minutes']:.1f}", str(row["threads"]))
 
 
 def _where(row: Row) -> str:
