@@ -56,7 +56,7 @@ help:
 	@echo "make train-bccd       Faster R-CNN on blood cells, BCCD=DIR: 10 to 20 minutes"
 	@echo "make train-nuclei     Mask R-CNN on a micrograph of nuclei: 15 minutes"
 	@echo "make bench-detection  both with this pooler and torchvision's, three seeds each, BCCD=DIR: two hours"
-	@echo "make bench-recipes    trainings of 5, 10 and 60 minutes, BCCD=DIR: an hour and a half"
+	@echo "make bench-recipes    trainings of 3, 10 and 50 minutes, BCCD=DIR: an hour and more"
 	@echo "make bench-evaluators libraries that compute average precision, BCCD=DIR: 3 minutes after train-bccd"
 	@echo "make bench-mistakes   what coordinate mistakes cost a detector, BCCD=DIR: an hour"
 	@echo "make bench-extraction whole collections: speed, memory, kills, search, BCCD=DIR: three hours"
