@@ -59,7 +59,7 @@ help:
 	@echo "make bench-recipes    trainings of 3, 10 and 50 minutes, BCCD=DIR: an hour and more"
 	@echo "make bench-evaluators libraries that compute average precision, BCCD=DIR: 3 minutes after train-bccd"
 	@echo "make bench-mistakes   what coordinate mistakes cost a detector, BCCD=DIR: an hour"
-	@echo "make bench-extraction whole collections: speed, memory, kills, search, BCCD=DIR: three hours"
+	@echo "make bench-extraction whole collections: speed, memory, kills, search, BCCD=DIR: two hours"
 	@echo
 	@echo "The first run sets up .venv: torch and torchvision, about 6 GB."
 	@echo "Another Python: make PYTHON=python3.12 test"

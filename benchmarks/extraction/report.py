@@ -139,7 +139,7 @@ def memory_tables(rows: Rows) -> str:
         f"{largest['processes']} of them, take at once: what they share counted once, and the sum of what is "
         "resident.\n\n"
         f"{table(head, lines)}\nA hundred million boxes, likewise: {hours:.0f} hours, {size_gb:.0f} GB, "
-        f"${hours * CORES * DOLLARS_AN_HOUR:.0f} at ${DOLLARS_AN_HOUR:.2f} a core hour.\n"
+        f"${hours * CORES * DOLLARS_AN_HOUR:.2f} at ${DOLLARS_AN_HOUR:.2f} a core hour.\n"
     )
 
 
