@@ -1,5 +1,6 @@
 """The engine ray on a cluster of this machine: the rows of the local engine, with an actor killed in mid-run, too."""
 
+import json
 import os
 import re
 import signal
@@ -41,6 +42,21 @@ def run(folder, name, **options):
     return extract(
         folder / "photos", boxes=boxes, backbone=backbone_file(folder), out=folder / name, **{**defaults, **options}
     )
+
+
+@pytest.mark.rare
+def test_within_outlines_too(tmp_path, cluster):
+    boxes = collection(tmp_path, 6)
+    record = json.loads(boxes.read_text())
+    for annotation in record["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        across, down = x + width / 2, y + height / 2
+        annotation["segmentation"] = [[across, y, x + width, down, across, y + height, x, down]]
+    boxes.write_text(json.dumps(record))
+    local = run(tmp_path, "local", masked=True)
+    run(tmp_path, "ray", engine="ray", workers=2, masked=True)
+    assert content(tmp_path / "ray") == content(tmp_path / "local")
+    assert 0.3 < local[0].columns["mask_share"] < 0.7
 
 
 @pytest.mark.rare  # Ray takes a minute to start
@@ -92,7 +108,9 @@ def test_a_dataset_of_ray_gets_features(tmp_path, cluster):
 def test_the_block_of_the_page_runs(tmp_path, cluster, capsys):
     for number in range(4):
         picture(number, (480, 640)).save(tmp_path / f"{number}.jpg")
-    (block,) = re.findall(r"```py\n(.*?)```", (ROOT / "docs/extraction.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = re.findall(
+        r"```py\n(import ray.*?)```", (ROOT / "docs/extraction.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     backbone = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.ReLU(), nn.Conv2d(8, 16, 2, stride=2))
     exec(block, {"photos": tmp_path, "backbone": backbone, "extraction": extraction})
     assert capsys.readouterr().out.splitlines()[-1:] == re.findall(r"print\(.*\)  # (.*)", block)

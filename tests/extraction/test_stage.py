@@ -2,12 +2,14 @@
 
 import io
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from roialign import RegionExtractor
+from roialign import RegionExtractor, extraction
 from roialign.errors import OptionError
 from roialign.extraction import EmbedRegions
 
@@ -136,24 +138,17 @@ def test_it_can_be_pickled_before_and_after(tmp_path):
     assert np.array_equal(after, features)
 
 
-def test_in_daft_whose_threads_share_the_backbone(tmp_path):
-    daft = pytest.importorskip("daft", reason="daft is not installed")
-    backbone = torch.nn.Conv2d(3, 8, 4, stride=4)
-
-    @daft.cls
-    class Embed:
-        def __init__(self, backbone):
-            self.embed = EmbedRegions(backbone, output_size=2)
-
-        @daft.method.batch(return_dtype=daft.DataType.python(), batch_size=1)
-        def features(self, image, boxes_xyxy):
-            batch = {"image": image.to_pylist(), "boxes_xyxy": boxes_xyxy.to_pylist()}
-            return list(self.embed(batch)["features"])
-
-    marked = [boxes_xyxy(number, 3) for number in range(3)]
-    given = {"image": [file_of(number) for number in range(3)], "boxes_xyxy": [one.tolist() for one in marked]}
-    frame = daft.from_pydict(given)
-    found = frame.with_column("features", Embed(backbone).features(frame["image"], frame["boxes_xyxy"])).to_pydict()
-    expected = EmbedRegions(backbone, output_size=2)(given)["features"]
-    for one, other in zip(found["features"], expected, strict=True):
+def test_the_block_of_the_page_for_daft_runs():
+    pytest.importorskip("daft", reason="daft is not installed")
+    page = (Path(__file__).parents[2] / "docs/extraction.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```py\n(import daft.*?)```", page, re.DOTALL)
+    backbone, images = torch.nn.Conv2d(3, 8, 4, stride=4), []
+    for number in range(4):
+        file = io.BytesIO()
+        picture(number, (480, 640)).save(file, "PNG")
+        images.append(file.getvalue())
+    names = {"backbone": backbone, "extraction": extraction, "images": images}
+    exec(block, names)
+    expected = EmbedRegions(backbone)({"image": images, "boxes_xyxy": [[[200, 100, 400, 300]]] * 4})["features"]
+    for one, other in zip(names["frame"].to_pydict()["features"], expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
