@@ -87,7 +87,7 @@ def test_killed_runs_are_gone_on_with(tmp_path):
 def test_a_hundred_kills(tmp_path):
     met = killed(tmp_path, kills=100)
     assert met.harmless, met
-    assert met.within > 3  # 22 of 100 on a quiet machine; starting takes most of the time of a busy one
+    assert met.within > 3  # starting takes most of the time: on a busy machine 7 of 100 fall there
     assert met.half_written
 
 

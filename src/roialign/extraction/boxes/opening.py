@@ -33,7 +33,7 @@ class OpenBoxes(BoxSource, Protocol):
 
     @property
     def matching(self) -> Matching | None:
-        """Which of the annotations' names are which images, and how many there are without; None without any."""
+        """Which annotations are of which images, and how many of either are without; None where there are none."""
 
 
 def open_boxes(
