@@ -18,7 +18,7 @@ BUILD_LOG := $(VENV)/build.log
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-rare check check-lint check-format check-types check-layers check-codes check-benchmarks \
-	sanitize compare-mmcv check-triton bench bench-gpu bench-operators bench-overhead bench-models bench-doctor bench-reports \
+	sanitize compare-mmcv compare-peers check-triton bench bench-gpu bench-operators bench-overhead bench-models bench-doctor bench-reports \
 	bench-picture bench-batching bench-crops bench-evaluators bench-recipes bench-detection bench-mistakes \
 	bench-extraction bench-store zoo offsets train-bccd train-nuclei notebook docs pictures sdist wheel check-release clean
 .DELETE_ON_ERROR:
@@ -39,6 +39,7 @@ help:
 	@echo "make sanitize         the kernels under ASan and UBSan: 4 minutes"
 	@echo "make check-triton     the kernels for GPUs without a GPU: interpreted, compiled: 20 minutes"
 	@echo "make compare-mmcv     the presets of mmcv against mmcv's kernels: 2 minutes"
+	@echo "make compare-peers    what docs/migrate.md says of kornia and OpenVINO: a minute"
 	@echo "make bench            roi_align and pyramids, verified and timed: 30 minutes"
 	@echo "make bench-operators  all the other operators, likewise: 30 minutes"
 	@echo "make bench-gpu        the kernels on a GPU, verified and timed: 6 minutes"
@@ -51,7 +52,7 @@ help:
 	@echo "make bench-crops      RoIAlign or crops: a linear probe, neighbours, speed: 30 minutes"
 	@echo "make bench-store      how features are best stored, read and searched: 5 minutes"
 	@echo "make zoo              models of three libraries traced, and checked by brute force: 40 minutes"
-	@echo "make offsets          where cells are centred, on photographs: 15 minutes"
+	@echo "make offsets          where cells are centred, on photographs: 20 minutes"
 	@echo "make check-release    dist/ looked at, and the wheel tried with each Python and torch: hours, or SMOKE=1"
 	@echo "make train-bccd       Faster R-CNN on blood cells, BCCD=DIR: 10 to 20 minutes"
 	@echo "make train-nuclei     Mask R-CNN on a micrograph of nuclei: 15 minutes"
@@ -114,6 +115,9 @@ check-triton: $(VENV)/.stamp-test
 # mmcv's source comes from PyPI, into a temporary folder.
 compare-mmcv: $(VENV)/.stamp-package
 	@$(RUN) scripts/compare_mmcv.py
+
+compare-peers: $(VENV)/.stamp-test $(VENV)/.stamp-peers
+	@$(RUN) -m pytest tests/integrations/test_peers.py
 
 # About 30 minutes; the results go into the tree, and their table into README.md.
 bench: $(VENV)/.stamp-test $(VENV)/.stamp-bench
@@ -193,6 +197,7 @@ bench-store: $(VENV)/.stamp-test $(VENV)/.stamp-store
 offsets: $(VENV)/.stamp-offsets demo/data/.stamp-deepforest
 	@$(RUN) -m benchmarks.offsets $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS))
 	@$(RUN) -m benchmarks.localisation
+	@$(RUN) -m benchmarks.branches
 
 # Faster R-CNN on blood cells: make train-bccd BCCD=DIR, and RECIPE="--epochs 4" for another training in OUT=DIR.
 # Goes on where it stopped, as make train-nuclei does: Mask R-CNN on the micrograph of stardist.
@@ -261,7 +266,7 @@ $(VENV)/.stamp-package: setup.py pyproject.toml $(KERNELS) $(VENV)/.stamp-torch
 	@rm -f $(BINARY)
 	@$(PIP) install --verbose --constraint constraints.txt --no-build-isolation --editable . > $(BUILD_LOG) 2>&1 || \
 		{ tail -30 $(BUILD_LOG); echo "this failed; all of it is in $(BUILD_LOG)" >&2; exit 1; }
-	@test -f $(BINARY) || echo "the C++ kernels were not built, so the slower reference serves: see $(BUILD_LOG)," \
+	@test -f $(BINARY) || echo "the C++ kernels were not built, so the slower reference is used: see $(BUILD_LOG)," \
 		"and with a C++20 compiler (g++) at hand: rm $@"
 	@touch $@
 

@@ -71,11 +71,15 @@ def resume(path: Path, recipe: Recipe, classes: tuple[str, ...], model: nn.Modul
     return int(content["step"])
 
 
-def restore(path: Path) -> tuple[FasterRCNN, tuple[str, ...]]:
-    """The detector of a checkpoint, to be used, and the names of its classes."""
+def restore(path: Path, pooler: Pooler | None = None) -> tuple[FasterRCNN, tuple[str, ...]]:
+    """The detector of a checkpoint, to be used, and the names of its classes.
+
+    Args:
+        pooler: another than it was trained with.
+    """
     content = torch.load(path, map_location="cpu", weights_only=True)
     recipe, classes = _recipe(content), tuple(content["classes"])
-    model = build(len(classes), recipe.size_hw, masks=recipe.masks, pooler=recipe.pooler, weights=False)
+    model = build(len(classes), recipe.size_hw, masks=recipe.masks, pooler=pooler or recipe.pooler, weights=False)
     model.load_state_dict(content["model"])
     return model.eval(), classes
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .checkpoint import restore
 from .data import Photos, read, run_lengths
+from .model import Pooler
 
 Results = list[dict[str, Any]]
 _MOST_DETECTIONS = 100  # of an image, those of the highest scores
@@ -125,9 +126,10 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a folder of VOC's or COCO's form")
     parser.add_argument("--checkpoint", type=Path, required=True, help="what the training wrote")
     parser.add_argument("--split", default="test", help="which photographs (default: test)")
+    parser.add_argument("--pooler", choices=get_args(Pooler), help="another than it was trained with")
     parser.add_argument("--results", type=Path, help="write what was found there, as JSON in COCO's form")
     options = parser.parse_args()
-    model, classes = restore(options.checkpoint)
+    model, classes = restore(options.checkpoint, options.pooler)
     scores, results = evaluate(model, read(options.data, options.split, classes))
     if options.results:
         options.results.write_text(json.dumps(results, default=_as_text))
