@@ -73,6 +73,9 @@ def test_a_training_leaves_all_that_it_says(trained: Path) -> None:
     model, classes = restore(trained / "checkpoint.pt")
     assert classes == ("disc", "square")
     assert is_same(model.state_dict(), weights(trained))
+    other, _ = restore(trained / "checkpoint.pt", "torchvision")
+    libraries = [type(one.roi_heads.box_roi_pool).__module__.partition(".")[0] for one in (model, other)]
+    assert libraries == ["roialign", "torchvision"]
 
 
 def test_the_same_seed_gives_the_same_bits(voc: Path, trained: Path, tmp_path: Path) -> None:
