@@ -213,9 +213,10 @@ train-nuclei: $(VENV)/.stamp-detection demo/data/.stamp-nuclei
 notebook: $(VENV)/.stamp-test
 	@$(RUN) scripts/run_notebook.py
 
-pictures: $(VENV)/.stamp-bench $(VENV)/.stamp-offsets
+pictures: $(VENV)/.stamp-bench $(VENV)/.stamp-offsets $(VENV)/.stamp-demo demo/data/.stamp-deepforest
 	@$(RUN) scripts/make_zeros_picture.py
 	@$(RUN) scripts/make_cells_picture.py
+	@$(RUN) scripts/make_report_pictures.py
 
 # Zensical reads mkdocs.yml. Missing pages, headings and names are errors.
 docs: $(VENV)/.stamp-docs

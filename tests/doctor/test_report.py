@@ -125,7 +125,7 @@ def test_a_line_to_paste_that_fits_is_whole(length):
 def test_a_longer_line_to_paste_is_cut_between_arguments():
     code = f"roi_align(features, boxes, output_size=7, note='a, b', {'spatial_scale=1 / 16, ' * 1}{'x' * 30}=1)"
     text = as_text(report_of(call_of(), fix=fix_of(call_of(), code=code)))
-    pasted = text.split("paste this:")[1].split("coverage")[0].strip()
+    pasted = text.split("paste this, with your names for features and boxes:\n")[1].split("coverage")[0].strip()
     assert max(map(len, text.splitlines())) <= 80
     assert len(pasted.splitlines()) == 2
     assert "".join(pasted.split()) == "".join(code.split())

@@ -96,6 +96,7 @@ def environment() -> Environment:
         number=words.number,
         box_text=words.box_text,
         about_coverage=words.COVERAGE,
+        paste=words.PASTE,
         panel_width=PANEL_WIDTH,
         open_rows=_OPEN_ROWS,
         max_bins=MAX_BINS,

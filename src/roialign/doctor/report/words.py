@@ -13,6 +13,7 @@ COVERAGE = (
     "Coverage is the share of a box's samples that lie on the feature map. "
     "Samples off the map are zero: at coverage 0 the whole feature is zero."
 )
+PASTE = "paste this, with your names for features and boxes"
 
 
 def summary(report: Report) -> str:
