@@ -18,8 +18,8 @@ BUILD_LOG := $(VENV)/build.log
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-rare check check-lint check-format check-types check-layers check-codes check-benchmarks \
-	sanitize compare-mmcv compare-peers check-triton bench bench-gpu bench-operators bench-overhead bench-models bench-doctor bench-reports \
-	bench-picture bench-batching bench-crops bench-evaluators bench-recipes bench-detection bench-mistakes \
+	sanitize compare-mmcv compare-peers check-triton bench bench-gpu bench-operators bench-overhead \
+	bench-models bench-doctor bench-reports bench-picture bench-batching bench-crops bench-evaluators bench-recipes bench-detection bench-mistakes \
 	bench-extraction bench-store zoo offsets train-bccd train-nuclei notebook docs pictures sdist wheel check-release clean
 .DELETE_ON_ERROR:
 # One pip at a time: two at once spoil one another's .venv.

@@ -23,6 +23,11 @@ def take_report(page: Page, path: Path) -> None:
     assert box is not None
     clip = {"x": box["x"], "y": box["y"], "width": box["width"], "height": REPORT_HEIGHT_PX}
     page.screenshot(path=path, clip=clip, full_page=True)
+    shrink(path)
+
+
+def shrink(path: Path) -> None:
+    """To 256 colours: a third of the size."""
     Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(path, optimize=True)
 
 
@@ -49,6 +54,7 @@ def main() -> None:
         take_report(page, ASSETS / "report.png")
         take_figure(page, ASSETS / "playground.jpg")
         shutil.copy(Path(folder) / "trees.png", ASSETS / "trees.png")
+        shrink(ASSETS / "trees.png")
         browser.close()
     print("docs/assets: report.png, playground.jpg, trees.png")
 

@@ -61,7 +61,6 @@ def given(tmp_path, monkeypatch) -> dict[str, Any]:
     backbone = nn.Conv2d(3, 8, 16, stride=16)
     return {
         "roialign": roialign,
-        "torchvision": pytest.importorskip("torchvision"),
         "model": backbone,
         "images": torch.rand(1, 3, 320, 320),
         "backbone": backbone,
@@ -88,17 +87,16 @@ def given(tmp_path, monkeypatch) -> dict[str, Any]:
         ("enable.md", 2, ()),
         ("onnx.md", 4, ("onnxruntime", "onnxscript", "torchvision")),
         ("compile.md", 4, ()),
-        ("index.md", 3, ()),
+        ("index.md", 3, ("torchvision",)),
         ("doctor.md", 5, ()),
         ("notebooks.md", 5, ()),
         ("pytest.md", 1, ()),
-        ("../README.md", 5, ("timm",)),
+        ("../README.md", 5, ("timm", "torchvision")),
     ],
 )
 @pytest.mark.filterwarnings("ignore::roialign.RoIWarning")
 def test_the_code_of_the_page_runs(page, blocks, needs, given, capsys):
-    for package in needs:
-        pytest.importorskip(package)
+    given |= {package: pytest.importorskip(package) for package in needs}
     names = given
     text = (DOCS / page).read_text(encoding="utf-8")
     found = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", text, re.DOTALL)
