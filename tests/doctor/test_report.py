@@ -131,6 +131,20 @@ def test_a_longer_line_to_paste_is_cut_between_arguments():
     assert "".join(pasted.split()) == "".join(code.split())
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("roi_align(features, boxes, output_size=7)", "paste this, with your names for features and boxes:"),
+        ("boxes = [b / 16 for b in boxes]", "paste this, with your name for boxes:"),
+        ("pooler.scales = None", "paste this:"),
+    ],
+)
+def test_names_that_stand_for_others_are_said(code, words):
+    report = report_of(call_of(), fix=fix_of(call_of(), code=code))
+    assert words in as_text(report)
+    assert f"<h3>{words.capitalize().removesuffix(':')}</h3>" in as_html(report)
+
+
 def test_a_longer_line_that_cannot_be_cut_is_left_alone():
     code = "features = " + ", ".join(["features"] * 12)
     assert code in as_text(report_of(call_of(), fix=fix_of(call_of(), code=code)))

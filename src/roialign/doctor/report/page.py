@@ -96,7 +96,6 @@ def environment() -> Environment:
         number=words.number,
         box_text=words.box_text,
         about_coverage=words.COVERAGE,
-        paste=words.PASTE,
         panel_width=PANEL_WIDTH,
         open_rows=_OPEN_ROWS,
         max_bins=MAX_BINS,
@@ -107,6 +106,7 @@ def environment() -> Environment:
         printable=words.printable,
         shortened=shortened,
         proof=_proof,
+        invitation=words.invitation,
         headline=_headline,
         sort_key=_sort_key,
     )

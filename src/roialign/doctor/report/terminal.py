@@ -90,7 +90,7 @@ def _rois(problem: Problem) -> list[str]:
 
 def _render_fix(fix: Fix, console: Console, width: int) -> None:
     lead = _grid()
-    lead.add_row("fix", f"{words.PASTE}:")
+    lead.add_row("fix", f"{words.invitation(fix)}:")
     console.print(lead, width=width)
     console.print()
     code = [part for line in fix.code.expandtabs(4).splitlines() for part in _broken(words.printable(line), width)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 from roialign.doctor.findings import Fix, Problem, Report
@@ -13,7 +14,6 @@ COVERAGE = (
     "Coverage is the share of a box's samples that lie on the feature map. "
     "Samples off the map are zero: at coverage 0 the whole feature is zero."
 )
-PASTE = "paste this, with your names for features and boxes"
 
 
 def summary(report: Report) -> str:
@@ -26,6 +26,13 @@ def summary(report: Report) -> str:
     severities = [problem.finding.severity for problem in report.problems]
     kinds = [(severities.count(severity), severity) for severity in ("error", "warning")]
     return f"{examined}: {' and '.join(counted(number, kind) for number, kind in kinds if number)}."
+
+
+def invitation(fix: Fix) -> str:
+    """What to do with the line of a fix, which calls what was passed `features` and `boxes`."""
+    stand_ins = [name for name in ("features", "boxes") if re.search(rf"\b{name}\b", fix.code)]
+    names = "names" if len(stand_ins) > 1 else "name"
+    return f"paste this, with your {names} for {' and '.join(stand_ins)}" if stand_ins else "paste this"
 
 
 def counted(number: int, noun: str) -> str:
